@@ -1,0 +1,183 @@
+"""Train the embedded tokenizer and model: ``python -m tinylab.embedded.train [--out DIR] [--steps N]``.
+
+A GPT-2 of 4 layers with 8 heads each, small enough to ship. Every training sequence begins with
+``<|endoftext|>``, and so does every document in it: a prompt is always seen directly after that token, which
+the tokenizer does not add by itself. Documents never repeat: they are drawn anew for every step.
+
+The run is seeded and uses a fixed number of threads. Twice on one kind of CPU with one version of torch it
+gives the same bits; another CPU may add in another order, and gives a model of the same quality.
+"""
+
+import argparse
+import logging
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from tinylab.embedded.text import Document, as_text, documents
+
+logger = logging.getLogger(__name__)
+
+FOLDER: Final = Path(__file__).parent.parent / "assets" / "tiny"
+"""Where the shipped model is."""
+
+END: Final = "<|endoftext|>"
+END_ID: Final = 0
+"""The only special token, and so the first one of the vocabulary."""
+
+SEED: Final = 7
+THREADS: Final = 2
+VOCABULARY: Final = 2048
+POSITIONS: Final = 128
+BATCH: Final = 16
+STEPS: Final = 4000
+WARMUP: Final = 100
+LEARNING_RATE: Final = 3e-3
+WEIGHT_DECAY: Final = 0.05
+CLIP: Final = 1.0
+REPORT_EVERY: Final = 100
+PLAIN_EVERY: Final = 5
+"""Of the tokens that are no answers, one in so many counts in the loss (it need not compute the others)."""
+
+PLAIN_WEIGHT: Final = 0.2
+"""Weight in the loss of such a token; an answer has 1."""
+
+Batch = tuple[Tensor, Tensor]
+"""Token ids (int64) and their weights in the loss (float32), both of shape (batch, positions)."""
+
+
+def train_tokenizer(sample: int = 30_000) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer like GPT-2's, trained on the training text.
+
+    Args:
+        sample: How many documents to learn the merges from.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    drawn = islice(documents("tokenizer"), sample)
+    tokenizer.train_from_iterator((as_text(document) for document in drawn), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        unk_token=END,
+        model_max_length=POSITIONS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
+    """Return the model before training (4 layers of 8 heads, width 128, no dropout)."""
+    torch.manual_seed(SEED)
+    config = GPT2Config(
+        vocab_size=len(tokenizer),
+        n_positions=POSITIONS,
+        n_embd=128,
+        n_layer=4,
+        n_head=8,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=END_ID,
+        eos_token_id=END_ID,
+        use_cache=True,
+    )
+    model = GPT2LMHeadModel(config)
+    with torch.no_grad():
+        model.transformer.wpe.weight.copy_(sinusoids(POSITIONS, config.n_embd))
+    return model
+
+
+def sinusoids(positions: int, width: int) -> Tensor:
+    """Return what the position embeddings start from, (positions, width): waves of 6 to 600 tokens.
+
+    Neighbouring positions then look alike from the start, so that heads find "the token before" in hundreds
+    of steps rather than thousands, and with it induction. Training goes on changing the embeddings.
+    """
+    frequencies = 100.0 ** -(torch.arange(0, width, 2) / width)
+    angles = torch.arange(positions)[:, None] * frequencies
+    return 0.03 * torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, seed: str) -> Iterator[Batch]:
+    """Pack documents into sequences; each sequence is filled up and its last document cut off."""
+    drawn = documents(seed)
+    while True:
+        sequences = [_sequence(tokenizer, drawn) for _ in range(BATCH)]
+        ids = torch.tensor([[token for token, _ in sequence] for sequence in sequences])
+        weights = torch.tensor([[weight for _, weight in sequence] for sequence in sequences])
+        yield ids, weights
+
+
+def _sequence(tokenizer: PreTrainedTokenizerFast, drawn: Iterator[Document]) -> list[tuple[int, float]]:
+    """Return one sequence of (token, weight in the loss)."""
+    sequence: list[tuple[int, float]] = []
+    while len(sequence) < POSITIONS:
+        document = next(drawn)
+        encoded = tokenizer.backend_tokenizer.encode_batch([piece.text for piece in document])
+        sequence.append((END_ID, 0.0))
+        for piece, tokens in zip(document, encoded, strict=True):
+            sequence += [(token, float(piece.answer)) for token in tokens.ids]
+    return [
+        (token, PLAIN_WEIGHT if weight == 0 and place % PLAIN_EVERY == 0 else weight)
+        for place, (token, weight) in enumerate(sequence[:POSITIONS])
+    ]
+
+
+def weighted_loss(model: GPT2LMHeadModel, batch: Batch) -> Tensor:
+    """Return the weighted mean cross-entropy (nats) of the tokens that have a weight; a scalar."""
+    ids, weights = batch[0], batch[1][:, 1:]
+    before = model.transformer(ids).last_hidden_state[:, :-1]
+    losses = cross_entropy(model.lm_head(before[weights > 0]), ids[:, 1:][weights > 0], reduction="none")
+    return (losses * weights[weights > 0]).sum() / weights.sum()
+
+
+def train(model: GPT2LMHeadModel, drawn: Iterator[Batch], steps: int) -> None:
+    """Train a model in place with AdamW; the learning rate warms up, then follows a cosine to zero."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=WARMUP)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - WARMUP))
+    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [WARMUP])
+    for step, batch in enumerate(islice(drawn, steps), start=1):
+        loss = weighted_loss(model, batch)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        schedule.step()
+        if step % REPORT_EVERY == 0:
+            logger.info("step %d of %d: loss %.3f", step, steps, loss.item())
+
+
+def main() -> None:
+    """Train from the command line and save what ``from_pretrained`` needs."""
+    parser = argparse.ArgumentParser(description="Train the embedded tokenizer and model.")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to save the model to")
+    parser.add_argument("--steps", type=int, default=STEPS, help="steps of training")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(THREADS)
+    torch.use_deterministic_algorithms(True)
+    tokenizer = train_tokenizer()
+    model = new_model(tokenizer)
+    train(model, batches(tokenizer, f"training {SEED}"), arguments.steps)
+    model.save_pretrained(arguments.out)
+    tokenizer.save_pretrained(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What an intervention is: plain data, shared by both engines and the batteries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from tinylab.metrics import FloatArray, Scorer
+from tinylab.prompts import TokenPair
+
+Site = Literal["head_out", "mlp_out", "resid_post"]
+Run = Literal["clean", "corrupt"]
+Positions = Literal["last", "all"] | tuple[int, ...]
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiply the activation by a factor; 0 removes it, 1 leaves it."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Replace the activation by that of the variant's source run, at the same positions (`last` by each run's own)."""
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """One change at one place: a site of a layer, one head or the whole site, and the operation."""
+
+    site: Site
+    layer: int
+    operation: Scale | Patch
+    head: int | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A run with interventions: usually one, several for pairs; they share target run, source run and positions."""
+
+    interventions: tuple[Intervention, ...]
+    target: Run
+    source: Run | None = None
+    positions: Positions = "all"
+
+    def __post_init__(self) -> None:
+        """A patch needs a source."""
+        if not self.interventions:
+            raise ValueError("a variant needs at least one intervention")
+        if self.source is None and any(isinstance(i.operation, Patch) for i in self.interventions):
+            raise ValueError("a variant with a Patch needs a source run")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an engine returns. B examples, V variants, M metrics of the scorer."""
+
+    baselines: dict[Run, FloatArray]  # each [B, M], the unmodified runs
+    values: FloatArray  # [V, B, M]
+    forwards: int
+    states: int
+
+
+class Engine(Protocol):
+    """Evaluates variants of a model on prompt pairs."""
+
+    name: str
+
+    def evaluate(
+        self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None
+    ) -> Evaluation:
+        """Evaluate every variant on every pair.
+
+        Args:
+            pairs: B prompt pairs as tokens.
+            variants: V runs with interventions.
+            scorer: turns logits at the reading row (the target run's last prompt token) into M numbers.
+            progress: called with the number of (variant, example) evaluations that were just finished.
+        """
+        ...
+
+
+def indices(positions: Positions, length: int) -> list[int]:
+    """The token positions of a prompt of `length` tokens that are meant."""
+    if positions == "all":
+        return list(range(length))
+    if positions == "last":
+        return [length - 1]
+    return list(positions)

@@ -1,0 +1,136 @@
+"""The reference engine: what each intervention means, in the plainest way.
+
+One full forward pass per intervention and prompt, module hooks, one prompt at a time, no batching, no caching
+of intervened states. It is the oracle of the tests, the fall-back, and what the verify slice runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+
+from tinylab import metrics
+from tinylab.engine.interventions import Evaluation, Intervention, Progress, Run, Scale, Site, Variant, indices
+from tinylab.metrics import Scorer
+from tinylab.models import CausalModel
+from tinylab.prompts import TokenPair
+
+Activations = dict[tuple[Site, int], torch.Tensor]
+Edit = Callable[[torch.Tensor], torch.Tensor]
+Output = torch.Tensor | tuple[torch.Tensor, ...]
+
+
+class ReferenceEngine:
+    """One forward pass per intervention and prompt."""
+
+    name = "reference"
+
+    def __init__(self, model: CausalModel) -> None:
+        """Hold the model; nothing is changed in it."""
+        self._model = model
+        self._forwards = 0
+        self._states = 0
+
+    @torch.no_grad()
+    def evaluate(
+        self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None
+    ) -> Evaluation:
+        """See `tinylab.engine.interventions.Engine`."""
+        self._forwards = self._states = 0
+        sites = {(i.site, i.layer) for v in variants if v.source is not None for i in v.interventions}
+        baselines: dict[Run, list[torch.Tensor]] = {"clean": [], "corrupt": []}
+        values = np.empty((len(variants), len(pairs), len(scorer.names)))
+        for b, pair in enumerate(pairs):
+            prompts: dict[Run, tuple[int, ...]] = {"clean": pair.clean, "corrupt": pair.corrupt}
+            sources: dict[Run, Activations] = {"clean": {}, "corrupt": {}}
+            logits: dict[Run, torch.Tensor] = {}
+            for run, prompt in prompts.items():
+                with capture(self._model, sites, sources[run]):
+                    logits[run] = self._read(prompt)
+            answers = (torch.tensor([token], device=self._model.device) for token in (pair.target, pair.foil))
+            ref = metrics.reference(logits["clean"], *answers)
+            for run in prompts:
+                baselines[run].append(scorer.score(logits[run], ref))
+            for v, variant in enumerate(variants):
+                source = None if variant.source is None else (sources[variant.source], len(prompts[variant.source]))
+                with intervene(self._model, variant, len(prompts[variant.target]), source):
+                    values[v, b] = scorer.score(self._read(prompts[variant.target]), ref)[0].numpy()
+                if progress is not None:
+                    progress(1)
+        stacked = {run: torch.cat(rows).numpy() for run, rows in baselines.items()}
+        return Evaluation(stacked, values, self._forwards, self._states)
+
+    def _read(self, prompt: Sequence[int]) -> torch.Tensor:
+        """Logits at the prompt's last token, [1, W]."""
+        self._forwards += 1
+        self._states += len(prompt)
+        ids = torch.tensor([prompt], device=self._model.device)
+        logits: torch.Tensor = self._model.model(input_ids=ids, use_cache=False).logits[:, -1]
+        return logits
+
+
+@contextmanager
+def capture(model: CausalModel, sites: set[tuple[Site, int]], into: Activations) -> Iterator[None]:
+    """While open, a forward pass stores a copy of each site's activation, [1, T, …] ([1, T, H, d_head] for heads)."""
+
+    def keep(site: Site, layer: int, value: torch.Tensor) -> torch.Tensor:
+        into[site, layer] = value.clone()
+        return value
+
+    with ExitStack() as stack:
+        for site, layer in sites:
+            stack.enter_context(edit(model, site, layer, lambda value, s=site, n=layer: keep(s, n, value)))
+        yield
+
+
+@contextmanager
+def intervene(model: CausalModel, variant: Variant, length: int, source: tuple[Activations, int] | None) -> Iterator[None]:
+    """While open, a forward pass of a prompt of `length` tokens makes the variant's interventions."""
+    here = indices(variant.positions, length)
+    there = None if source is None else indices(variant.positions, source[1])
+
+    def change(intervention: Intervention, value: torch.Tensor) -> torch.Tensor:
+        value = value.clone()
+        part = value if intervention.head is None else value[:, :, intervention.head]
+        if isinstance(intervention.operation, Scale):
+            part[:, here] = part[:, here] * intervention.operation.factor
+        else:
+            assert source is not None
+            other = source[0][intervention.site, intervention.layer]
+            part[:, here] = (other if intervention.head is None else other[:, :, intervention.head])[:, there]
+        return value
+
+    with ExitStack() as stack:
+        for intervention in variant.interventions:
+            stack.enter_context(
+                edit(model, intervention.site, intervention.layer, lambda value, i=intervention: change(i, value))
+            )
+        yield
+
+
+@contextmanager
+def edit(model: CausalModel, site: Site, layer: int, change: Edit) -> Iterator[None]:
+    """While open, a site's activation is replaced by `change(activation)`; heads are seen as [1, T, H, d_head]."""
+
+    def before_projection(_module: object, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        flat = args[0]
+        heads = flat.reshape(1, -1, model.n_heads, flat.shape[-1] // model.n_heads)
+        return (change(heads).reshape(flat.shape), *args[1:])
+
+    def after(_module: object, _args: object, output: Output) -> Output:
+        value = output if isinstance(output, torch.Tensor) else output[0]
+        changed = change(value.reshape(1, -1, value.shape[-1])).reshape(value.shape)
+        return changed if isinstance(output, torch.Tensor) else (changed, *output[1:])
+
+    if site == "head_out":
+        handle = model.projection(layer).register_forward_pre_hook(before_projection)
+    else:
+        module = model.mlp(layer) if site == "mlp_out" else model.blocks[layer]
+        handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()

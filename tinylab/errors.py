@@ -1,0 +1,78 @@
+"""Every error that tinylab raises on purpose, as one tree.
+
+```
+TinylabError            exit 1   something failed inside a run
+├── UserError           exit 2   the user can mend it; the message says how
+│   ├── ConfigError              an option, a key or a value
+│   ├── CorpusError              a corpus file or one of its rows
+│   ├── ModelError               a model or tokenizer that cannot be loaded or used
+│   ├── DeviceError              a device or dtype that is not there
+│   └── OutputError              an output folder or a result on disk
+├── EngineUnsupported   exit 2   the forked engine cannot run this model (`engine=auto` falls back)
+├── SchemaError         exit 1   a table or a JSON document breaks its contract
+└── VerifyFailed        exit 4   `verify_slice.strict=true` and the slice disagreed
+```
+
+Each message is one sentence that says what was got, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class TinylabError(Exception):
+    """Root of the tree; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class UserError(TinylabError):
+    """A mistake that the user can mend."""
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """An option, a key or a value of the configuration is wrong."""
+
+
+class CorpusError(UserError):
+    """A corpus cannot be read or used."""
+
+
+class ModelError(UserError):
+    """A model or its tokenizer cannot be loaded or used."""
+
+
+class DeviceError(UserError):
+    """The device is not there, or lacks the dtype."""
+
+
+class OutputError(UserError):
+    """A folder cannot be written, or does not hold the results it should."""
+
+
+class EngineUnsupported(TinylabError):
+    """The forked engine cannot evaluate this model exactly."""
+
+    exit_code = 2
+
+
+class SchemaError(TinylabError):
+    """A table or JSON document does not keep its contract."""
+
+
+class VerifyFailed(TinylabError):
+    """A strict verify slice disagreed with the main run."""
+
+    exit_code = 4
+
+
+def options(got: object, known: Iterable[object]) -> str:
+    """The clause of an error message that lists what would have worked, the nearest first if one is near."""
+    names = [str(name) for name in known]
+    near = get_close_matches(str(got), names, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return f"{hint}known: {', '.join(names)}"

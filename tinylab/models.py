@@ -1,0 +1,286 @@
+"""Models: load weights and tokenizer, and find the points of the network where interventions act.
+
+Loading is transformers' own `from_pretrained` for the embedded model, a local folder and the hub alike.
+Weights are safetensors only, and no remote code is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinylab.conditions import locate
+from tinylab.errors import DeviceError, ModelError
+from tinylab.schema import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "wo")
+MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "fc2")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What the weights are: a hub id with its resolved commit, or a folder with the digest of its files."""
+
+    name: str
+    revision: str | None
+    digest: str | None
+
+
+@dataclass
+class CausalModel:
+    """A loaded causal language model and the modules at which interventions act.
+
+    `L` layers (`n_layers`), `H` query heads (`n_heads`) of width `d_head`.
+    """
+
+    model: Any
+    tokenizer: Any
+    identity: ModelIdentity
+    add_bos: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @cached_property
+    def config(self) -> Any:
+        """The text model's config (a composite model has it nested)."""
+        return self.model.config.get_text_config()
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks, L."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Number of query heads per layer, H."""
+        return int(self.config.num_attention_heads)
+
+    @property
+    def context(self) -> int | None:
+        """The longest prompt in tokens, None if the config names no limit."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens the model has an embedding for."""
+        return int(self.config.vocab_size)
+
+    @property
+    def bos(self) -> int | None:
+        """The token that starts every prompt, or None."""
+        if not self.add_bos:
+            return None
+        if self.tokenizer.bos_token_id is None:
+            raise ModelError(f"model.add_bos=true, but the tokenizer of {self.identity.name} has no BOS token; "
+                             "use model.add_bos=false.")
+        return int(self.tokenizer.bos_token_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, verbatim, without special tokens."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    @cached_property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks: the module list as long as the model is deep whose parts hold attention.
+
+        Raises:
+            ModelError: there is no such list.
+        """
+        from torch import nn
+
+        for module in self.model.modules():
+            if isinstance(module, nn.ModuleList) and len(module) == self.n_layers and _projections(module[0]):
+                return module
+        raise ModelError(f"{self.identity.name} ({type(self.model).__name__}): found no list of {self.n_layers} blocks "
+                         f"with an attention output projection (one of {', '.join(PROJECTIONS)}); "
+                         "this architecture is not supported.")
+
+    def projection(self, layer: int) -> nn.Module:
+        """The attention output projection of a layer; its input, cut into heads, is the site `head_out`."""
+        return _projections(self.blocks[layer])[0]
+
+    def mlp(self, layer: int) -> nn.Module:
+        """The module whose output is the site `mlp_out`: the MLP, or its last linear map where it has no module.
+
+        Raises:
+            ModelError: the block has neither.
+        """
+        children = dict(self.blocks[layer].named_children())
+        for name in MLPS:
+            if name in children:
+                return children[name]
+        raise ModelError(f"{self.identity.name}: layer {layer} has no MLP (expected one of {', '.join(MLPS)}).")
+
+
+def _projections(block: nn.Module) -> list[nn.Module]:
+    found = []
+    for name, module in block.named_modules():
+        parent, _, own = name.rpartition(".")
+        if own in PROJECTIONS and "att" in parent.lower() and "cross" not in parent.lower():
+            found.append(module)
+    return found
+
+
+def resolve_device(device: str) -> str:
+    """The device type that a config means; `auto` takes cuda, then mps, then cpu.
+
+    Raises:
+        DeviceError: the device is not there.
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, present in there.items() if present)
+    if not there[device]:
+        raise DeviceError(f"device={device}: this machine (or this build of torch) has none; "
+                          f"available: {', '.join(name for name, present in there.items() if present)}.")
+    return device
+
+
+def check_dtype(device: str, dtype: str) -> None:
+    """Check that a device can compute in a dtype, by computing.
+
+    Raises:
+        DeviceError: it cannot.
+    """
+    import torch
+
+    try:
+        ones = torch.ones(2, 2, dtype=getattr(torch, dtype), device=device)
+        torch.softmax(ones @ ones, dim=-1)
+    except (RuntimeError, TypeError) as error:
+        raise DeviceError(f"model.dtype={dtype}: the device {device} lacks it; use model.dtype=float32.") from error
+
+
+def identify(config: ModelConfig) -> ModelIdentity:
+    """What the config's weights are, without loading them.
+
+    Raises:
+        ModelError: the folder is not a model, or the hub id cannot be resolved.
+    """
+    if config.path is not None:
+        folder = _folder(config.path)
+        return ModelIdentity(config.name or folder.name, None, _folder_digest(folder))
+    assert config.name is not None
+    return ModelIdentity(config.name, _hub_commit(config.name, config.revision), None)
+
+
+def load_model(config: ModelConfig, device: str) -> CausalModel:
+    """Load weights and tokenizer onto a device.
+
+    Raises:
+        ModelError: not a model, not a causal language model, not on the hub, no network and not in the cache.
+        DeviceError: the device lacks the dtype.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    check_dtype(device, config.dtype)
+    identity = identify(config)
+    source = str(_folder(config.path)) if config.path is not None else identity.name
+    try:
+        with _quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=identity.revision or "main")
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=identity.revision or "main",
+                dtype=getattr(torch, config.dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+            )
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"{source}: cannot be loaded as a causal language model ({_first_sentence(error)}); expected "
+                         "config.json, model.safetensors and tokenizer files of an architecture that transformers knows.") from error
+    model = model.to(device)
+    model.eval()
+    model.requires_grad_(False)
+    loaded = CausalModel(model=model, tokenizer=tokenizer, identity=identity, add_bos=config.add_bos)
+    log.info("loaded %s: %d layers × %d heads, %s on %s", identity.name, loaded.n_layers, loaded.n_heads, config.dtype, device)
+    return loaded
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No loading bars of other libraries in the middle of our own messages."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+def _folder(path: str) -> Path:
+    folder = locate(path)
+    if not folder.is_dir():
+        raise ModelError(f"model.path={path}: no such folder; expected one with config.json, model.safetensors and tokenizer files.")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model.path={path}: not a model folder, it has no config.json.")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"model.path={path}: no *.safetensors in it; other weight formats are not read (they can run code).")
+    return folder
+
+
+def _folder_digest(folder: Path) -> str:
+    """sha256 over the names and contents of what determines a local model's numbers."""
+    wanted = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model")
+    chosen = sorted([*folder.glob("*.safetensors"), *(folder / name for name in wanted if (folder / name).is_file())])
+    digest = hashlib.sha256()
+    for file in chosen:
+        stat = file.stat()
+        digest.update(f"{file.name}\0{_file_digest(file, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _file_digest(file: Path, _size: int, _mtime_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _hub_commit(name: str, revision: str | None) -> str:
+    """The commit that a hub id and revision mean now (asked of the hub, else of the local cache)."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        config = Path(hf_hub_download(name, "config.json", revision=revision))
+    except (LocalEntryNotFoundError, ConnectionError) as error:
+        raise ModelError(f"model.name={name}: the hub cannot be reached and the model is not in the local cache; connect once "
+                         "to download it, or use model=local model.path=<folder>.") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(f"model.name={name}, model.revision={revision}: {_first_sentence(error)}.") from error
+    return config.parent.name
+
+
+def _first_sentence(error: Exception) -> str:
+    lines: Sequence[str] = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0].rstrip(".:")
