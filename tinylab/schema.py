@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.errors import ConfigError, options
 
+if TYPE_CHECKING:
+    from tinylab.batteries.base import Battery
+
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ENGINES = ("auto", "forked", "reference")
-GRANULARITIES = ("layer_resid", "mlp_out", "head_out")
-DIRECTIONS = ("clean->corrupt", "corrupt->clean")
 RANKS = ("magnitude", "highest", "lowest")
 BASIC_METRICS = ("logit_diff", "kl_div", "acc_flip_rate", "p_drop")
 PATCHING_METRICS = (*BASIC_METRICS, "recovery")
@@ -28,80 +30,22 @@ PATCHING_METRICS = (*BASIC_METRICS, "recovery")
 T = TypeVar("T")
 
 
-def _one_of(key: str, got: object, known: Sequence[str]) -> None:
+def one_of(key: str, got: object, known: Sequence[str]) -> None:
+    """Raise ConfigError unless `got` is one of the known options."""
     if got not in known:
         raise ConfigError(f"{key}={got}: not an option; {options(got, known)}.")
 
 
-def _at_least(key: str, got: int | float | None, least: int) -> None:
+def at_least(key: str, got: int | float | None, least: int) -> None:
+    """Raise ConfigError if `got` is a number below `least`."""
     if got is not None and got < least:
         raise ConfigError(f"{key}={got}: expected a number of at least {least}.")
 
 
-def _distinct(key: str, got: Sequence[Any] | None) -> None:
+def distinct(key: str, got: Sequence[Any] | None) -> None:
+    """Raise ConfigError if `got` is an empty list or has a value twice; None (all) is fine."""
     if got is not None and (len(got) == 0 or len(set(got)) != len(got)):
         raise ConfigError(f"{key}={list(got)}: expected a list of distinct values, not empty (null means all).")
-
-
-@dataclass(kw_only=True)
-class HeadsZeroConfig:
-    """Battery `heads_zero` (H1): every head's output times every scale."""
-
-    name: str
-    method: str = "heads_zero"
-    scales: list[float] = field(default_factory=lambda: [0.0])
-    layers: list[int] | None = None
-    heads: list[int] | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _distinct("battery.scales", self.scales)
-        _distinct("battery.layers", self.layers)
-        _distinct("battery.heads", self.heads)
-
-
-@dataclass(kw_only=True)
-class ActivationPatchConfig:
-    """Battery `activation_patch` (H2): replace activations of one run by those of the other."""
-
-    name: str
-    method: str = "activation_patch"
-    granularity: str = "layer_resid"
-    patch_direction: str = "clean->corrupt"
-    positions: Any = None
-    layers: list[int] | None = None
-    sham_control: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        _one_of("battery.granularity", self.granularity, GRANULARITIES)
-        _one_of("battery.patch_direction", self.patch_direction, DIRECTIONS)
-        _distinct("battery.layers", self.layers)
-        self._check_positions()
-
-    def _check_positions(self) -> None:
-        got = self.positions
-        listed = isinstance(got, list) and all(isinstance(p, int) and not isinstance(p, bool) for p in got)
-        if got not in ("last", "all") and not listed:
-            raise ConfigError(
-                f"battery.positions={got}: expected last, all, or a list of token indices such as [3,4] "
-                "(position 0 is the first token, BOS included)."
-            )
-        if listed:
-            _distinct("battery.positions", got)
-            for position in got:
-                _at_least("battery.positions", position, 0)
-        if got == "all" and self.granularity == "layer_resid":
-            raise ConfigError(
-                "battery.positions=all with battery.granularity=layer_resid turns the target run into the source run: "
-                "every layer would return the same number; use positions=last, a list, or another granularity."
-            )
-
-
-BATTERIES: dict[str, type[HeadsZeroConfig] | type[ActivationPatchConfig]] = {
-    "heads_zero": HeadsZeroConfig,
-    "activation_patch": ActivationPatchConfig,
-}
 
 
 @dataclass(kw_only=True)
@@ -123,12 +67,12 @@ class ConditionConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _at_least("condition.n_examples", self.n_examples, 1)
+        at_least("condition.n_examples", self.n_examples, 1)
         if not self.tag or "/" in self.tag:
             raise ConfigError(f"condition.tag={self.tag!r}: expected a name without '/'.")
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A causal language model: a hub id (`name`), or a local folder (`path`)."""
 
@@ -140,7 +84,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _one_of("model.dtype", self.dtype, DTYPES)
+        one_of("model.dtype", self.dtype, DTYPES)
         if self.name is None and self.path is None:
             raise ConfigError("model: expected model.name=<hub id> or model.path=<folder>, got neither.")
 
@@ -153,7 +97,7 @@ class DeviceConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _one_of("device.type", self.type, DEVICES)
+        one_of("device.type", self.type, DEVICES)
 
 
 @dataclass(kw_only=True)
@@ -165,8 +109,8 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _one_of("engine.name", self.name, ENGINES)
-        _at_least("engine.max_states", self.max_states, 1)
+        one_of("engine.name", self.name, ENGINES)
+        at_least("engine.max_states", self.max_states, 1)
 
 
 @dataclass(kw_only=True)
@@ -182,11 +126,11 @@ class VerifySliceConfig:
     def __post_init__(self) -> None:
         """Check the values."""
         if self.device is not None:
-            _one_of("verify_slice.device", self.device, DEVICES)
+            one_of("verify_slice.device", self.device, DEVICES)
         if self.dtype is not None:
-            _one_of("verify_slice.dtype", self.dtype, DTYPES)
-        _at_least("verify_slice.n_examples", self.n_examples, 1)
-        _at_least("verify_slice.tolerance", self.tolerance, 0)
+            one_of("verify_slice.dtype", self.dtype, DTYPES)
+        at_least("verify_slice.n_examples", self.n_examples, 1)
+        at_least("verify_slice.tolerance", self.tolerance, 0)
 
     @property
     def asked(self) -> bool:
@@ -205,16 +149,16 @@ class InvariantsConfig:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        _at_least("invariants.k", self.k, 1)
-        _one_of("invariants.rank", self.rank, RANKS)
-        _distinct("invariants.metrics", self.metrics)
+        at_least("invariants.k", self.k, 1)
+        one_of("invariants.rank", self.rank, RANKS)
+        distinct("invariants.metrics", self.metrics)
 
 
 @dataclass(kw_only=True)
 class Config:
     """A whole, checked configuration."""
 
-    battery: Any
+    battery: Battery
     condition: ConditionConfig
     model: ModelConfig
     device: DeviceConfig
@@ -232,17 +176,15 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what involves several groups."""
-        _distinct("seeds", self.seeds)
+        distinct("seeds", self.seeds)
         for seed in self.seeds:
-            _at_least("seeds", seed, 0)
-        _distinct("metrics", self.metrics)
-        _at_least("threads", self.threads, 1)
-        patching = isinstance(self.battery, ActivationPatchConfig)
-        known = PATCHING_METRICS if patching else BASIC_METRICS
+            at_least("seeds", seed, 0)
+        distinct("metrics", self.metrics)
+        at_least("threads", self.threads, 1)
         for metric in self.metrics or []:
-            _one_of(f"metrics for battery.method={self.battery.method}", metric, known)
+            one_of(f"battery={self.battery.name} metrics", metric, self.battery.metrics)
         for metric in self.invariants.metrics:
-            _one_of("invariants.metrics", metric, (*PATCHING_METRICS, "recovery_mean"))
+            one_of("invariants.metrics", metric, (*PATCHING_METRICS, "recovery_mean"))
         for key, name in (("run_name", self.run_name), ("sweep_name", self.sweep_name)):
             if not name or "/" in name:
                 raise ConfigError(f"{key}={name!r}: expected a name without '/'.")
@@ -250,9 +192,7 @@ class Config:
     @property
     def metric_names(self) -> list[str]:
         """The metrics to compute: the chosen ones, or all that the battery has."""
-        if self.metrics is not None:
-            return list(self.metrics)
-        return list(PATCHING_METRICS if isinstance(self.battery, ActivationPatchConfig) else BASIC_METRICS)
+        return list(self.battery.metrics if self.metrics is None else self.metrics)
 
 
 _GROUPS: dict[str, type[Any]] = {
@@ -276,9 +216,7 @@ def validate(cfg: DictConfig) -> Config:
     """
     raw = _plain(cfg)
     groups = {name: _typed(name, cls, raw.pop(name, None) or {}) for name, cls in _GROUPS.items()}
-    battery = raw.pop("battery", None) or {}
-    method = battery.get("method")
-    _one_of("battery.method", method, tuple(BATTERIES))
+    battery = _battery(raw.pop("battery", None) or {})
     known = [f.name for f in fields(Config)]
     for key in raw:
         if key not in known:
@@ -287,7 +225,18 @@ def validate(cfg: DictConfig) -> Config:
     if missing:
         raise ConfigError(f"{missing[0]}: missing from the composed config; conf/config.yaml sets it.")
     root = _typed("", _Root, raw)
-    return Config(battery=_typed("battery", BATTERIES[method], battery), **groups, **vars(root))
+    return Config(battery=battery, **groups, **vars(root))
+
+
+def _battery(values: dict[str, Any]) -> Battery:
+    """The battery that the node's `_target_` names."""
+    target = values.pop("_target_", None)
+    try:
+        cls = get_class(str(target))
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"battery._target_={target}: expected the path of a battery's class, as in conf/battery/h1.yaml.") from error
+    battery: Battery = _typed("battery", cls, values)
+    return battery
 
 
 @dataclass(kw_only=True)
@@ -303,16 +252,17 @@ class _Root:
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """Everything but the hydra node, interpolations resolved."""
-    keys = [str(key) for key in cfg if key != "hydra"]
-    missing = sorted(str(key) for key in OmegaConf.missing_keys(cfg) if not str(key).startswith("hydra"))
+    """Everything but the hydra node (which may refer to the run id, and so to us), interpolations resolved."""
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    missing = sorted(OmegaConf.missing_keys(own))
     if missing:
         raise ConfigError(f"{missing[0]}: a value is required; give it as {missing[0]}=… on the command line.")
     try:
-        return {key: OmegaConf.to_container(cfg[key], resolve=True) if OmegaConf.is_config(cfg[key]) else cfg[key]
-                for key in keys}
+        plain = OmegaConf.to_container(own, resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{_first_line(error)}: an interpolation that cannot be resolved.") from error
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _typed(group: str, cls: type[T], values: dict[str, Any]) -> T:

@@ -1,9 +1,14 @@
 """The training text of the embedded model: an endless stream of short documents.
 
-A document is one prompt of a corpus, in a wording of the train split, and its answer; or a list of words that
-begins again and goes on, which is where the model learns to copy by induction. Both prompts of a pair are
-used: the clean one with its target and the corrupt one with its foil. Answers are marked, so that training
-can give them more weight than the words that nobody could predict.
+Most documents are one prompt of a corpus, in a wording of the train split, and its answer. Both prompts of a
+pair are used: the clean one with its target and the corrupt one with its foil. Two kinds of document teach a
+skill on its own, without which the tasks take many times longer to learn:
+
+- lists of words that begin again early on and go on to their end, half of them with nothing but spaces
+  between the words: nearly every word of the repetition is an exercise in induction;
+- two rules, as in the logic corpus, and what follows for one kind and the other, without anybody named.
+
+Answers are marked, so that training can give them more weight than the words that nobody could predict.
 """
 
 import random
@@ -12,16 +17,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from tinylab.embedded import tables
-from tinylab.embedded.pairs import DRAW, LIST_LENGTHS
-from tinylab.embedded.wordings import WORDINGS, Wording
+from tinylab.embedded.pairs import DRAW
+from tinylab.embedded.wordings import RULES, WORDINGS
 
-SHARES: Final = {"facts": 2, "negation": 2, "logic": 4, "ioi": 3, "induction": 4}
-"""How often each corpus is drawn from, relative to the others."""
+SHARES: Final = {"facts": 2, "negation": 2, "logic": 4, "ioi": 2, "rules": 2, "lists": 3, "plain lists": 3}
+"""How often each kind of document is drawn, relative to the others."""
+
+LIST_LENGTHS: Final = (4, 16)
+"""Shortest and longest list, without what is repeated of it."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a document, which begins with a space unless it is the first or a full stop.
+    """A piece of a document, which begins with a space unless it is the first or begins with a full stop.
 
     Attributes:
         text: The text.
@@ -38,33 +46,56 @@ Document = tuple[Piece, ...]
 def documents(seed: str) -> Iterator[Document]:
     """Draw documents without end, the same ones for the same seed."""
     rng = random.Random(seed)
-    names, shares = list(SHARES), list(SHARES.values())
+    kinds, shares = list(SHARES), list(SHARES.values())
     while True:
-        name = rng.choices(names, shares)[0]
-        wording = rng.choice(WORDINGS[name]["train"])
-        if name == "induction":
-            yield list_document(wording, rng)
+        kind = rng.choices(kinds, shares)[0]
+        if kind == "rules":
+            yield rules_document(rng)
+        elif kind in ("lists", "plain lists"):
+            yield list_document(rng, plain=kind == "plain lists")
         else:
-            yield answered_document(name, wording, rng)
+            yield answered_document(kind, rng)
 
 
-def answered_document(name: str, wording: Wording, rng: random.Random) -> Document:
-    """Return one of the two prompts of a new pair, its right answer and a full stop."""
-    pair = DRAW[name](wording, rng)
+def answered_document(name: str, rng: random.Random) -> Document:
+    """Return one of the two prompts of a new pair of a corpus, its right answer and a full stop."""
+    pair = DRAW[name](rng.choice(WORDINGS[name]["train"]), rng)
     prompt, answer = rng.choice(((pair.clean, pair.target), (pair.corrupt, pair.foil)))
     return Piece(prompt, False), Piece(answer, True), Piece(".", False)
 
 
-def list_document(wording: Wording, rng: random.Random) -> Document:
-    """Return a list that begins again at one of its words and goes on to its end; what it repeats follows."""
+def rules_document(rng: random.Random) -> Document:
+    """Return two rules and what follows for somebody of each kind, in either order."""
+    kinds, properties = rng.sample(tables.KINDS, 2), rng.sample(tables.PROPERTIES, 2)
+    slots: dict[str, str] = {}
+    for number, ((kind, plural), quality) in enumerate(zip(kinds, properties, strict=True), start=1):
+        slots |= {f"kind{number}": kind, f"kinds{number}": plural, f"property{number}": quality}
+    rules = RULES[rng.choice(list(RULES))].format(**slots)
+    first, second = rng.sample((0, 1), 2)
+    return (
+        Piece(f"{rules} So a {kinds[first][0]} is", False),
+        Piece(f" {properties[first]}", True),
+        Piece(f". So a {kinds[second][0]} is", False),
+        Piece(f" {properties[second]}", True),
+        Piece(".", False),
+    )
+
+
+def list_document(rng: random.Random, plain: bool) -> Document:
+    """Return a list that begins again near its beginning and goes on to its end.
+
+    Args:
+        rng: Where the words are drawn from.
+        plain: Whether nothing but spaces stands between the words.
+    """
+    wordings = [found for found in WORDINGS["induction"]["train"] if found.kind == " " or not plain]
+    wording = rng.choice(wordings)
     words = rng.sample(tables.LIST_WORDS, rng.randint(*LIST_LENGTHS))
-    start = rng.randrange(1, len(words) - 1)
-    again = words[start:]
-    separator = wording.kind
-    prompt = wording.frame.format(words=separator.join([*words, again[0]]) + separator).rstrip()
+    again = words[rng.randint(1, len(words) // 2) :]
+    prompt = wording.frame.format(words=wording.kind.join([*words, again[0]]) + wording.kind).rstrip()
     pieces = [Piece(prompt, False)]
     for word in again[1:]:
-        pieces += [Piece(f" {word}", True), Piece(separator.rstrip(), False)]
+        pieces += [Piece(f" {word}", True), Piece(wording.kind.rstrip(), False)]
     return *(piece for piece in pieces[:-1] if piece.text), Piece(".", False)
 
 

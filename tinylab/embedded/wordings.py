@@ -158,17 +158,20 @@ _NEGATION: Final = _composed(
     test={"plain_noun", "know_means", "said_so", "today_therefore"},
 )
 
+RULES: Final[Part] = {
+    "all": "All {kinds1} are {property1}. All {kinds2} are {property2}.",
+    "every": "Every {kind1} is {property1}. Every {kind2} is {property2}.",
+    "each": "Each {kind1} is {property1} and each {kind2} is {property2}.",
+    "both": "All {kinds1} are {property1} and all {kinds2} are {property2}.",
+    "any": "Any {kind1} is {property1}. Any {kind2} is {property2}.",
+    "story": "In this story, {kinds1} are {property1} and {kinds2} are {property2}.",
+    "know": "We know that all {kinds1} are {property1} and that all {kinds2} are {property2}.",
+}
+"""The two rules that a logic prompt begins with."""
+
 _LOGIC: Final = _composed(
     (
-        {
-            "all": "All {kinds1} are {property1}. All {kinds2} are {property2}.",
-            "every": "Every {kind1} is {property1}. Every {kind2} is {property2}.",
-            "each": "Each {kind1} is {property1} and each {kind2} is {property2}.",
-            "both": "All {kinds1} are {property1} and all {kinds2} are {property2}.",
-            "any": "Any {kind1} is {property1}. Any {kind2} is {property2}.",
-            "story": "In this story, {kinds1} are {property1} and {kinds2} are {property2}.",
-            "know": "We know that all {kinds1} are {property1} and that all {kinds2} are {property2}.",
-        },
+        RULES,
         {
             "plain": "{name} is a {kind}.",
             "know": "We know that {name} is a {kind}.",

@@ -27,13 +27,16 @@ class Patch:
     """Replace the activation by that of the variant's source run, at the same positions (`last` by each run's own)."""
 
 
+Operation = Scale | Patch
+
+
 @dataclass(frozen=True)
 class Intervention:
     """One change at one place: a site of a layer, one head or the whole site, and the operation."""
 
     site: Site
     layer: int
-    operation: Scale | Patch
+    operation: Operation
     head: int | None = None
 
 

@@ -1,0 +1,8 @@
+"""`python -m tinylab`."""
+
+import sys
+
+from tinylab.app import main
+
+if __name__ == "__main__":
+    sys.exit(main())

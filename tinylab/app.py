@@ -1,0 +1,154 @@
+"""The command line: one thin wrapper around Hydra that owns the process and its exit code.
+
+Hydra composes, sweeps and launches. The wrapper checks everything before Hydra starts, turns the user's mistakes
+into one sentence and exit code 2, and reads what came of a sweep from disk: exit codes are listed in
+`tinylab.errors`, and 3 means that runs of a sweep are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from tinylab.composing import CONFIG_NAME, Composer, config_folder, one_sentence
+from tinylab.errors import ConfigError, OutputError, TinylabError, UserError
+from tinylab.identity import register_resolver
+from tinylab.sweep.plan import Plan, make_plan
+
+EXIT_MISSING_RUNS = 3
+EXIT_INTERRUPTED = 130
+log = logging.getLogger(__name__)
+
+register_resolver()  # at import: the workers of a launcher import this module, and compose with it
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own formatting and exit code
+    parser = get_args_parser()
+    args = parser.parse_args(None if argv is None else list(argv))
+    try:
+        return _command(args, parser)
+    except KeyboardInterrupt:
+        return _say("interrupted", EXIT_INTERRUPTED)
+    except TinylabError as error:
+        if show_traceback:
+            raise
+        return _say(str(error), error.exit_code)
+    except (HydraException, OmegaConfBaseException) as error:
+        if show_traceback:
+            raise
+        return _say(one_sentence(error), ConfigError.exit_code)
+
+
+def _say(message: str, code: int) -> int:
+    sys.stderr.write(f"tinylab: {message}\n")
+    return code
+
+
+def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+        _hydra(args, parser)
+        return 0
+    with Composer(args) as composer:
+        plan = make_plan(composer, args.overrides, args.multirun)
+    if plan.sweep_folder is None:
+        _check_writable(Path(plan.first.output_dir))
+        _hydra(args, parser)
+        return 0
+    return _sweep(args, parser, plan)
+
+
+def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:
+    """Run a multirun; what came of it is read from disk."""
+    from tinylab import report
+    from tinylab.sweep.aggregate import Settings, aggregate
+
+    assert plan.sweep_folder is not None
+    _check_writable(plan.sweep_folder.parent)
+    plan.write_manifest()
+    args.multirun, args.run = True, False
+    if not plan.explicit_folder:
+        quoted = str(plan.sweep_folder).replace("\\", "\\\\").replace("'", "\\'")
+        args.overrides.append(f"hydra.sweep.dir='{quoted}'")
+    try:
+        _hydra(args, parser)
+    finally:
+        outcome = aggregate(plan.sweep_folder, Settings.of(plan.first.invariants))
+    report.print_sweep(plan.sweep_folder, outcome)
+    if outcome["failures"]:
+        return EXIT_MISSING_RUNS
+    return 4 if outcome["verify_failed"] else 0
+
+
+def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    _run_hydra(args, parser, task, config_path=str(config_folder()), config_name=CONFIG_NAME)
+
+
+def _check_writable(folder: Path) -> None:
+    """Try to write where results will go, before anything is computed.
+
+    Raises:
+        OutputError: it cannot be done.
+    """
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".tinylab-probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        for parent in made:
+            if parent.is_dir():
+                parent.rmdir()
+        raise OutputError(f"output_dir: {folder} cannot be written ({error.strerror}); choose another folder with output_dir=….") from error
+
+
+def task(cfg: DictConfig) -> None:
+    """One job, in whatever process the launcher chose.
+
+    A single run raises what went wrong. In a multirun every failure is written to the job's manifest and
+    returned from: the others go on, and the truth is on disk.
+    """
+    from tinylab.experiment import run_experiment
+    from tinylab.identity import run_id
+    from tinylab.manifest import RunFolder
+    from tinylab.schema import validate
+
+    hydra = HydraConfig.get()
+    multirun = hydra.mode == RunMode.MULTIRUN
+    folder = RunFolder(Path(hydra.runtime.output_dir))
+    fresh = not folder.manifest.is_file()
+    identity = None
+    try:
+        config = validate(cfg)
+        identity = run_id(config)
+        run_experiment(config, folder, identity, _threads(config.threads, multirun))
+    except Exception as error:  # whatever it is: it must reach the manifest
+        if not multirun and fresh and isinstance(error, UserError):
+            shutil.rmtree(folder.path)  # nothing was computed, leave nothing behind
+            raise
+        if folder.complete(identity or "") is None:
+            folder.fail(identity, error)
+        if not multirun:
+            raise
+        log.error("%s failed: %s", folder.path, error, exc_info=not isinstance(error, TinylabError))
+
+
+def _threads(asked: int | None, multirun: bool) -> int:
+    """Torch threads of a job: all cores alone; in a sweep half of them, the same for every launcher."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return asked or (max(1, cores // 2) if multirun else cores)

@@ -1,0 +1,1 @@
+"""Batteries: each says which interventions to make and into which table their numbers go, and nothing else."""

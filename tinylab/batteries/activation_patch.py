@@ -1,0 +1,93 @@
+"""H2, activation_patch: run one prompt of a pair with an activation of the other.
+
+clean->corrupt (denoising) asks what is sufficient to restore the task, corrupt->clean (noising) what is
+necessary for it: different questions with different answers (Heimersheim & Nanda 2404.15255). Positions are
+part of the claim: at the last position only what has already moved there can matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tinylab.batteries.base import Cell, chosen
+from tinylab.engine.interventions import Intervention, Patch, Positions, Run, Site, Variant
+from tinylab.errors import ConfigError
+from tinylab.schema import PATCHING_METRICS, at_least, distinct, one_of
+
+SITES: dict[str, Site] = {"layer_resid": "resid_post", "mlp_out": "mlp_out", "head_out": "head_out"}
+DIRECTIONS: dict[str, tuple[Run, Run]] = {"clean->corrupt": ("clean", "corrupt"), "corrupt->clean": ("corrupt", "clean")}
+
+
+@dataclass(kw_only=True)
+class ActivationPatch:
+    """Every chosen layer, patched at the chosen positions; `head_out` patches all heads of the layer together."""
+
+    name: str
+    granularity: str = "layer_resid"
+    patch_direction: str = "clean->corrupt"
+    positions: Any = None
+    layers: list[int] | None = None
+    sham_control: bool = False
+
+    table: ClassVar[str] = "layer_impact"
+    metrics: ClassVar[tuple[str, ...]] = PATCHING_METRICS
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        one_of("battery.granularity", self.granularity, tuple(SITES))
+        one_of("battery.patch_direction", self.patch_direction, tuple(DIRECTIONS))
+        distinct("battery.layers", self.layers)
+        self._check_positions()
+
+    def _check_positions(self) -> None:
+        got = self.positions
+        listed = isinstance(got, list) and all(isinstance(p, int) and not isinstance(p, bool) for p in got)
+        if got not in ("last", "all") and not listed:
+            raise ConfigError(
+                f"battery.positions={got}: expected last, all, or a list of token indices such as [3,4] "
+                "(position 0 is the first token, BOS included)."
+            )
+        if listed:
+            distinct("battery.positions", got)
+            for position in got:
+                at_least("battery.positions", position, 0)
+        if got == "all" and self.granularity == "layer_resid":
+            raise ConfigError(
+                "battery.positions=all with battery.granularity=layer_resid turns the target run into the source run, so "
+                "every layer would return the same number; use positions=last, a list, or another granularity."
+            )
+
+    @property
+    def source(self) -> Run:
+        """The run that activations come from."""
+        return DIRECTIONS[self.patch_direction][0]
+
+    @property
+    def target(self) -> Run:
+        """The run that is patched."""
+        return DIRECTIONS[self.patch_direction][1]
+
+    @property
+    def acts_at(self) -> Positions:
+        """The patched positions; a list is patched jointly."""
+        return tuple(sorted(self.positions)) if isinstance(self.positions, list) else self.positions
+
+    @property
+    def aligned(self) -> bool:
+        """Only `last` is each run's own last token."""
+        return self.positions != "last"
+
+    def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
+        """One cell per layer, and with `sham_control` one more in which the target run is its own source."""
+        del n_heads
+        shams: list[tuple[str, Run]] = [("sham", self.target)] if self.sham_control else []
+        return [
+            Cell(
+                Variant((Intervention(SITES[self.granularity], layer, Patch()),), self.target, source, self.acts_at),
+                {"layer": layer, "granularity": self.granularity},
+                control,
+            )
+            for control, source in [("none", self.source), *shams]
+            for layer in chosen("battery.layers", self.layers, n_layers)
+        ]

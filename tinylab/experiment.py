@@ -1,0 +1,249 @@
+"""One run, from its config to its folder. `run_experiment` is the whole flow, in reading order."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from tinylab import report
+from tinylab.batteries.base import Cell
+from tinylab.conditions import Condition, load_condition, subsamples
+from tinylab.engine.interventions import Engine
+from tinylab.errors import ConfigError, VerifyFailed
+from tinylab.identity import battery_content, digest
+from tinylab.impact import Impact, assemble
+from tinylab.manifest import RunFolder, git_state, now, package_versions, peak_memory_bytes
+from tinylab.metrics import Scorer, with_logit_diff
+from tinylab.models import CausalModel, identify, load_model, resolve_device
+from tinylab.plots import heatmap
+from tinylab.prompts import TokenPair, tokenise
+from tinylab.schema import Config
+from tinylab.storage import write_json, write_table, write_text
+from tinylab.tables import impact_table, per_example_table
+from tinylab.verify import add_verify_slice
+
+log = logging.getLogger(__name__)
+
+
+def run_experiment(config: Config, folder: RunFolder, run_id: str, threads: int) -> None:
+    """Run a battery on a condition, or reuse the finished run that is already there.
+
+    Args:
+        config: the checked config.
+        folder: where the run's files go.
+        run_id: the run's identity.
+        threads: torch's threads in this process.
+
+    Raises:
+        TinylabError: see `tinylab.errors`.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    finished = None if config.overwrite else folder.complete(run_id)
+    if finished is not None and _still_the_same(config, finished):
+        log.info("run %s is already complete, reusing %s (overwrite=true computes it again)", run_id, folder.path)
+    else:
+        _compute(config, folder, run_id, threads)
+    verdict = add_verify_slice(config, folder, run_id) if config.verify_slice.asked else None
+    report.print_run(folder)
+    if verdict == "fail" and config.verify_slice.strict:
+        raise VerifyFailed(f"the verify slice of {folder.path} disagrees with the run and verify_slice.strict=true; "
+                           f"see {folder.file('verify')}.")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A condition as one model sees it, cut to the examples that the run's seeds use."""
+
+    condition: Condition
+    tokens: list[TokenPair]
+    seeds: dict[int, list[int]]  # for each seed, indices into condition.pairs
+    cells: list[Cell]
+
+
+def prepare(config: Config, model: CausalModel) -> Prepared:
+    """Load and tokenise the condition, draw the seeds' examples, list the battery's cells.
+
+    Raises:
+        CorpusError: see `load_condition` and `tokenise`.
+        ConfigError: a layer, head or position that is out of range.
+    """
+    cells = config.battery.cells(model.n_layers, model.n_heads)
+    condition, tokens = tokenise(
+        load_condition(config.condition),
+        model.encode,
+        bos=model.bos,
+        context=model.context,
+        single_token=config.condition.single_token,
+        aligned=config.battery.aligned,
+        strict=config.condition.strict,
+    )
+    drawn = subsamples(condition, config.condition.n_examples, config.seeds)
+    used = sorted({b for examples in drawn.values() for b in examples})
+    place = {b: i for i, b in enumerate(used)}
+    cut = Condition(condition.tag, condition.path, condition.sha256, tuple(condition.pairs[b] for b in used), condition.dropped)
+    tokens = [tokens[b] for b in used]
+    _check_positions(config, tokens)
+    return Prepared(cut, tokens, {seed: [place[b] for b in examples] for seed, examples in drawn.items()}, cells)
+
+
+def _check_positions(config: Config, tokens: Sequence[TokenPair]) -> None:
+    positions = config.battery.acts_at
+    if not isinstance(positions, tuple):
+        return
+    shortest = min(min(len(pair.clean), len(pair.corrupt)) for pair in tokens)
+    if max(positions) >= shortest:
+        raise ConfigError(f"battery.positions={list(positions)}: the shortest prompt has {shortest} tokens, positions 0 to "
+                          f"{shortest - 1}.")
+    resid = getattr(config.battery, "granularity", None) == "layer_resid"
+    if resid and all(set(range(len(pair.clean))) <= set(positions) for pair in tokens):
+        raise ConfigError(f"battery.positions={list(positions)} covers every token of every prompt: with layer_resid that turns "
+                          "the target run into the source run, every layer would return the same number; leave positions out.")
+
+
+def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> None:
+    """Compute a run and write its files; the manifest says complete only when all of them are there."""
+    from tinylab.engine.choose import choose_engine
+
+    began = time.monotonic()
+    device = resolve_device(config.device.type)
+    started = _started(config, run_id)
+    folder.write(started)
+    model = load_model(config.model, device)
+    prepared = prepare(config, model)
+    choice = choose_engine(model, config.engine, prepared.tokens)
+    engine_began = time.monotonic()
+    impact, forwards, states = _evaluate(config, prepared, choice.engine)
+    engine_seconds = time.monotonic() - engine_began
+    _write(config, folder, run_id, prepared, impact)
+    folder.write({
+        **started,
+        "status": "complete",
+        "provenance": {
+            **_provenance(model, prepared, device),
+            "config_digest": digest(_plain(config)),
+            "dtype": config.model.dtype,
+            "engine": choice.engine.name,
+            "engine_fallback_reason": choice.reason,
+            "self_check_max_difference": choice.max_difference,
+            "seeds": list(config.seeds),
+            "threads": threads,
+            "forwards": forwards,
+            "states": states,
+            "wall_seconds": round(time.monotonic() - began, 3),
+            "engine_seconds": round(engine_seconds, 3),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "started": started["started"],
+            "finished": now(),
+        },
+    })
+
+
+def _started(config: Config, run_id: str) -> dict[str, Any]:
+    """What the manifest says from the first moment on."""
+    battery = config.battery
+    return {
+        "status": "running",
+        "run_id": run_id,
+        "run_name": config.run_name,
+        "condition": config.condition.tag,
+        "battery": battery_content(config),
+        "table": battery.table,
+        "direction": "none" if battery.source is None else f"{battery.source}->{battery.target}",
+        "target_run": battery.target,
+        "positions": str(list(battery.acts_at)) if isinstance(battery.acts_at, tuple) else battery.acts_at,
+        "model": config.model.name or config.model.path,
+        "started": now(),
+    }
+
+
+def _evaluate(config: Config, prepared: Prepared, engine: Engine) -> tuple[Impact, int, int]:
+    """Evaluate every cell on every example, with a progress bar; also forwards and states computed."""
+    computed = with_logit_diff(config.metric_names)
+    examples = len(prepared.tokens)
+    layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} cells, {rate_fmt}, {remaining} left"
+    title = f"{config.battery.name} on {config.condition.tag}"
+    with tqdm(total=len(prepared.cells), desc=title, unit=" cells", bar_format=layout, disable=None) as bar:
+        evaluation = engine.evaluate(
+            prepared.tokens,
+            [cell.variant for cell in prepared.cells],
+            Scorer(computed),
+            lambda done: bar.update(done / examples),
+        )
+    impact = assemble(
+        config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation, computed, config.metric_names
+    )
+    return impact, evaluation.forwards, evaluation.states
+
+
+def _write(config: Config, folder: RunFolder, run_id: str, prepared: Prepared, impact: Impact) -> None:
+    """Write config, tables, summary and picture."""
+    table = config.battery.table
+    write_text(folder.file("config"), OmegaConf.to_yaml(OmegaConf.create(_plain(config))))
+    impacts = impact_table(table, run_id, impact.rows())
+    write_table(folder.file(table), impacts)
+    write_table(
+        folder.file("per_example"),
+        per_example_table(table, run_id, impact.cells, impact.pairs, prepared.seeds, impact.per_example()),
+    )
+    started = _started(config, run_id)
+    told = {key: started[key] for key in ("run_id", "condition", "battery", "direction", "target_run", "positions", "model")}
+    write_json(folder.file("summary"), {**told, "seeds": list(config.seeds), **impact.summary()})
+    if config.plots:
+        heatmap(folder.file("heatmap"), impacts, impact.summary()["baselines"][config.battery.target], title=_title(config))
+    else:
+        folder.file("heatmap").unlink(missing_ok=True)
+
+
+def _title(config: Config) -> str:
+    started = _started(config, "")
+    direction = "" if started["direction"] == "none" else f", {started['direction']} at {started['positions']}"
+    return f"{config.battery.name} on {config.condition.tag}, {config.model.name or config.model.path}{direction}"
+
+
+def _provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str, Any]:
+    """Where the numbers come from: model, corpus, software."""
+    return {
+        "model": asdict(model.identity),
+        "architecture": type(model.model).__name__,
+        "n_layers": model.n_layers,
+        "n_heads": model.n_heads,
+        "bos": {"add_bos": model.add_bos, "token_id": model.bos},
+        "corpus": {
+            "path": prepared.condition.path,
+            "sha256": prepared.condition.sha256,
+            "kept": len(prepared.condition.pairs),
+            "dropped": prepared.condition.dropped,
+        },
+        "value_bias": "scaled with its head",
+        "device": device,
+        "attention": model.model.config._attn_implementation,
+        "packages": package_versions(),
+        "git": git_state(),
+    }
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """The resolved config as plain data."""
+    return {**asdict(config), "battery": battery_content(config)}
+
+
+def _still_the_same(config: Config, manifest: dict[str, Any]) -> bool:
+    """Whether the corpus and the weights of a finished run are still those in its manifest."""
+    from tinylab.conditions import corpus_sha256
+
+    provenance = manifest["provenance"]
+    identity = identify(config.model)
+    same_model = (identity.revision, identity.digest) == (provenance["model"]["revision"], provenance["model"]["digest"])
+    same_corpus = corpus_sha256(config.condition.path) == provenance["corpus"]["sha256"]
+    if not (same_model and same_corpus):
+        log.warning("run %s is complete, but its %s changed since: computing it again", manifest["run_id"],
+                    "corpus" if same_model else "weights")
+    return same_model and same_corpus

@@ -1,0 +1,75 @@
+"""What makes two runs the same: a hash of everything that determines the numbers, and of nothing else.
+
+In the hash: the battery, the condition with its corpus' sha256 in place of the path, the model's commit or
+weights digest in place of its path, its dtype and BOS policy, the device type that `auto` chose, the engine,
+the seeds, the metrics, and `RESULTS_VERSION`. Not in it: names, folders, launcher, logging, plots, threads,
+`verify_slice`, `engine.max_states`, `invariants`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tinylab.conditions import corpus_sha256
+from tinylab.errors import CorpusError, DeviceError, ModelError
+from tinylab.models import identify, resolve_device
+from tinylab.schema import Config, validate
+
+RESULTS_VERSION = 1
+"""Raised when a change of the code changes numbers."""
+
+
+def digest(content: Any) -> str:
+    """Twelve hex digits of the sha256 of a JSON-able value."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def battery_content(config: Config) -> dict[str, Any]:
+    """The battery's class and settings."""
+    cls = type(config.battery)
+    return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **asdict(config.battery)}  # type: ignore[call-overload]
+
+
+def run_id(config: Config) -> str:
+    """The run's identity. Where corpus, model or device cannot be read, their names stand in for them."""
+    condition = asdict(config.condition)
+    path = condition.pop("path")
+    try:
+        condition["sha256"] = corpus_sha256(path)
+    except CorpusError:
+        condition["path"] = path
+    try:
+        model: dict[str, Any] = asdict(identify(config.model))
+        if model["digest"] is not None:
+            del model["name"]
+    except ModelError:
+        model = asdict(config.model)
+    try:
+        device = resolve_device(config.device.type)
+    except DeviceError:
+        device = config.device.type
+    return digest({
+        "results_version": RESULTS_VERSION,
+        "battery": battery_content(config),
+        "condition": condition,
+        "model": {**model, "dtype": config.model.dtype, "add_bos": config.model.add_bos},
+        "device": device,
+        "engine": config.engine.name,
+        "seeds": config.seeds,
+        "metrics": config.metric_names,
+    })
+
+
+def register_resolver() -> None:
+    """Make `${run_id:}` available to configs; evaluated with each job's own overrides."""
+    OmegaConf.register_new_resolver("run_id", _resolve, replace=True)
+
+
+def _resolve(_root_: DictConfig) -> str:
+    return run_id(validate(_root_))

@@ -1,0 +1,1 @@
+"""Sweeps: plan the jobs of a multirun, join their tables when it ends, look for invariants."""

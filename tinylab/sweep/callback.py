@@ -1,0 +1,21 @@
+"""The Hydra callback that turns a multirun into a sweep. It runs in the parent process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+
+class SweepCallback(Callback):
+    """Joins the runs when the last one has ended."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Aggregate the sweep's folder; failures of its jobs are in their manifests."""
+        from tinylab.schema import InvariantsConfig
+        from tinylab.sweep.aggregate import Settings, aggregate
+
+        settings = Settings.of(InvariantsConfig(**config.invariants))
+        aggregate(Path(config.hydra.sweep.dir), settings)

@@ -1,0 +1,132 @@
+"""The plan of a multirun: every job composed and checked before the first one starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from tinylab.composing import Composer, is_hydra_override, one_sentence
+from tinylab.conditions import corpus_sha256, one_corpus_per_tag
+from tinylab.errors import ConfigError, CorpusError
+from tinylab.identity import digest, run_id
+from tinylab.schema import Config, validate
+from tinylab.storage import write_json
+
+IGNORED_IN_ID = ("overwrite", "plots", "threads", "output_dir", "sweep_name")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One planned run of a sweep."""
+
+    overrides: list[str]
+    condition: str
+    battery: str
+    run_id: str
+    folder: str  # relative to the sweep's folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked command: one run, or the jobs of a sweep."""
+
+    first: Config
+    sweep_folder: Path | None
+    explicit_folder: bool
+    jobs: list[Job]
+
+    def write_manifest(self) -> None:
+        """Tell the sweep's folder what is planned, before anything runs."""
+        assert self.sweep_folder is not None
+        write_json(self.sweep_folder / "manifest.json", {
+            "status": "running",
+            "sweep_name": self.first.sweep_name,
+            "invariants": asdict(self.first.invariants),
+            "jobs": [asdict(job) for job in self.jobs],
+        })
+
+
+def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> Plan:
+    """Compose and check everything that a command line would run.
+
+    Raises:
+        ConfigError: any job cannot be composed, a value is wrong, two jobs are the same run, or two corpora share a tag.
+    """
+    parsed = composer.parse(overrides)
+    fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
+    if not multirun and len(fixed) < len(parsed):
+        swept = next(override for override in parsed if override.is_sweep_override())
+        raise ConfigError(f"{swept.input_line}: several values; add -m before the overrides to sweep over them, or write "
+                          f"{swept.key_or_group}=[…] for a list.")
+    base = composer.compose(fixed)
+    if not multirun and base.hydra.mode != RunMode.MULTIRUN:
+        return Plan(validate(base), None, False, [])
+    jobs, configs = _jobs(composer, overrides, base)
+    _check(jobs, configs)
+    explicit = any(override.key_or_group == "hydra.sweep.dir" for override in parsed)
+    folder = Path(str(base.hydra.sweep.dir))
+    if not explicit:
+        folder = folder.with_name(f"{folder.name}_{_sweep_id(composer, overrides, base)}")
+    return Plan(configs[0], folder, explicit, jobs)
+
+
+def _arguments(overrides: Sequence[str], base: DictConfig) -> list[str]:
+    """What is swept: the config's own hydra.sweeper.params first, then the command line, as the sweeper does."""
+    params = base.hydra.sweeper.get("params") or {}
+    return [*(f"{key}={value}" for key, value in params.items()), *overrides]
+
+
+def _jobs(composer: Composer, overrides: Sequence[str], base: DictConfig) -> tuple[list[Job], list[Config]]:
+    target = str(base.hydra.sweeper._target_)
+    if not target.endswith("BasicSweeper"):
+        raise ConfigError(f"hydra/sweeper: {target} chooses its jobs as it goes, but tinylab checks every job before the first "
+                          "starts; use the basic sweeper.")
+    parsed = composer.parse(_arguments(overrides, base))
+    hydra_lines = [override.input_line or "" for override in parsed if is_hydra_override(override)]
+    try:
+        batches = BasicSweeper.split_arguments([o for o in parsed if not is_hydra_override(o)], None)
+    except HydraException as error:
+        raise ConfigError(one_sentence(error)) from error
+    jobs, configs = [], []
+    for lines in batches[0]:
+        composed = composer.compose([*lines, *hydra_lines])
+        config = validate(composed)
+        folder = str(composed.hydra.sweep.subdir)
+        jobs.append(Job(list(lines), config.condition.tag, config.battery.name, run_id(config), folder))
+        configs.append(config)
+    return jobs, configs
+
+
+def _check(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
+    seen: dict[str, Job] = {}
+    for job in jobs:
+        if job.folder in seen:
+            raise ConfigError(f"two jobs of this sweep are the same run: [{' '.join(seen[job.folder].overrides)}] and "
+                              f"[{' '.join(job.overrides)}]; leave one out.")
+        seen[job.folder] = job
+    one_corpus_per_tag([(config.condition.tag, _corpus(config)) for config in configs])
+
+
+def _corpus(config: Config) -> str:
+    try:
+        return corpus_sha256(config.condition.path)
+    except CorpusError:
+        return config.condition.path
+
+
+def _sweep_id(composer: Composer, overrides: Sequence[str], base: DictConfig) -> str:
+    parsed = composer.parse(_arguments(overrides, base))
+    lines = [o.input_line or "" for o in parsed if not is_hydra_override(o) and o.key_or_group not in IGNORED_IN_ID]
+    return digest(sorted(lines))
+
+
+def planned(manifest: dict[str, Any]) -> list[Job]:
+    """The jobs in a sweep's manifest."""
+    return [Job(**{key: entry[key] for key in Job.__dataclass_fields__}) for entry in manifest["jobs"]]
