@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own formatting and exit code
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other processes may share the cores
     parser = get_args_parser()
     args = parser.parse_args(None if argv is None else list(argv))
     try:
@@ -75,6 +76,7 @@ def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:
     """Run a multirun; what came of it is read from disk."""
     from tinylab import report
+    from tinylab.storage import read_json
     from tinylab.sweep.aggregate import Settings, aggregate
 
     assert plan.sweep_folder is not None
@@ -87,7 +89,9 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     try:
         _hydra(args, parser)
     finally:
-        outcome = aggregate(plan.sweep_folder, Settings.of(plan.first.invariants))
+        outcome = read_json(plan.sweep_folder / "manifest.json")
+        if outcome["status"] == "running":  # the callback never ran, or it broke
+            outcome = aggregate(plan.sweep_folder, Settings.of(plan.first.invariants))
     report.print_sweep(plan.sweep_folder, outcome)
     if outcome["failures"]:
         return EXIT_MISSING_RUNS

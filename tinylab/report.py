@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -43,11 +44,51 @@ def print_run(folder: RunFolder) -> None:
                        f"{metric} (unmodified {manifest['target_run']} run: {baselines[metric]['mean']:.3f})", title_justify="left")
     for name in [*keys, "change", *metrics]:
         view.add_column(name, justify="left" if name == "granularity" else "right")
-    for _, row in rows.iterrows():
-        view.add_row(*(str(row[key]) for key in keys), f"{row['change']:+.3f}", *(f"{row[name]:.3f}" for name in metrics))
+    for row in rows.to_dict("records"):
+        view.add_row(*(f"{row[key]}" for key in keys), f"{row['change']:+.3f}", *(f"{row[name]:.3f}" for name in metrics))
     out = console()
     out.print(view)
     verify = manifest.get("verify_slice")
     if verify:
         out.print(f"verify slice on {verify['settings']['device']}: {verify['verdict']}")
     out.print(f"run: {folder.path}")
+
+
+def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
+    """Print a sweep's invariants, what is missing, and where its files are."""
+    out = console()
+    invariants = read_json(folder / manifest["artifacts"]["invariants"])
+    for group in invariants["groups"]:
+        out.print(_invariants_table(group, invariants))
+        for note in group["notes"]:
+            out.print(f"note: {note}")
+    if "withheld" in invariants:
+        out.print(f"invariants withheld: {invariants['withheld']}")
+    for failure in manifest["failures"]:
+        out.print(f"FAILED {failure['condition']} ({failure['battery']}): {failure['error']['type']}: {failure['error']['message']}")
+    for condition in manifest["verify_failed"]:
+        out.print(f"VERIFY FAILED {condition}")
+    runs = len(manifest["jobs"])
+    out.print(f"sweep {manifest['status']}: {runs - len(manifest['failures'])} of {runs} runs, in {folder}")
+    for name, path in manifest["artifacts"].items():
+        out.print(f"  {name}: {folder / path}")
+
+
+def _invariants_table(group: dict[str, Any], invariants: dict[str, Any]) -> Table:
+    """The components that every condition of a group shares, with their rank in each condition by each metric."""
+    chance = group["expected_by_chance"]
+    found = group[group["kind"]]
+    title = (f"{group['kind']} among the {invariants['k']} strongest of every condition ({', '.join(group['conditions'])}) by "
+             f"{invariants['rank']} of {', '.join(invariants['metrics'])}: {len(found)}")
+    if chance is not None and len(group["conditions"]) > 1:
+        title += f", by chance {chance:.2f}"
+    view = Table(title=f"{group['battery']} on {group['model']}: {title}", title_justify="left")
+    heads = group["kind"] == "heads"
+    columns = ["layer", "head"] if heads else ["layer"]
+    tops = {(metric, condition): top for metric, entry in group["per_metric"].items() for condition, top in entry["top_k"].items()}
+    for name in [*columns, *(f"rank in {condition} ({metric})" for metric, condition in tops)]:
+        view.add_column(name, justify="right")
+    for component in found:
+        own = [str(component[name]) for name in columns] if heads else [str(component)]
+        view.add_row(*own, *(str(top.index(component) + 1) for top in tops.values()))
+    return view

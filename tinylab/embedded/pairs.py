@@ -6,7 +6,7 @@ the kind of the wording, and every wording comes in both kinds: no position give
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,13 +64,19 @@ def negation_pair(wording: Wording, rng: random.Random) -> Pair:
     )
 
 
+def rule_slots(kinds: Sequence[tuple[str, ...]], properties: Sequence[str]) -> dict[str, str]:
+    """Return the slots of two rules: kinds as (singular, plural), and the property of each."""
+    slots: dict[str, str] = {}
+    for number, ((kind, plural), quality) in enumerate(zip(kinds, properties, strict=True), start=1):
+        slots |= {f"kind{number}": kind, f"kinds{number}": plural, f"property{number}": quality}
+    return slots
+
+
 def logic_pair(wording: Wording, rng: random.Random) -> Pair:
     """Draw two rules and somebody whom the first or the second one is about, as the kind of wording says."""
     kinds, properties = rng.sample(tables.KINDS, 2), rng.sample(tables.PROPERTIES, 2)
     right = ("first", "second").index(wording.kind)
-    slots = {"name": rng.choice(tables.NAMES)}
-    for number, ((kind, plural), quality) in enumerate(zip(kinds, properties, strict=True), start=1):
-        slots |= {f"kind{number}": kind, f"kinds{number}": plural, f"property{number}": quality}
+    slots = rule_slots(kinds, properties) | {"name": rng.choice(tables.NAMES)}
     return Pair(
         wording.frame.format(**slots, kind=kinds[right][0]),
         wording.frame.format(**slots, kind=kinds[1 - right][0]),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tinylab.embedded import tables
-from tinylab.embedded.pairs import DRAW
+from tinylab.embedded.pairs import DRAW, rule_slots
 from tinylab.embedded.wordings import RULES, WORDINGS
 
 SHARES: Final = {"facts": 2, "negation": 2, "logic": 4, "ioi": 2, "rules": 2, "lists": 3, "plain lists": 3}
@@ -67,10 +67,7 @@ def answered_document(name: str, rng: random.Random) -> Document:
 def rules_document(rng: random.Random) -> Document:
     """Return two rules and what follows for somebody of each kind, in either order."""
     kinds, properties = rng.sample(tables.KINDS, 2), rng.sample(tables.PROPERTIES, 2)
-    slots: dict[str, str] = {}
-    for number, ((kind, plural), quality) in enumerate(zip(kinds, properties, strict=True), start=1):
-        slots |= {f"kind{number}": kind, f"kinds{number}": plural, f"property{number}": quality}
-    rules = RULES[rng.choice(list(RULES))].format(**slots)
+    rules = RULES[rng.choice(list(RULES))].format(**rule_slots(kinds, properties))
     first, second = rng.sample((0, 1), 2)
     return (
         Piece(f"{rules} So a {kinds[first][0]} is", False),

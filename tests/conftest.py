@@ -1,0 +1,40 @@
+"""What several test files share: the command line in this process, and small models made on the spot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., int]
+
+
+@pytest.fixture
+def tinylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """The command line, run in this process from an empty folder; returns the exit code."""
+    from tinylab.app import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def run(*args: str) -> int:
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        return main(args)
+
+    return run
+
+
+def only(folder: Path, pattern: str) -> Path:
+    """The one path under a folder that matches."""
+    found = sorted(folder.glob(pattern))
+    assert len(found) == 1, f"{pattern}: {found}"
+    return found[0]
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A corpus file of rows."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

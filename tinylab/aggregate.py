@@ -1,0 +1,54 @@
+"""`python -m tinylab.aggregate <sweep folder> …`: join a finished or interrupted sweep again, with other settings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tinylab.errors import TinylabError
+from tinylab.schema import PATCHING_METRICS, RANKS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Aggregate every folder given; returns the exit code (3 if a sweep has missing runs)."""
+    parser = argparse.ArgumentParser(prog="python -m tinylab.aggregate", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
+                        help="a sweep's folder, or its artifacts/cross_condition")
+    parser.add_argument("--k", type=_positive, help="how many components of each condition count as its strongest")
+    parser.add_argument("--metrics", nargs="+", choices=[*PATCHING_METRICS, "recovery_mean"], help="by which metrics")
+    parser.add_argument("--rank", choices=RANKS, help="magnitude: |change|; highest, lowest: the level itself")
+    parser.add_argument("--allow-partial", action="store_true", default=None, help="even if a condition is missing")
+    args = parser.parse_args(argv)
+    try:
+        return max(_one(folder, args) for folder in args.folders)
+    except TinylabError as error:
+        sys.stderr.write(f"tinylab.aggregate: {error}\n")
+        return error.exit_code
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of at least 1")
+    return value
+
+
+def _one(path: Path, args: argparse.Namespace) -> int:
+    """Aggregate one sweep; settings not given are those of its manifest."""
+    from tinylab import report
+    from tinylab.storage import read_json
+    from tinylab.sweep.aggregate import Settings, aggregate, sweep_folder
+
+    folder = sweep_folder(path)
+    file = folder / "manifest.json"
+    settings = {**vars(Settings()), **(read_json(file).get("invariants", {}) if file.is_file() else {})}
+    settings.update({key: value for key in settings if (value := getattr(args, key)) is not None})
+    outcome = aggregate(folder, Settings(**{**settings, "metrics": tuple(settings["metrics"])}))
+    report.print_sweep(folder, outcome)
+    return 3 if outcome["failures"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

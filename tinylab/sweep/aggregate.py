@@ -1,0 +1,209 @@
+"""Join a sweep's runs: matrices, summary, invariants. A pure function of what is on disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinylab.errors import OutputError
+from tinylab.identity import digest
+from tinylab.manifest import RunFolder
+from tinylab.storage import read_json, write_json, write_table
+from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
+from tinylab.tables import COLUMN_TYPES, KEYS, MATRICES, matrix_columns, schema
+
+__all__ = ["Settings", "aggregate", "sweep_folder"]
+CROSS_CONDITION = "artifacts/cross_condition"
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Child:
+    """A complete run of a sweep."""
+
+    folder: RunFolder
+    manifest: dict[str, Any]
+    summary: dict[str, Any]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What the matrices say about each row's run."""
+        manifest, provenance = self.manifest, self.manifest["provenance"]
+        return {
+            "condition": manifest["condition"],
+            "model": provenance["model"]["name"],
+            "battery": manifest["battery"]["name"],
+            "device": provenance["device"],
+            "dtype": provenance["dtype"],
+            "direction": manifest["direction"],
+            "positions": manifest["positions"],
+        }
+
+    def table(self) -> pa.Table:
+        """The impact table with the labels appended."""
+        table = pq.read_table(self.folder.file(self.manifest["table"]))
+        for name, label in self.labels.items():
+            table = table.append_column(name, pa.array([label] * len(table), COLUMN_TYPES[name]))
+        return table.cast(schema(matrix_columns(self.manifest["table"])))
+
+
+def sweep_folder(path: Path) -> Path:
+    """The sweep's folder that a path means; it may end in `artifacts/cross_condition`.
+
+    Raises:
+        OutputError: it is not the folder of a sweep.
+    """
+    folder = path.resolve()
+    if folder.parts[-2:] == tuple(CROSS_CONDITION.split("/")):
+        folder = folder.parent.parent
+    if not folder.is_dir():
+        raise OutputError(f"{path}: no such folder; expected a sweep's, such as outputs/sweeps/NAME.")
+    if "jobs" not in _manifest(folder) and not list(folder.glob("*/manifest.json")):
+        raise OutputError(f"{path}: not a sweep's folder, it has no manifest with jobs and no runs in it.")
+    return folder
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    file = folder / "manifest.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def aggregate(folder: Path, settings: Settings) -> dict[str, Any]:
+    """Join the runs of a sweep's folder and write the cross-condition artifacts and the manifest.
+
+    Args:
+        folder: the sweep's folder.
+        settings: how to look for invariants.
+
+    Returns:
+        The sweep's manifest.
+    """
+    before = _manifest(folder)
+    jobs = before.get("jobs") or _found_jobs(folder)
+    children: list[Child] = []
+    failures: list[dict[str, Any]] = []
+    for job in jobs:
+        run = RunFolder(folder / job["folder"])
+        child, error = _child(run, job["run_id"])
+        if child is not None:
+            children.append(child)
+        if error is not None:
+            failures.append({"condition": job["condition"], "battery": job["battery"], "folder": job["folder"],
+                             "overrides": job["overrides"], "log": f"{job['folder']}/run.log", "error": error})
+            log.error("%s (%s): %s: %s", job["condition"], job["battery"], error["type"], error["message"])
+    artifacts = _write_artifacts(folder, children, failures, settings)
+    status = "complete" if not failures else "partial" if children else "failed"
+    manifest = {
+        **before,
+        "status": status,
+        "jobs": jobs,
+        "runs": [str(job["folder"]) for job in jobs if (folder / job["folder"]).is_dir()],
+        "failures": failures,
+        "verify_failed": [c.manifest["condition"] for c in children if _strict_verify_failed(c.manifest)],
+        "invariants": {"k": settings.k, "metrics": list(settings.metrics), "rank": settings.rank,
+                       "allow_partial": settings.allow_partial},
+        "artifacts": artifacts,
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _found_jobs(folder: Path) -> list[dict[str, Any]]:
+    """Jobs read off the run folders, for a sweep whose own manifest is lost."""
+    jobs = []
+    for file in sorted(folder.glob("*/manifest.json")):
+        content = read_json(file)
+        jobs.append({"overrides": [], "condition": content.get("condition") or file.parent.name, "run_id": content.get("run_id"),
+                     "battery": content.get("battery", {}).get("name", ""), "folder": file.parent.name})
+    return jobs
+
+
+def _child(run: RunFolder, run_id: str) -> tuple[Child | None, dict[str, str] | None]:
+    """A job's complete run, and what is wrong: either may be None (a finished run whose verify slice broke has both)."""
+    manifest = run.complete(run_id)
+    if manifest is not None:
+        broken = manifest.get("verify_slice", {}).get("error")
+        return Child(run, manifest, read_json(run.file("summary"))), broken
+    try:
+        found = run.read()
+    except OutputError as error:
+        return None, {"type": "OutputError", "message": str(error)}
+    if found is None:
+        return None, {"type": "NotRun", "message": "the job left no manifest: it never started, or was killed before it could write"}
+    if found.get("status") == "failed":
+        return None, found["error"]
+    return None, {"type": "Interrupted", "message": f"the manifest says {found.get('status')}, but the run did not finish"}
+
+
+def _strict_verify_failed(manifest: dict[str, Any]) -> bool:
+    verify = manifest.get("verify_slice", {})
+    return verify.get("verdict") == "fail" and bool(verify["settings"]["strict"])
+
+
+def _write_artifacts(
+    folder: Path, children: Sequence[Child], failures: Sequence[dict[str, Any]], settings: Settings
+) -> dict[str, str]:
+    """Write the cross-condition files; returns their relative paths by name."""
+    target = folder / CROSS_CONDITION
+    written: dict[str, str] = {}
+    for table, name in MATRICES.items():
+        file = target / f"{name}.parquet"
+        parts = [child.table() for child in children if child.manifest["table"] == table]
+        if parts:
+            write_table(file, pa.concat_tables(parts))
+            written[name] = f"{CROSS_CONDITION}/{file.name}"
+        else:
+            file.unlink(missing_ok=True)
+    write_json(target / "summary.json", _summary(children, failures))
+    missing = [failure["condition"] for failure in failures if not _has(children, failure)]
+    write_json(target / "invariants.json", find_invariants(_groups(children), settings, list(dict.fromkeys(missing))))
+    return {**written, "summary": f"{CROSS_CONDITION}/summary.json", "invariants": f"{CROSS_CONDITION}/invariants.json"}
+
+
+def _has(children: Sequence[Child], failure: dict[str, Any]) -> bool:
+    return any(child.folder.path.name == failure["folder"] for child in children)
+
+
+def _summary(children: Sequence[Child], failures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Per condition that run's summary; several runs of one condition (models, batteries) are told apart by folder."""
+    conditions: dict[str, Any] = {}
+    for child in children:
+        tag = child.manifest["condition"]
+        alone = sum(other.manifest["condition"] == tag for other in children) == 1
+        if alone:
+            conditions[tag] = child.summary
+        else:
+            conditions.setdefault(tag, {"runs": {}})["runs"][child.folder.path.name] = child.summary
+    return {"conditions": conditions, "failed": [{"condition": f["condition"], "error": f["error"]} for f in failures]}
+
+
+def _groups(children: Sequence[Child]) -> list[Group]:
+    """Runs of one model, battery setting, device, dtype and granularity."""
+    members: dict[str, list[Child]] = {}
+    for child in children:
+        identity = {**child.labels, **{key: child.manifest["provenance"]["model"][key] for key in ("revision", "digest")}}
+        del identity["condition"]
+        members.setdefault(json.dumps([identity, child.manifest["battery"]], sort_keys=True), []).append(child)
+    return [_group(runs) for runs in members.values()]
+
+
+def _group(children: Sequence[Child]) -> Group:
+    first = children[0]
+    describe = {key: value for key, value in first.labels.items() if key != "condition"}
+    describe["battery_digest"] = digest(first.manifest["battery"])
+    if "granularity" in KEYS[first.manifest["table"]]:
+        describe["granularity"] = first.manifest["battery"]["granularity"]
+    runs = []
+    for child in children:
+        baselines = child.summary["baselines"][child.manifest["target_run"]]
+        frame = pd.read_parquet(child.folder.file(child.manifest["table"]))
+        runs.append(ConditionRun(child.manifest["condition"], frame, {name: entry["mean"] for name, entry in baselines.items()}))
+    return Group("heads" if "head" in KEYS[first.manifest["table"]] else "layers", describe, runs)

@@ -1,0 +1,176 @@
+"""Invariants: components that are among the strongest in every condition.
+
+A component's score is its value averaged over seeds; by `magnitude` |value − unmodified target run|, largest over
+scales. Runs are compared only within a group: one model, battery setting, device, dtype and granularity. What
+chance alone would give is reported beside what was found: m independent top-k sets among N components share
+k^m / N^(m−1) of them on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+Component = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to look; the fields of the config group `invariants`."""
+
+    k: int = 10
+    metrics: tuple[str, ...] = ("logit_diff",)
+    rank: str = "magnitude"
+    allow_partial: bool = False
+
+    @classmethod
+    def of(cls, config: Any) -> Settings:
+        """From a checked `InvariantsConfig`."""
+        return cls(config.k, tuple(config.metrics), config.rank, config.allow_partial)
+
+
+@dataclass(frozen=True)
+class ConditionRun:
+    """One run of a group: its impact table, and its unmodified target run's metrics."""
+
+    condition: str
+    table: pd.DataFrame
+    baselines: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs whose components may be compared."""
+
+    kind: str  # "heads" or "layers"
+    describe: dict[str, str]  # model, battery, device, …
+    runs: Sequence[ConditionRun]
+
+
+def scores(run: ConditionRun, kind: str, metric: str, rank: str) -> pd.Series[float] | None:
+    """Every component's score, higher is stronger; None if the run lacks the metric.
+
+    Args:
+        run: the run.
+        kind: `heads` (components are layer and head) or `layers`.
+        metric: which metric.
+        rank: `magnitude`, `highest` or `lowest`.
+    """
+    chosen = run.table[run.table["metric"] == metric]
+    if chosen.empty:
+        return None
+    component = ["layer", "head"] if kind == "heads" else ["layer"]
+    cells = [*component, "scale"] if kind == "heads" else component
+    values = chosen.groupby(cells)["value"].mean()
+    if rank == "magnitude":
+        values = (values - run.baselines[metric]).abs()
+    elif rank == "lowest":
+        values = -values
+    return values.groupby(level=component).max()
+
+
+def top_k(score: pd.Series[float], k: int) -> list[Component]:
+    """The k strongest components, ties broken by (layer, head)."""
+    ordered = sorted(score.items(), key=lambda item: (-item[1], _component(item[0])))
+    return [_component(index) for index, _ in ordered[:k]]
+
+
+def _component(index: Any) -> Component:
+    return tuple(int(part) for part in index) if isinstance(index, tuple) else (int(index),)
+
+
+def by_chance(k: int, components: int, conditions: int) -> float:
+    """Expected size of the intersection of `conditions` random k-sets among `components`."""
+    k = min(k, components)
+    return float(k**conditions / components ** (conditions - 1))
+
+
+def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
+    """One group's entry: the invariants, the top k of each condition by each metric, and notes on what limits them."""
+    notes: list[str] = []
+    if len(group.runs) == 1:
+        notes.append("one condition only: these are its strongest components, not invariants")
+    per_metric: dict[str, Any] = {}
+    common: list[Component] | None = None
+    size = 0
+    for metric in settings.metrics:
+        tops: dict[str, list[Component]] = {}
+        for run in group.runs:
+            score = scores(run, group.kind, metric, settings.rank)
+            if score is None:
+                notes.append(f"{run.condition} has no metric {metric}")
+                continue
+            size = len(score)
+            if size < settings.k:
+                notes.append(f"{run.condition} has {size} components, fewer than k={settings.k}")
+            tops[run.condition] = top_k(score, settings.k)
+        shared = _shared(list(tops.values())) if len(tops) == len(group.runs) else []
+        per_metric[metric] = {
+            group.kind: _listed(shared, group.kind),
+            "top_k": {condition: _listed(top, group.kind) for condition, top in tops.items()},
+        }
+        common = shared if common is None else [component for component in common if component in shared]
+    return {
+        **group.describe,
+        "kind": group.kind,
+        "conditions": [run.condition for run in group.runs],
+        "components": size,
+        group.kind: _listed(common or [], group.kind),
+        "per_metric": per_metric,
+        "expected_by_chance": by_chance(settings.k, size, len(group.runs)) if size else None,
+        "notes": list(dict.fromkeys(notes)),
+    }
+
+
+def _shared(tops: Sequence[list[Component]]) -> list[Component]:
+    """Components in every list, in the order of (layer, head)."""
+    return sorted(set(tops[0]).intersection(*tops[1:])) if tops else []
+
+
+def _listed(components: Sequence[Component], kind: str) -> list[Any]:
+    return [{"layer": c[0], "head": c[1]} for c in components] if kind == "heads" else [c[0] for c in components]
+
+
+def find_invariants(groups: Sequence[Group], settings: Settings, missing: Sequence[str]) -> dict[str, Any]:
+    """The content of invariants.json.
+
+    Args:
+        groups: runs that may be compared.
+        settings: how to look.
+        missing: requested conditions that have no complete run; with any, and without `allow_partial`, nothing is claimed.
+    """
+    content: dict[str, Any] = {
+        "k": settings.k,
+        "metrics": list(settings.metrics),
+        "rank": settings.rank,
+        "set": "intersection",
+        "heads": [],
+        "layers": [],
+        "per_metric": {},
+        "expected_by_chance": {},
+        "conditions": list(dict.fromkeys(run.condition for group in groups for run in group.runs)),
+        "groups": [],
+    }
+    if missing and not settings.allow_partial:
+        content["withheld"] = (f"no complete run of {', '.join(missing)}: what holds in the others is not invariant; mend and run "
+                               "the same command again, or accept it with invariants.allow_partial=true (--allow-partial)")
+        return content
+    content["groups"] = [group_invariants(group, settings) for group in groups]
+    notes = []
+    for kind in ("heads", "layers"):
+        alike = [entry for entry in content["groups"] if entry["kind"] == kind]
+        if len(alike) == 1:
+            content[kind] = alike[0][kind]
+            content["per_metric"][kind] = alike[0]["per_metric"]
+            content["expected_by_chance"][kind] = alike[0]["expected_by_chance"]
+            notes += alike[0]["notes"]
+        elif alike:
+            notes.append(f"{len(alike)} groups of {kind} (models, settings, devices or dtypes differ): see groups")
+    if missing:
+        notes.append(f"without {', '.join(missing)}, which have no complete run")
+    if notes:
+        content["note"] = "; ".join(notes)
+    return content
