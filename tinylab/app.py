@@ -118,7 +118,8 @@ def _check_writable(folder: Path) -> None:
         for parent in made:
             if parent.is_dir():
                 parent.rmdir()
-        raise OutputError(f"output_dir: {folder} cannot be written ({error.strerror}); choose another folder with output_dir=….") from error
+        reason = f"{folder} cannot be written ({error.strerror})"
+        raise OutputError(f"output_dir: {reason}; choose another folder with output_dir=….") from error
 
 
 def task(cfg: DictConfig) -> None:

@@ -178,7 +178,8 @@ def _evaluate(config: Config, prepared: Prepared, engine: Engine) -> tuple[Impac
             lambda done: bar.update(done / examples),
         )
     impact = assemble(
-        config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation, computed, config.metric_names
+        config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation,
+        computed=computed, wanted=config.metric_names,
     )
     return impact, evaluation.forwards, evaluation.states
 
@@ -191,7 +192,7 @@ def _write(config: Config, folder: RunFolder, run_id: str, prepared: Prepared, i
     write_table(folder.file(table), impacts)
     write_table(
         folder.file("per_example"),
-        per_example_table(table, run_id, impact.cells, impact.pairs, prepared.seeds, impact.per_example()),
+        per_example_table(table, run_id, impact.cells, impact.pairs, seeds=prepared.seeds, metrics=impact.per_example()),
     )
     started = _started(config, run_id)
     told = {key: started[key] for key in ("run_id", "condition", "battery", "direction", "target_run", "positions", "model")}

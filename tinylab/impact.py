@@ -149,6 +149,7 @@ def assemble(
     pairs: Sequence[PromptPair],
     seeds: dict[int, list[int]],
     evaluation: Evaluation,
+    *,
     computed: Sequence[str],
     wanted: Sequence[str],
 ) -> Impact:

@@ -215,8 +215,9 @@ def load_model(config: ModelConfig, device: str) -> CausalModel:
                 trust_remote_code=False,
             )
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ModelError(f"{source}: cannot be loaded as a causal language model ({_first_sentence(error)}); expected "
-                         "config.json, model.safetensors and tokenizer files of an architecture that transformers knows.") from error
+        expected = "config.json, model.safetensors and tokenizer files of an architecture that transformers knows"
+        raise ModelError(f"{source}: cannot be loaded as a causal language model ({_first_sentence(error)}); "
+                         f"expected {expected}.") from error
     model = model.to(device)
     model.eval()
     model.requires_grad_(False)
@@ -240,11 +241,12 @@ def _quiet_transformers() -> Iterator[None]:
 def _folder(path: str) -> Path:
     folder = locate(path)
     if not folder.is_dir():
-        raise ModelError(f"model.path={path}: no such folder; expected one with config.json, model.safetensors and tokenizer files.")
+        expected = "expected one with config.json, model.safetensors and tokenizer files"
+        raise ModelError(f"model.path={path}: no such folder; {expected}.")
     if not (folder / "config.json").is_file():
         raise ModelError(f"model.path={path}: not a model folder, it has no config.json.")
     if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"model.path={path}: no *.safetensors in it; other weight formats are not read (they can run code).")
+        raise ModelError(f"model.path={path}: no *.safetensors in it; other formats are not read, they can run code.")
     return folder
 
 

@@ -40,8 +40,9 @@ def print_run(folder: RunFolder) -> None:
     keys = list(KEYS[manifest["table"]])
     rows = strongest(table, keys, baselines, metric).head(STRONGEST)
     metrics = [name for name in summary["metrics"] if name in rows]
-    view = Table(title=f"{manifest['battery']['name']} on {manifest['condition']}, {manifest['model']}: strongest by change of "
-                       f"{metric} (unmodified {manifest['target_run']} run: {baselines[metric]['mean']:.3f})", title_justify="left")
+    what = f"{manifest['battery']['name']} on {manifest['condition']}, {manifest['model']}"
+    unmodified = f"unmodified {manifest['target_run']} run: {baselines[metric]['mean']:.3f}"
+    view = Table(title=f"{what}: strongest by change of {metric} ({unmodified})", title_justify="left")
     for name in [*keys, "change", *metrics]:
         view.add_column(name, justify="left" if name == "granularity" else "right")
     for row in rows.to_dict("records"):
@@ -65,7 +66,8 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
     if "withheld" in invariants:
         out.print(f"invariants withheld: {invariants['withheld']}")
     for failure in manifest["failures"]:
-        out.print(f"FAILED {failure['condition']} ({failure['battery']}): {failure['error']['type']}: {failure['error']['message']}")
+        error = failure["error"]
+        out.print(f"FAILED {failure['condition']} ({failure['battery']}): {error['type']}: {error['message']}")
     for condition in manifest["verify_failed"]:
         out.print(f"VERIFY FAILED {condition}")
     runs = len(manifest["jobs"])
@@ -85,7 +87,8 @@ def _invariants_table(group: dict[str, Any], invariants: dict[str, Any]) -> Tabl
     view = Table(title=f"{group['battery']} on {group['model']}: {title}", title_justify="left")
     heads = group["kind"] == "heads"
     columns = ["layer", "head"] if heads else ["layer"]
-    tops = {(metric, condition): top for metric, entry in group["per_metric"].items() for condition, top in entry["top_k"].items()}
+    tops = {(metric, condition): top for metric, entry in group["per_metric"].items()
+            for condition, top in entry["top_k"].items()}
     for name in [*columns, *(f"rank in {condition} ({metric})" for metric, condition in tops)]:
         view.add_column(name, justify="right")
     for component in found:

@@ -234,7 +234,8 @@ def _battery(values: dict[str, Any]) -> Battery:
     try:
         cls = get_class(str(target))
     except (ImportError, ValueError) as error:
-        raise ConfigError(f"battery._target_={target}: expected the path of a battery's class, as in conf/battery/h1.yaml.") from error
+        expected = "expected the path of a battery's class, as in conf/battery/h1.yaml"
+        raise ConfigError(f"battery._target_={target}: {expected}.") from error
     battery: Battery = _typed("battery", cls, values)
     return battery
 
@@ -253,7 +254,7 @@ class _Root:
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
     """Everything but the hydra node (which may refer to the run id, and so to us), interpolations resolved."""
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     missing = sorted(OmegaConf.missing_keys(own))
     if missing:
         raise ConfigError(f"{missing[0]}: a value is required; give it as {missing[0]}=… on the command line.")

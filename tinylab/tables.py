@@ -81,6 +81,7 @@ def per_example_table(
     run_id: str,
     cells: Sequence[Cell],
     pairs: Sequence[PromptPair],
+    *,
     seeds: dict[int, list[int]],
     metrics: dict[str, tuple[FloatArray, FloatArray]],
 ) -> pa.Table:

@@ -17,7 +17,7 @@ from tinylab.manifest import RunFolder, describe
 from tinylab.metrics import FloatArray, Scorer, with_logit_diff
 from tinylab.models import load_model, resolve_device
 from tinylab.schema import Config, VerifySliceConfig
-from tinylab.storage import read_json, write_json
+from tinylab.storage import write_json
 from tinylab.tables import KEYS
 
 TOLERANCES = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
@@ -81,7 +81,7 @@ def _verify(config: Config, asked: VerifySliceConfig, folder: RunFolder, main_de
     )
     pairs = [prepared.condition.pairs[b] for b in last]
     every = dict.fromkeys(config.seeds, list(range(len(last))))
-    verified = assemble(config.battery, real, pairs, every, evaluation, computed, config.metric_names)
+    verified = assemble(config.battery, real, pairs, every, evaluation, computed=computed, wanted=config.metric_names)
     main = _main_side(folder, verified)
     metrics = {name: _compare(main[name], values, _baseline(verified, name)) for name, values in verified.values.items()}
     judged = [name for name in JUDGED if name in metrics] or list(metrics)

@@ -76,7 +76,7 @@ class ActivationPatch:
     @property
     def aligned(self) -> bool:
         """Only `last` is each run's own last token."""
-        return self.positions != "last"
+        return bool(self.positions != "last")
 
     def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
         """One cell per layer, and with `sham_control` one more in which the target run is its own source."""

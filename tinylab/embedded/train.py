@@ -10,7 +10,9 @@ gives the same bits; another CPU may add in another order, and gives a model of 
 
 import argparse
 import logging
+import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -36,10 +38,12 @@ SEED: Final = 7
 THREADS: Final = 2
 VOCABULARY: Final = 2048
 POSITIONS: Final = 128
+POSITION_SIZE: Final = 0.2
 BATCH: Final = 16
 STEPS: Final = 4000
 WARMUP: Final = 100
 LEARNING_RATE: Final = 3e-3
+MUON_RATE: Final = 6e-3
 WEIGHT_DECAY: Final = 0.05
 CLIP: Final = 1.0
 REPORT_EVERY: Final = 100
@@ -97,20 +101,19 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
         use_cache=True,
     )
     model = GPT2LMHeadModel(config)
-    with torch.no_grad():
-        model.transformer.wpe.weight.copy_(sinusoids(POSITIONS, config.n_embd))
+    model.transformer.wpe.weight = torch.nn.Parameter(sinusoids(POSITIONS, config.n_embd), requires_grad=False)
     return model
 
 
 def sinusoids(positions: int, width: int) -> Tensor:
-    """Return what the position embeddings start from, (positions, width): waves of 6 to 600 tokens.
+    """Return the position embeddings, (positions, width): waves of 6 to 600 tokens, which training leaves alone.
 
-    Neighbouring positions then look alike from the start, so that heads find "the token before" in hundreds
-    of steps rather than thousands, and with it induction. Training goes on changing the embeddings.
+    A given distance between tokens is then the same rotation everywhere, so that heads find "the token before"
+    in hundreds of steps rather than thousands, and with it induction.
     """
     frequencies = 100.0 ** -(torch.arange(0, width, 2) / width)
     angles = torch.arange(positions)[:, None] * frequencies
-    return 0.03 * torch.cat([angles.sin(), angles.cos()], dim=1)
+    return POSITION_SIZE * torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: str) -> Iterator[Batch]:
@@ -146,19 +149,37 @@ def weighted_loss(model: GPT2LMHeadModel, batch: Batch) -> Tensor:
     return (losses * weights[weights > 0]).sum() / weights.sum()
 
 
+def optimizers(model: GPT2LMHeadModel) -> list[torch.optim.Optimizer]:
+    """Return Muon for the weight matrices of the blocks and AdamW for all else."""
+    blocks = list(model.transformer.h.parameters())
+    matrices = [parameter for parameter in blocks if parameter.ndim == 2]
+    chosen = {id(parameter) for parameter in matrices}
+    others = [one for one in model.parameters() if one.requires_grad and id(one) not in chosen]
+    return [
+        torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=WEIGHT_DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY),
+    ]
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Return the factor of the learning rates: up in a line, then down to zero along a cosine."""
+    if step < WARMUP:
+        return (step + 1) / WARMUP
+    return 0.5 + 0.5 * math.cos(math.pi * (step - WARMUP) / max(1, steps - WARMUP))
+
+
 def train(model: GPT2LMHeadModel, drawn: Iterator[Batch], steps: int) -> None:
-    """Train a model in place with AdamW; the learning rate warms up, then follows a cosine to zero."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY)
-    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=WARMUP)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - WARMUP))
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, [warmup, cosine], [WARMUP])
+    """Train a model in place."""
+    used = optimizers(model)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(one, partial(learning_rate, steps=steps)) for one in used]
     for step, batch in enumerate(islice(drawn, steps), start=1):
         loss = weighted_loss(model, batch)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        schedule.step()
+        for optimizer, schedule in zip(used, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         if step % REPORT_EVERY == 0:
             logger.info("step %d of %d: loss %.3f", step, steps, loss.item())
 

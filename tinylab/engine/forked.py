@@ -11,10 +11,9 @@ Letters: N states of the trie, V variants, B examples, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -38,12 +37,8 @@ Fork = tuple[int, bool]
 """Where a variant leaves the clean row: (layer, False) before a block, (layer, True) behind it."""
 
 
-class Connect(Protocol):
-    """Connects one pass to the opened model (see `taps.tapped`)."""
-
-    def __call__(self, tap: taps.Tap) -> AbstractContextManager[None]:
-        """The context in which the model's forward pass is this tap's."""
-        ...
+Connect = Callable[[taps.Tap], AbstractContextManager[None]]
+"""Connects one pass to the opened model (see `taps.tapped`)."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +61,24 @@ class Forest:
     def source_path(self, run: Run, which: int) -> IntArray:
         """The path of one example's prompt in `both`."""
         return self.both.paths[which + (len(self.examples) if run == "corrupt" else 0)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call of `evaluate` is about."""
+
+    connect: Connect
+    pairs: Sequence[TokenPair]
+    scorer: Scorer
+    sites: set[tuple[Site, int]]  # whose activations patches need
+
+
+@dataclass(frozen=True)
+class Unmodified:
+    """What a forest's unmodified runs give to its variants."""
+
+    ref: metrics.Reference
+    activations: Activations  # by site and layer, [N, …] over the nodes of `both`
 
 
 class ForkedEngine:
@@ -103,12 +116,12 @@ class ForkedEngine:
         baselines: dict[Run, metrics.FloatArray] = {"clean": np.empty(shape), "corrupt": np.empty(shape)}
         values = np.empty((len(variants), *shape))
         with taps.tapped(self._model) as connect:
+            work = Work(connect, pairs, scorer, sites)
             for forest in forests(pairs, list(by_setting), max(1, self._max_states // ROWS_PER_PASS)):
-                ref, sources = self._unmodified(connect, forest, pairs, scorer, sites, baselines)
+                unmodified = self._unmodified(work, forest, baselines)
                 for setting, members in by_setting.items():
                     for chunk in self._chunks(members, len(forest.targets[setting])):
-                        chosen = [variants[v] for v in chunk]
-                        scores = self._variants(connect, forest, setting, chosen, sources, scorer, ref)
+                        scores = self._variants(work, forest, setting, [variants[v] for v in chunk], unmodified)
                         values[np.ix_(chunk, forest.examples)] = scores
                         if progress is not None:
                             progress(len(chunk) * len(forest.examples))
@@ -120,35 +133,20 @@ class ForkedEngine:
         for start in range(0, len(members), size):
             yield members[start : start + size]
 
-    def _unmodified(
-        self,
-        connect: Connect,
-        forest: Forest,
-        pairs: Sequence[TokenPair],
-        scorer: Scorer,
-        sites: set[tuple[Site, int]],
-        baselines: dict[Run, metrics.FloatArray],
-    ) -> tuple[metrics.Reference, Activations]:
+    def _unmodified(self, work: Work, forest: Forest, baselines: dict[Run, metrics.FloatArray]) -> Unmodified:
         """Run both prompts of every pair as they are: the reference, the baselines and the source activations."""
-        this = Pass(forest.both, capture=sites)
-        logits = self._forward(connect, this, forest.both.ends())[0]
+        this = Pass(forest.both, capture=work.sites)
+        logits = self._forward(work.connect, this, forest.both.ends())[0]
         count = len(forest.examples)
         clean, corrupt = logits[:count], logits[count:]
-        answers = ([getattr(pairs[b], name) for b in forest.examples] for name in ("target", "foil"))
+        answers = ([getattr(work.pairs[b], name) for b in forest.examples] for name in ("target", "foil"))
         ref = metrics.reference(clean, *(torch.tensor(tokens, device=logits.device) for tokens in answers))
-        baselines["clean"][forest.examples] = scorer.score(clean, ref).numpy()
-        baselines["corrupt"][forest.examples] = scorer.score(corrupt, ref).numpy()
-        return ref, this.captured
+        baselines["clean"][forest.examples] = work.scorer.score(clean, ref).numpy()
+        baselines["corrupt"][forest.examples] = work.scorer.score(corrupt, ref).numpy()
+        return Unmodified(ref, this.captured)
 
     def _variants(
-        self,
-        connect: Connect,
-        forest: Forest,
-        setting: Setting,
-        chunk: Sequence[Variant],
-        sources: Activations,
-        scorer: Scorer,
-        ref: metrics.Reference,
+        self, work: Work, forest: Forest, setting: Setting, chunk: Sequence[Variant], unmodified: Unmodified
     ) -> metrics.FloatArray:
         """One forked pass; [variants of the chunk, examples of the forest, M]."""
         tree = forest.targets[setting]
@@ -161,10 +159,10 @@ class ForkedEngine:
             for intervention in variant.interventions:
                 source = None
                 if not isinstance(intervention.operation, Scale):
-                    source = sources[intervention.site, intervention.layer][torch.tensor(there, device=device)]
+                    source = unmodified.activations[intervention.site, intervention.layer][torch.tensor(there, device=device)]
                 this.plan(row, intervention, source)
-        logits = self._forward(connect, this, tree.ends())
-        return np.stack([scorer.score(logits[1 + v], ref).numpy() for v in range(len(chunk))])
+        logits = self._forward(work.connect, this, tree.ends())
+        return np.stack([work.scorer.score(logits[1 + v], unmodified.ref).numpy() for v in range(len(chunk))])
 
     def _forward(self, connect: Connect, this: Pass, read: IntArray) -> torch.Tensor:
         """Run one pass; logits [rows, len(read), W] at the nodes in `read`."""
@@ -222,13 +220,17 @@ class Pass:
         elif site == "resid_post":
             value = _grown(value, self._forks.get((layer, True), 0))
         if (site, layer) in self._capture:
-            self.captured[site, layer] = value.reshape(-1, len(self.tree), *value.shape[2 if value.dim() > 2 else 1 :])[0].clone()
+            self.captured[site, layer] = self._by_row(value)[0].clone()
         if (site, layer) in self._edits:
-            rows = value.reshape(-1, len(self.tree), *value.shape[2 if value.dim() > 2 else 1 :])
+            rows = self._by_row(value)
             for row, intervention, source in self._edits[site, layer]:
                 self._edit(rows[row], intervention, source)
             value = rows.reshape(value.shape)
         return value
+
+    def _by_row(self, value: torch.Tensor) -> torch.Tensor:
+        """An activation as [rows, N, …]; some families flatten rows and nodes inside a block."""
+        return value if value.dim() > 2 else value.reshape(-1, len(self.tree), value.shape[-1])
 
     def _edit(self, row: torch.Tensor, intervention: Intervention, source: torch.Tensor | None) -> None:
         """Change one row [N, …] in place at the edited nodes."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ def capture(model: CausalModel, sites: set[tuple[Site, int]], into: Activations)
 
     with ExitStack() as stack:
         for site, layer in sites:
-            stack.enter_context(edit(model, site, layer, lambda value, s=site, n=layer: keep(s, n, value)))
+            stack.enter_context(edit(model, site, layer, partial(keep, site, layer)))
         yield
 
 
@@ -105,9 +106,7 @@ def intervene(model: CausalModel, variant: Variant, length: int, source: tuple[A
 
     with ExitStack() as stack:
         for intervention in variant.interventions:
-            stack.enter_context(
-                edit(model, intervention.site, intervention.layer, lambda value, i=intervention: change(i, value))
-            )
+            stack.enter_context(edit(model, intervention.site, intervention.layer, partial(change, intervention)))
         yield
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -47,7 +47,7 @@ _current: ContextVar[tuple[Tap, str]] = ContextVar("tinylab_tap")
 
 
 @contextmanager
-def tapped(model: CausalModel) -> Iterator[Callable[[Tap], Any]]:
+def tapped(model: CausalModel) -> Iterator[Callable[[Tap], AbstractContextManager[None]]]:
     """Open a model for forked forward passes; yields a context manager that connects one pass.
 
     Raises:

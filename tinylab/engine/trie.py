@@ -74,8 +74,8 @@ class Builder:
 
     def finish(self, paths: Sequence[IntArray]) -> Trie:
         """The trie of everything added, with the given paths."""
-        columns = (np.array(column, dtype=np.int64) for column in (self._tokens, self._depth, self._parents))
-        return Trie(*columns, tuple(paths))
+        tokens, depth, parents = (np.array(column, dtype=np.int64) for column in (self._tokens, self._depth, self._parents))
+        return Trie(tokens, depth, parents, tuple(paths))
 
 
 def build(sequences: Sequence[Sequence[Key]]) -> Trie:

@@ -137,7 +137,8 @@ def _child(run: RunFolder, run_id: str) -> tuple[Child | None, dict[str, str] | 
     except OutputError as error:
         return None, {"type": "OutputError", "message": str(error)}
     if found is None:
-        return None, {"type": "NotRun", "message": "the job left no manifest: it never started, or was killed before it could write"}
+        message = "the job left no manifest: it never started, or was killed before it could write"
+        return None, {"type": "NotRun", "message": message}
     if found.get("status") == "failed":
         return None, found["error"]
     return None, {"type": "Interrupted", "message": f"the manifest says {found.get('status')}, but the run did not finish"}

@@ -155,8 +155,8 @@ def find_invariants(groups: Sequence[Group], settings: Settings, missing: Sequen
         "groups": [],
     }
     if missing and not settings.allow_partial:
-        content["withheld"] = (f"no complete run of {', '.join(missing)}: what holds in the others is not invariant; mend and run "
-                               "the same command again, or accept it with invariants.allow_partial=true (--allow-partial)")
+        content["withheld"] = (f"no complete run of {', '.join(missing)}: what holds in the others is not invariant; mend it and "
+                               "run the same command again, or accept it with invariants.allow_partial=true (--allow-partial)")
         return content
     content["groups"] = [group_invariants(group, settings) for group in groups]
     notes = []
