@@ -1,0 +1,150 @@
+"""Good input passes, each broken contract is named. Tables come from real runs, read by pandas, polars and pyarrow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+
+from tinylab import validate
+from tinylab.app import main
+from tinylab.errors import SchemaError
+
+Change = Callable[[Any], Any]
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of both batteries over two conditions, with a verify slice."""
+    folder = tmp_path_factory.mktemp("validate")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        options = ["condition.n_examples=4", "battery.layers=[0,1]", "seeds=[0,1]", "+verify_slice.n_examples=2"]
+        assert main(["-m", "battery=h1,h2", "condition=cond_a,cond_b", *options]) == 0
+    return next((folder / "outputs/sweeps").iterdir())
+
+
+def table(sweep: Path, name: str) -> pd.DataFrame:
+    return pd.read_parquet(next(sweep.glob(f"**/{name}.parquet")))
+
+
+def document(sweep: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(next(sweep.glob(f"**/{name}.json")).read_text())
+    return content
+
+
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    "pandas": pd.read_parquet,
+    "pandas with arrow types": lambda path: pd.read_parquet(path, dtype_backend="pyarrow"),
+    "pandas with nullable types": lambda path: pd.read_parquet(path, dtype_backend="numpy_nullable"),
+    "pyarrow": lambda path: pq.read_table(path).to_pandas(),
+    "polars": lambda path: pl.read_parquet(path).to_pandas(),
+    "as pandas 2 reads text": lambda path: pd.read_parquet(path).astype({"run_id": object, "metric": object}),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_a_sweep_writes_is_valid_whoever_reads_it(sweep: Path, reader: str) -> None:
+    read = READERS[reader]
+    validate.validate_head_impact_schema(read(next(sweep.glob("**/head_impact.parquet"))))
+    validate.validate_layer_impact_schema(read(next(sweep.glob("**/layer_impact.parquet"))))
+    for matrix in ("head_matrix", "layer_matrix"):
+        validate.validate_cross_condition_matrix(read(next(sweep.glob(f"**/{matrix}.parquet"))), ["cond_a", "cond_b"])
+
+
+def test_what_a_sweep_writes_as_json_is_valid(sweep: Path) -> None:
+    validate.validate_invariants_json(document(sweep, "invariants"))
+    validate.validate_verify_json(document(sweep, "verify"))
+
+
+def first_value_missing(df: pd.DataFrame) -> pd.DataFrame:
+    df.loc[0, "value"] = None
+    return df
+
+
+BROKEN_TABLES: dict[str, tuple[Change, str]] = {
+    "a column missing": (lambda df: df.drop(columns="head"), "missing .'head'."),
+    "a column in excess": (lambda df: df.assign(extra=1), "not expected .'extra'."),
+    "columns out of order": (lambda df: df[[*df.columns[::-1]]], "out of order"),
+    "numbers as text": (lambda df: df.assign(value=df["value"].astype(str)), "'value' is .*, expected double"),
+    "layers as floats": (lambda df: df.assign(layer=df["layer"].astype(float)), "'layer' is float64, expected int64"),
+    "text as numbers": (lambda df: df.assign(metric=1), "'metric' is int64, expected string"),
+    "a missing value": (first_value_missing, "'value' has 1 missing"),
+    "an infinite value": (lambda df: df.assign(value=float("inf")), "not finite"),
+    "a negative layer": (lambda df: df.assign(layer=-1), "negative number, -1"),
+    "a cell twice": (lambda df: pd.concat([df, df.head(1)], ignore_index=True), "stands twice: run_id="),
+    "no rows": (lambda df: df.head(0), "no rows"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_TABLES)
+def test_a_broken_head_table_is_refused_with_its_fault(sweep: Path, fault: str) -> None:
+    change, message = BROKEN_TABLES[fault]
+    with pytest.raises(SchemaError, match=message):
+        validate.validate_head_impact_schema(change(table(sweep, "head_impact")))
+
+
+def test_an_unknown_granularity_is_refused(sweep: Path) -> None:
+    with pytest.raises(SchemaError, match="granularity .'everything'., expected layer_resid"):
+        validate.validate_layer_impact_schema(table(sweep, "layer_impact").assign(granularity="everything"))
+
+
+@pytest.mark.parametrize("conditions", [["cond_a"], ["cond_a", "cond_b", "cond_c"], []])
+def test_a_matrix_with_other_conditions_is_refused(sweep: Path, conditions: list[str]) -> None:
+    with pytest.raises(SchemaError, match="got conditions .'cond_a', 'cond_b'., expected"):
+        validate.validate_cross_condition_matrix(table(sweep, "head_matrix"), conditions)
+
+
+def test_a_matrix_without_conditions_is_refused(sweep: Path) -> None:
+    with pytest.raises(SchemaError, match="no column 'condition'"):
+        validate.validate_cross_condition_matrix(table(sweep, "head_impact"), ["cond_a"])
+
+
+BROKEN_VERIFY: dict[str, tuple[Change, str]] = {
+    "no device": (lambda d: d.pop("device_verify"), "device_verify is None"),
+    "no examples": (lambda d: d.update(n_examples=0), "n_examples is 0"),
+    "no metrics": (lambda d: d.update(metrics={}), "metrics is {}"),
+    "a metric without its difference": (lambda d: d["metrics"]["logit_diff"].pop("abs_diff"), "logit_diff.abs_diff is None"),
+    "a difference that is none": (lambda d: d["metrics"]["logit_diff"].update(abs_diff=7.0), "abs_diff is 7.0, expected .main"),
+    "not a number": (lambda d: d["metrics"]["logit_diff"].update(main=float("nan")), "main is nan"),
+    "no tolerance": (lambda d: d.pop("tolerance"), "tolerance is None"),
+    "no verdict": (lambda d: d.update(verdict="maybe"), "verdict is 'maybe'"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_VERIFY)
+def test_a_broken_verify_json_is_refused_with_its_fault(sweep: Path, fault: str) -> None:
+    change, message = BROKEN_VERIFY[fault]
+    data = document(sweep, "verify")
+    change(data)
+    with pytest.raises(SchemaError, match=message):
+        validate.validate_verify_json(data)
+
+
+BROKEN_INVARIANTS: dict[str, tuple[Change, str]] = {
+    "no k": (lambda d: d.pop("k"), "k is None"),
+    "k as a truth value": (lambda d: d.update(k=True), "k is True"),
+    "no metrics": (lambda d: d.update(metrics=[]), "metrics is .."),
+    "an unknown rank": (lambda d: d.update(rank="loudest"), "rank is 'loudest', expected one of magnitude"),
+    "another set": (lambda d: d.update(set="union"), "set is 'union'"),
+    "a head without its layer": (lambda d: d.update(heads=[{"head": 1}]), "heads is"),
+    "a layer that is text": (lambda d: d.update(layers=["1"]), "layers is"),
+    "a head twice": (lambda d: d.update(heads=[{"layer": 0, "head": 1}] * 2), "heads has a component twice"),
+    "more than k": (lambda d: d.update(k=1, heads=[], layers=[0, 1]), "2 layers, more than k=1"),
+    "no groups": (lambda d: d.pop("groups"), "groups is None"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN_INVARIANTS)
+def test_a_broken_invariants_json_is_refused_with_its_fault(sweep: Path, fault: str) -> None:
+    change, message = BROKEN_INVARIANTS[fault]
+    data = document(sweep, "invariants")
+    change(data)
+    with pytest.raises(SchemaError, match=message):
+        validate.validate_invariants_json(data)
