@@ -44,7 +44,7 @@ def main() -> None:
     for corpus in CORPORA:
         for battery in BATTERIES:
             view.add_row(corpus, _label(battery), *measure(model, corpus, battery))
-    Console().print(view)
+    Console(width=120).print(view)
 
 
 def _label(battery: Battery) -> str:
@@ -70,7 +70,8 @@ def measure(model: CausalModel, corpus: str, battery: Battery) -> list[str]:
             seconds[name].append(time.perf_counter() - began)
     plain, forked = (statistics.median(seconds[name]) for name in ("reference", "forked"))
     difference = float(np.abs(found["reference"].values - found["forked"].values).max())
-    counts = [f"{found['reference'].forwards} / {found['forked'].forwards}", f"{found['reference'].states} / {found['forked'].states}"]
+    plainly, forking = found["reference"], found["forked"]
+    counts = [f"{plainly.forwards} / {forking.forwards}", f"{plainly.states} / {forking.states}"]
     return [f"{plain:.2f}", f"{forked:.2f}", f"{plain / forked:.1f}", *counts, f"{difference:.1e}"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,15 +12,12 @@ import pyarrow as pa
 from tinylab.metrics import FloatArray
 from tinylab.storage import replacing
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 def heatmap(path: Path, impacts: pa.Table, baselines: dict[str, Any], title: str) -> None:
     """Draw a run: layer × head (one panel per scale) by logit_diff, or layer × metric.
 
-    Heads are coloured by the change of the first metric from the unmodified run: red where the task loses, blue
-    where it gains. Layers show each metric's own numbers, coloured by the change relative to the metric's largest.
+    Heads are coloured by the change of the first metric from the unmodified run: red where it falls, blue where it
+    rises. Layers show each metric's own numbers, coloured by |change| as a fraction of the metric's largest.
 
     Args:
         path: the PNG to write.
@@ -37,7 +34,7 @@ def heatmap(path: Path, impacts: pa.Table, baselines: dict[str, Any], title: str
     if "head" in table:
         _heads(figure, table, baselines)
     else:
-        _layers(figure.add_subplot(), table, baselines)
+        _layers(figure, table, baselines)
     figure.suptitle(title, fontsize=11)
     with replacing(path) as temporary:
         figure.savefig(temporary)
@@ -59,15 +56,17 @@ def _heads(figure: Any, table: pd.DataFrame, baselines: dict[str, Any]) -> None:
     figure.colorbar(image, ax=list(axes), label=f"change of {metric}")
 
 
-def _layers(axis: Axes, table: pd.DataFrame, baselines: dict[str, Any]) -> None:
+def _layers(figure: Any, table: pd.DataFrame, baselines: dict[str, Any]) -> None:
     values = table.groupby(["layer", "metric"], sort=False)["value"].mean().unstack("metric")
-    change: FloatArray = values.to_numpy() - np.array([baselines[str(name)]["mean"] for name in values.columns])
-    scale = np.nanmax(np.abs(change), axis=0)
-    colours = change / np.where(scale == 0, 1.0, scale)
-    axis.imshow(colours, cmap="RdBu", vmin=-1, vmax=1, aspect="auto", origin="lower")
+    change: FloatArray = np.abs(values.to_numpy() - np.array([baselines[str(name)]["mean"] for name in values.columns]))
+    largest = np.nanmax(change, axis=0)
+    colours = change / np.where(largest == 0, 1.0, largest)
+    axis = figure.subplots()
+    image = axis.imshow(colours, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
     for (row, column), value in np.ndenumerate(values.to_numpy()):
         axis.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=8,
-                  color="white" if abs(colours[row, column]) > 0.7 else "black")
+                  color="white" if colours[row, column] > 0.6 else "black")
+    figure.colorbar(image, ax=axis, label="|change|, fraction of the metric's largest")
     _ticks(axis, "metric", values.columns, "layer", values.index)
 
 

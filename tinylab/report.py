@@ -17,8 +17,9 @@ STRONGEST = 10
 
 
 def console() -> Console:
-    """Standard output; made at each use so that redirection works."""
-    return Console(highlight=False, soft_wrap=True)
+    """Standard output; made at each use so that redirection works. A file or pipe is as wide as a table needs."""
+    plain = Console(highlight=False, soft_wrap=True)
+    return plain if plain.is_terminal else Console(highlight=False, soft_wrap=True, width=120)
 
 
 def strongest(table: pd.DataFrame, keys: list[str], baselines: dict[str, Any], metric: str) -> pd.DataFrame:
@@ -39,14 +40,17 @@ def print_run(folder: RunFolder) -> None:
     metric = "logit_diff" if "logit_diff" in summary["metrics"] else next(iter(summary["metrics"]))
     keys = list(KEYS[manifest["table"]])
     rows = strongest(table, keys, baselines, metric).head(STRONGEST)
-    metrics = [name for name in summary["metrics"] if name in rows]
+    shown = [key for key in keys if key != "granularity"]
+    metrics = [name for name in summary["metrics"] if name in rows and name != "recovery_mean"]
     what = f"{manifest['battery']['name']} on {manifest['condition']}, {manifest['model']}"
+    if "granularity" in keys:
+        what += f", {manifest['battery']['granularity']} {manifest['direction']} at {manifest['positions']}"
     unmodified = f"unmodified {manifest['target_run']} run: {baselines[metric]['mean']:.3f}"
     view = Table(title=f"{what}: strongest by change of {metric} ({unmodified})", title_justify="left")
-    for name in [*keys, "change", *metrics]:
-        view.add_column(name, justify="left" if name == "granularity" else "right")
+    for name in [*shown, "change", *metrics]:
+        view.add_column(name, justify="right", overflow="fold")
     for row in rows.to_dict("records"):
-        view.add_row(*(f"{row[key]}" for key in keys), f"{row['change']:+.3f}", *(f"{row[name]:.3f}" for name in metrics))
+        view.add_row(*(f"{row[key]}" for key in shown), f"{row['change']:+.3f}", *(f"{row[name]:.3f}" for name in metrics))
     out = console()
     out.print(view)
     verify = manifest.get("verify_slice")
