@@ -31,6 +31,9 @@ EXIT_MISSING_RUNS = 3
 EXIT_INTERRUPTED = 130
 log = logging.getLogger(__name__)
 
+_failures: list[Exception] = []
+"""What a single run raised: Hydra would print a line of its own before passing it on."""
+
 register_resolver()  # at import: the workers of a launcher import this module, and compose with it
 
 
@@ -67,10 +70,22 @@ def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     with Composer(args) as composer:
         plan = make_plan(composer, args.overrides, args.multirun)
     if plan.sweep_folder is None:
-        _check_writable(Path(plan.first.output_dir))
-        _hydra(args, parser)
-        return 0
+        return _run(args, parser, Path(plan.first.output_dir))
     return _sweep(args, parser, plan)
+
+
+def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, output_dir: Path) -> int:
+    """Run one job; raises what went wrong in it. After a user's mistake no empty folders stay behind."""
+    made = _check_writable(output_dir / "runs")
+    _failures.clear()
+    _hydra(args, parser)
+    if not _failures:
+        return 0
+    if isinstance(_failures[0], UserError):
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+    raise _failures[0]
 
 
 def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:
@@ -102,8 +117,8 @@ def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     _run_hydra(args, parser, task, config_path=str(config_folder()), config_name=CONFIG_NAME)
 
 
-def _check_writable(folder: Path) -> None:
-    """Try to write where results will go, before anything is computed.
+def _check_writable(folder: Path) -> list[Path]:
+    """Try to write where results will go, before anything is computed; returns the folders made for it, deepest first.
 
     Raises:
         OutputError: it cannot be done.
@@ -120,13 +135,14 @@ def _check_writable(folder: Path) -> None:
                 parent.rmdir()
         reason = f"{folder} cannot be written ({error.strerror})"
         raise OutputError(f"output_dir: {reason}; choose another folder with output_dir=….") from error
+    return made
 
 
 def task(cfg: DictConfig) -> None:
     """One job, in whatever process the launcher chose.
 
-    A single run raises what went wrong. In a multirun every failure is written to the job's manifest and
-    returned from: the others go on, and the truth is on disk.
+    It never raises: what went wrong in a single run is kept for the wrapper. In a multirun every failure is
+    written to the job's manifest, the others go on, and the truth is on disk.
     """
     from tinylab.experiment import run_experiment
     from tinylab.identity import run_id
@@ -143,14 +159,14 @@ def task(cfg: DictConfig) -> None:
         identity = run_id(config)
         run_experiment(config, folder, identity, _threads(config.threads, multirun))
     except Exception as error:  # whatever it is: it must reach the manifest
+        if not multirun:
+            _failures.append(error)
         if not multirun and fresh and isinstance(error, UserError):
             shutil.rmtree(folder.path)  # nothing was computed, leave nothing behind
-            raise
-        if folder.complete(identity or "") is None:
+        elif folder.complete(identity or "") is None:
             folder.fail(identity, error)
-        if not multirun:
-            raise
-        log.error("%s failed: %s", folder.path, error, exc_info=not isinstance(error, TinylabError))
+        if multirun:
+            log.error("%s failed: %s", folder.path, error, exc_info=not isinstance(error, TinylabError))
 
 
 def _threads(asked: int | None, multirun: bool) -> int:

@@ -70,7 +70,9 @@ class Composer:
         try:
             return OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(list(overrides))
         except HydraException as error:
-            raise ConfigError(one_sentence(error)) from error
+            wrong = getattr(error, "override", None)
+            before = f"{wrong}: cannot be read as an override, " if wrong else ""
+            raise ConfigError(f"{before}{one_sentence(error)}") from error
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """One job's config, its `hydra` node included.

@@ -68,16 +68,16 @@ class Prepared:
     cells: list[Cell]
 
 
-def prepare(config: Config, model: CausalModel) -> Prepared:
-    """Load and tokenise the condition, draw the seeds' examples, list the battery's cells.
+def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepared:
+    """Tokenise the condition, draw the seeds' examples, list the battery's cells.
 
     Raises:
-        CorpusError: see `load_condition` and `tokenise`.
+        CorpusError: see `tokenise`.
         ConfigError: a layer, head or position that is out of range.
     """
     cells = config.battery.cells(model.n_layers, model.n_heads)
     condition, tokens = tokenise(
-        load_condition(config.condition),
+        condition,
         model.encode,
         bos=model.bos,
         context=model.context,
@@ -116,8 +116,9 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
     device = resolve_device(config.device.type)
     started = _started(config, run_id)
     folder.write(started)
+    condition = load_condition(config.condition)
     model = load_model(config.model, device)
-    prepared = prepare(config, model)
+    prepared = prepare(config, condition, model)
     choice = choose_engine(model, config.engine, prepared.tokens)
     engine_began = time.monotonic()
     impact, forwards, states = _evaluate(config, prepared, choice.engine)

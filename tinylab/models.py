@@ -272,6 +272,9 @@ def _hub_commit(name: str, revision: str | None) -> str:
     """The commit that a hub id and revision mean now (asked of the hub, else of the local cache)."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging as hub_logging
+
+    hub_logging.set_verbosity_error()  # what goes wrong is told below, once
 
     try:
         config = Path(hf_hub_download(name, "config.json", revision=revision))

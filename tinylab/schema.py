@@ -275,14 +275,13 @@ def _typed(group: str, cls: type[T], values: dict[str, Any]) -> T:
     try:
         typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or ""
-        raise ConfigError(f"{prefix}{key}={_at(values, key)}: {_first_line(error)}.") from error
+        key = (getattr(error, "full_key", None) or "").split("[", maxsplit=1)[0].split(".", maxsplit=1)[0]
+        reason = _first_line(error)
+        if "is not a ListConfig" in reason:
+            reason = f"expected a list, such as {prefix}{key}=[{values.get(key)}]"
+        raise ConfigError(f"{prefix}{key}={values.get(key)}: {reason}.") from error
     assert isinstance(typed, cls)
     return typed
-
-
-def _at(values: dict[str, Any], key: str) -> object:
-    return values.get(key.split("[", maxsplit=1)[0].split(".", maxsplit=1)[0], "missing")
 
 
 def _first_line(error: Exception) -> str:

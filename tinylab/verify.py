@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from tinylab.conditions import load_condition
 from tinylab.impact import Impact, assemble
 from tinylab.manifest import RunFolder, describe
 from tinylab.metrics import FloatArray, Scorer, with_logit_diff
@@ -72,7 +73,7 @@ def _verify(config: Config, asked: VerifySliceConfig, folder: RunFolder, main_de
 
     assert asked.device is not None and asked.dtype is not None and asked.n_examples is not None
     model = load_model(replace(config.model, dtype=asked.dtype), asked.device)
-    prepared = prepare(config, model)
+    prepared = prepare(config, load_condition(config.condition), model)
     last = list(range(len(prepared.tokens)))[-asked.n_examples :]
     real = [cell for cell in prepared.cells if cell.control == "none"]
     computed = with_logit_diff(config.metric_names)
