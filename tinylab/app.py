@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -162,7 +161,7 @@ def task(cfg: DictConfig) -> None:
         if not multirun:
             _failures.append(error)
         if not multirun and fresh and isinstance(error, UserError):
-            shutil.rmtree(folder.path)  # nothing was computed, leave nothing behind
+            folder.discard()  # nothing was computed, leave nothing behind
         elif folder.complete(identity or "") is None:
             folder.fail(identity, error)
         if multirun:

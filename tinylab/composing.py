@@ -71,8 +71,10 @@ class Composer:
             return OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(list(overrides))
         except HydraException as error:
             wrong = getattr(error, "override", None)
-            before = f"{wrong}: cannot be read as an override, " if wrong else ""
-            raise ConfigError(f"{before}{one_sentence(error)}") from error
+            if wrong is None:
+                raise ConfigError(one_sentence(error)) from error
+            raise ConfigError(f"{wrong}: cannot be read as key=value; quote a value with special characters, and "
+                              "the whole, as in \"battery.patch_direction='corrupt->clean'\".") from error
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """One job's config, its `hydra` node included.

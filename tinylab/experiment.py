@@ -114,12 +114,14 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
 
     began = time.monotonic()
     device = resolve_device(config.device.type)
-    started = _started(config, run_id)
-    folder.write(started)
+    if device == "mps":
+        log.warning("device=mps has been seen to get signs wrong; add +verify_slice.device=cpu to check these numbers")
     condition = load_condition(config.condition)
     model = load_model(config.model, device)
     prepared = prepare(config, condition, model)
     choice = choose_engine(model, config.engine, prepared.tokens)
+    started = _started(config, run_id)
+    folder.write(started)  # from here on there is something to lose: a finished run stood untouched until now
     engine_began = time.monotonic()
     impact, forwards, states = _evaluate(config, prepared, choice.engine)
     engine_seconds = time.monotonic() - engine_began
@@ -188,6 +190,7 @@ def _evaluate(config: Config, prepared: Prepared, engine: Engine) -> tuple[Impac
 def _write(config: Config, folder: RunFolder, run_id: str, prepared: Prepared, impact: Impact) -> None:
     """Write config, tables, summary and picture."""
     table = config.battery.table
+    folder.file("verify").unlink(missing_ok=True)  # it belonged to the numbers that are being replaced
     write_text(folder.file("config"), OmegaConf.to_yaml(OmegaConf.create(_plain(config))))
     impacts = impact_table(table, run_id, impact.rows())
     write_table(folder.file(table), impacts)

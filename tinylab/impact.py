@@ -11,8 +11,10 @@ import numpy as np
 from tinylab.batteries.base import Battery, Cell, Key
 from tinylab.conditions import PromptPair
 from tinylab.engine.interventions import Evaluation, Run
-from tinylab.metrics import FloatArray, recovery_by_example, recovery_of_means
+from tinylab.metrics import RECOVERY_FLOOR, FloatArray, recovery_by_example, recovery_of_means
 from tinylab.statistics import bootstrap_interval
+
+RUNS: tuple[Run, ...] = ("clean", "corrupt")
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,10 @@ class Impact:
         return {name: (values, self.unmodified[self.battery.target][name]) for name, values in self.values.items()}
 
     def summary(self) -> dict[str, Any]:
-        """The content of summary.json but for what the manifest knows."""
+        """The content of summary.json but for what the manifest knows; the baselines have logit_diff in any case."""
+        reported = dict.fromkeys(["logit_diff", *self.metrics])
         return {
-            "baselines": {run: {m: self._baseline(run, m) for m in self.metrics} for run in ("clean", "corrupt")},
+            "baselines": {run: {m: self._baseline(run, m) for m in reported} for run in RUNS},
             "metrics": {metric: self._metric(metric) for metric in self.metrics},
             "controls": self._controls(),
         }
@@ -100,7 +103,8 @@ class Impact:
             "undefined_cells": undefined,
         }
         if metric == "recovery_mean":
-            result["left_out"] = int(np.isnan(self.values["recovery"][self.real[0]]).sum()) if self.real else 0
+            result["left_out"] = int(np.isnan(self.values["recovery"][self.real[0]]).sum())
+            result["n"] -= result["left_out"]
         return result
 
     def _interval(self, metric: str) -> tuple[list[float] | None, str]:
@@ -139,8 +143,10 @@ class Impact:
 
 
 def _ratio(means: FloatArray) -> FloatArray:
-    ratios: FloatArray = (means[:, 0] - means[:, 1]) / (means[:, 2] - means[:, 1])
-    return ratios
+    """(patched − target) / (source − target) of resampled means [R, 3]; NaN where the whole is under the floor."""
+    whole = means[:, 2] - means[:, 1]
+    defined = np.abs(whole) >= RECOVERY_FLOOR
+    return np.divide(means[:, 0] - means[:, 1], whole, out=np.full_like(whole, np.nan), where=defined)
 
 
 def assemble(
@@ -164,9 +170,8 @@ def assemble(
         computed: the evaluation's metrics, in order.
         wanted: the metrics to report.
     """
-    runs: tuple[Run, ...] = ("clean", "corrupt")
     values = {name: evaluation.values[:, :, m] for m, name in enumerate(computed)}
-    unmodified = {run: {name: evaluation.baselines[run][:, m] for m, name in enumerate(computed)} for run in runs}
+    unmodified = {run: {name: evaluation.baselines[run][:, m] for m, name in enumerate(computed)} for run in RUNS}
     if "recovery" in wanted:
         assert battery.source is not None
         ends = [unmodified[run]["logit_diff"] for run in (battery.target, battery.source)]

@@ -57,6 +57,14 @@ class RunFolder:
         before = self.read() or {}
         self.write({**before, "status": "failed", "run_id": run_id or before.get("run_id"), "error": describe(error)})
 
+    def discard(self) -> None:
+        """Remove what a run that never computed anything has written, and its folder if nothing else is in it."""
+        for file in (self.manifest, *(self.path / path for path in self.ARTIFACTS.values())):
+            file.unlink(missing_ok=True)
+        for folder in (self.path / "metrics", self.path):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
     def complete(self, run_id: str) -> dict[str, Any] | None:
         """The manifest if this very run is finished and all its files are there, else None."""
         try:

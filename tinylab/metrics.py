@@ -78,8 +78,11 @@ def logit_diff(reading: Reading, ref: Reference) -> torch.Tensor:
 
 
 def kl_div(reading: Reading, ref: Reference) -> torch.Tensor:
-    """KL(clean ‖ intervened) in nats, [B]."""
-    return (ref.log_probs.exp() * (ref.log_probs - reading.log_probs)).sum(dim=-1)
+    """KL(clean ‖ intervened) in nats, [B]; a word that the clean run rules out adds nothing (0·log 0 = 0)."""
+    import torch
+
+    p = ref.log_probs.exp()
+    return torch.where(p > 0, p * (ref.log_probs - reading.log_probs), 0.0).sum(dim=-1)
 
 
 def acc_flip_rate(reading: Reading, ref: Reference) -> torch.Tensor:
@@ -149,8 +152,5 @@ def recovery_by_example(patched: FloatArray, target_run: FloatArray, source_run:
 
 
 def with_logit_diff(names: Sequence[str]) -> tuple[str, ...]:
-    """The metrics of `METRICS` to compute for the chosen names; recovery needs logit_diff."""
-    wanted = [name for name in names if name in METRICS]
-    if any(name not in METRICS for name in names) and "logit_diff" not in wanted:
-        wanted.append("logit_diff")
-    return tuple(wanted)
+    """The metrics of `METRICS` to compute for the chosen names: logit_diff always, for recovery and the baselines."""
+    return tuple(dict.fromkeys([*(name for name in names if name in METRICS), "logit_diff"]))

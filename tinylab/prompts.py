@@ -62,7 +62,11 @@ def tokenise(
         _check_context(condition, pair, max(len(clean), len(corrupt)), context)
         if single_token:
             _check_single_token(condition, pair, answers)
-        if not answers[0] or not answers[1] or answers[0][0] == answers[1][0]:
+        if len(prefix) in (len(clean), len(corrupt)):
+            reasons[pair.row] = "empty prompt"
+        elif not all(answers):
+            reasons[pair.row] = "empty answer"
+        elif answers[0][0] == answers[1][0]:
             reasons[pair.row] = "target and foil begin with the same token"
         elif aligned and len(clean) != len(corrupt):
             reasons[pair.row] = "prompts of unequal length"

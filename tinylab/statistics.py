@@ -9,6 +9,8 @@ import numpy as np
 from tinylab.metrics import FloatArray
 
 RESAMPLES = 2000
+BLOCK = 100
+MOSTLY_DEFINED = 0.05
 
 
 def bootstrap_interval(
@@ -32,11 +34,12 @@ def bootstrap_interval(
         level: the interval's coverage.
 
     Returns:
-        The lower and upper bound (None for fewer than two units), and what was resampled.
+        The lower and upper bound, and what was resampled. There are none for fewer than two units, or where the
+        statistic is undefined (NaN) in more than one resample in twenty.
     """
-    names = list(dict.fromkeys(clusters))
+    names = {name: place for place, name in enumerate(dict.fromkeys(clusters))}
     by_cluster = None not in names and len(names) > 1
-    unit = np.array([names.index(c) for c in clusters]) if by_cluster else np.arange(len(columns))
+    unit = np.array([names[cluster] for cluster in clusters]) if by_cluster else np.arange(len(columns))
     count = int(unit.max()) + 1 if len(unit) else 0
     method = "bootstrap over templates" if by_cluster else "bootstrap over examples"
     if count < 2:
@@ -45,8 +48,15 @@ def bootstrap_interval(
     sums = np.zeros((count, columns.shape[1]))
     np.add.at(sums, unit, columns * w[:, None])
     sizes = np.bincount(unit, weights=w, minlength=count)
-    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    values = statistic((draws @ sums) / (draws @ sizes)[:, None])
+    rng = np.random.default_rng(0)
+    blocks = []
+    for _ in range(0, RESAMPLES, BLOCK):  # memory stays bounded, whatever the number of examples
+        draws = rng.multinomial(count, np.full(count, 1 / count), size=BLOCK)
+        blocks.append(statistic((draws @ sums) / (draws @ sizes)[:, None]))
+    values = np.concatenate(blocks)
+    undefined = float(np.isnan(values).mean())
+    if undefined > MOSTLY_DEFINED:
+        return None, f"{method}, undefined in {undefined:.0%} of them"
     tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    low, high = np.nanquantile(values, [tail, 1 - tail])
     return [float(low), float(high)], method

@@ -7,8 +7,9 @@ Everything here is made by the code beside it, from tables that were written for
 - ``pairs``: one clean and corrupt prompt pair, filled in from a wording and the tables;
 - ``corpora``: the shipped JSONL files (``python -m tinylab.embedded.corpora``);
 - ``text``: the endless training text of the embedded model, from the wordings of the train split only;
+- ``start``: the weights that its training starts from;
 - ``train``: the tokenizer and the model (``python -m tinylab.embedded.train``).
 
-Only ``train`` needs torch. Nothing in this room is imported when an experiment runs: experiments read the
+Only ``start`` and ``train`` need torch. Nothing in this room is imported when an experiment runs: experiments read the
 files in ``tinylab/assets``.
 """

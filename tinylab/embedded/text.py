@@ -6,7 +6,8 @@ skill on its own, without which the tasks take many times longer to learn:
 
 - lists of words that begin again early on and go on to their end, half of them with nothing but spaces
   between the words: nearly every word of the repetition is an exercise in induction;
-- two rules, as in the logic corpus, and what follows for one kind and the other, without anybody named.
+- two rules, as in the logic corpus, and what follows for one kind and the other: at first glance ("So a dog
+  is"), or with more and more words between the kind and the answer.
 
 Answers are marked, so that training can give them more weight than the words that nobody could predict.
 """
@@ -20,8 +21,19 @@ from tinylab.embedded import tables
 from tinylab.embedded.pairs import DRAW, rule_slots
 from tinylab.embedded.wordings import RULES, WORDINGS
 
-SHARES: Final = {"facts": 2, "negation": 2, "logic": 4, "ioi": 2, "rules": 2, "lists": 3, "plain lists": 3}
+SHARES: Final = {"facts": 3, "negation": 2, "logic": 4, "ioi": 2, "rules": 4, "lists": 2, "plain lists": 1}
 """How often each kind of document is drawn, relative to the others."""
+
+CONSEQUENCES: Final = (
+    "So a {kind} is",
+    "So the {kind} {name} is",
+    "So a {kind} called {name} is",
+    "So a {kind} that we call {name} is",
+    "So, of course, a {kind} called {name} is",
+    "So if {name} is a {kind}, {name} is",
+    "So if {name} is a {kind}, we know that {name} is",
+)
+"""What follows from two rules, with the kind ever further from the answer."""
 
 LIST_LENGTHS: Final = (4, 16)
 """Shortest and longest list, without what is repeated of it."""
@@ -29,7 +41,7 @@ LIST_LENGTHS: Final = (4, 16)
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a document, which begins with a space unless it is the first or begins with a full stop.
+    """A piece of a document, which begins with a space unless it is the first one or a full stop.
 
     Attributes:
         text: The text.
@@ -68,14 +80,11 @@ def rules_document(rng: random.Random) -> Document:
     """Return two rules and what follows for somebody of each kind, in either order."""
     kinds, properties = rng.sample(tables.KINDS, 2), rng.sample(tables.PROPERTIES, 2)
     rules = RULES[rng.choice(list(RULES))].format(**rule_slots(kinds, properties))
-    first, second = rng.sample((0, 1), 2)
-    return (
-        Piece(f"{rules} So a {kinds[first][0]} is", False),
-        Piece(f" {properties[first]}", True),
-        Piece(f". So a {kinds[second][0]} is", False),
-        Piece(f" {properties[second]}", True),
-        Piece(".", False),
-    )
+    pieces = [Piece(rules, False)]
+    for right in rng.sample((0, 1), 2):
+        consequence = rng.choice(CONSEQUENCES).format(kind=kinds[right][0], name=rng.choice(tables.NAMES))
+        pieces += [Piece(f" {consequence}", False), Piece(f" {properties[right]}", True), Piece(".", False)]
+    return tuple(pieces)
 
 
 def list_document(rng: random.Random, plain: bool) -> Document:

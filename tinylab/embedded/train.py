@@ -21,8 +21,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from tinylab.embedded.start import POSITIONS, new_model
 from tinylab.embedded.text import Document, as_text, documents
 
 logger = logging.getLogger(__name__)
@@ -37,10 +38,8 @@ END_ID: Final = 0
 SEED: Final = 7
 THREADS: Final = 2
 VOCABULARY: Final = 2048
-POSITIONS: Final = 128
-POSITION_SIZE: Final = 0.2
 BATCH: Final = 16
-STEPS: Final = 4000
+STEPS: Final = 2400
 WARMUP: Final = 100
 LEARNING_RATE: Final = 3e-3
 MUON_RATE: Final = 6e-3
@@ -82,38 +81,6 @@ def train_tokenizer(sample: int = 30_000) -> PreTrainedTokenizerFast:
         model_max_length=POSITIONS,
         clean_up_tokenization_spaces=False,
     )
-
-
-def new_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
-    """Return the model before training (4 layers of 8 heads, width 128, no dropout)."""
-    torch.manual_seed(SEED)
-    config = GPT2Config(
-        vocab_size=len(tokenizer),
-        n_positions=POSITIONS,
-        n_embd=128,
-        n_layer=4,
-        n_head=8,
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        bos_token_id=END_ID,
-        eos_token_id=END_ID,
-        use_cache=True,
-    )
-    model = GPT2LMHeadModel(config)
-    model.transformer.wpe.weight = torch.nn.Parameter(sinusoids(POSITIONS, config.n_embd), requires_grad=False)
-    return model
-
-
-def sinusoids(positions: int, width: int) -> Tensor:
-    """Return the position embeddings, (positions, width): waves of 6 to 600 tokens, which training leaves alone.
-
-    A given distance between tokens is then the same rotation everywhere, so that heads find "the token before"
-    in hundreds of steps rather than thousands, and with it induction.
-    """
-    frequencies = 100.0 ** -(torch.arange(0, width, 2) / width)
-    angles = torch.arange(positions)[:, None] * frequencies
-    return POSITION_SIZE * torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: str) -> Iterator[Batch]:
@@ -194,7 +161,7 @@ def main() -> None:
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
     tokenizer = train_tokenizer()
-    model = new_model(tokenizer)
+    model = new_model(len(tokenizer), END_ID, SEED)
     train(model, batches(tokenizer, f"training {SEED}"), arguments.steps)
     model.save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)

@@ -60,7 +60,7 @@ def choose_engine(model: CausalModel, config: EngineConfig, pairs: Sequence[Toke
     if config.name == "reference":
         return Choice(ReferenceEngine(model), None, None)
     try:
-        difference = self_check(model, pairs, config.max_states)
+        difference = self_check(model, pairs)
     except EngineUnsupported as error:
         if config.name == "forked":
             raise EngineUnsupported(f"engine=forked cannot be used: {error} Use engine=auto or engine=reference.") from error
@@ -69,17 +69,24 @@ def choose_engine(model: CausalModel, config: EngineConfig, pairs: Sequence[Toke
     return Choice(ForkedEngine(model, config.max_states), difference, None)
 
 
-def self_check(model: CausalModel, pairs: Sequence[TokenPair], max_states: int | None = None) -> float:
+def self_check(model: CausalModel, pairs: Sequence[TokenPair]) -> float:
     """The largest difference of any logit between the two engines.
 
     Raises:
         EngineUnsupported: it is beyond the dtype's tolerance, or the forked engine cannot run at all.
     """
-    prompts, variants = check_prompts(pairs), check_variants(model)
+    _check_rotary(model, pairs)
     every = AllLogits(tuple(str(word) for word in range(model.model.get_output_embeddings().weight.shape[0])))
-    forked = ForkedEngine(model, max_states).evaluate(prompts, variants, every)
-    plain = ReferenceEngine(model).evaluate(prompts, variants, every)
-    found, expected = (np.concatenate([e.baselines["clean"], e.baselines["corrupt"], *e.values]) for e in (forked, plain))
+    prompts, variants = check_prompts(pairs), check_variants(model)
+    together = 16 * sum(len(pair.clean) + len(pair.corrupt) for pair in prompts)  # one trie for all of them
+    try:
+        both = [engine.evaluate(prompts, variants, every) for engine in (ForkedEngine(model, together), ReferenceEngine(model))]
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise EngineUnsupported(f"The forked engine cannot run {type(model.model).__name__} ({what}).") from error
+    found, expected = (np.concatenate([*e.baselines.values(), *e.values]) for e in both)
     difference = float(np.abs(found - expected).max())
     allowed = TOLERANCES[model.dtype] * max(1.0, float(np.abs(expected).max()))
     if not difference <= allowed:
@@ -88,21 +95,35 @@ def self_check(model: CausalModel, pairs: Sequence[TokenPair], max_states: int |
     return difference
 
 
+def _check_rotary(model: CausalModel, pairs: Sequence[TokenPair]) -> None:
+    """Refuse rotary embeddings whose frequencies depend on the longest prompt in sight, where the prompts pass their limit.
+
+    One forward over a trie would pick one set of frequencies for all its prompts.
+    """
+    parameters = getattr(model.config, "rope_parameters", None) or {}
+    layers = [entry for entry in parameters.values() if isinstance(entry, dict)] or [parameters]
+    for rope in layers:
+        kind = rope.get("rope_type", "default")
+        limit = rope.get("original_max_position_embeddings") or model.context
+        longest = max(len(prompt) for pair in pairs for prompt in (pair.clean, pair.corrupt))
+        if kind in ("dynamic", "longrope") and limit is not None and longest > limit:
+            raise EngineUnsupported(f"The rotary embedding of {model.identity.name} ({kind}) changes beyond {limit} tokens, and "
+                                    f"the longest prompt has {longest}.")
+
+
 def check_prompts(pairs: Sequence[TokenPair]) -> list[TokenPair]:
-    """The longest pair, a prefix of it, the shortest pair, and the longest again; both prompts of equal length."""
-    longest = max(pairs, key=lambda pair: min(len(pair.clean), len(pair.corrupt)))
-    shortest = min(pairs, key=lambda pair: min(len(pair.clean), len(pair.corrupt)))
-    full = min(len(longest.clean), len(longest.corrupt))
-    return [
-        _cut(longest, full),
-        _cut(longest, (full + 1) // 2),
-        _cut(shortest, min(len(shortest.clean), len(shortest.corrupt))),
-        _cut(longest, full),
-    ]
+    """The longest prompt, its first half, the shortest, and the longest again, each with a partner of its own length."""
+    prompts = [prompt for pair in pairs for prompt in (pair.clean, pair.corrupt)]
+    longest, shortest = max(prompts, key=len), min(prompts, key=len)
+    half = (len(longest) + 1) // 2
+    whole = _with_partner(longest)
+    part = TokenPair(whole.clean[:half], whole.corrupt[:half], whole.target, whole.foil)
+    return [whole, part, _with_partner(shortest), whole]
 
 
-def _cut(pair: TokenPair, length: int) -> TokenPair:
-    return TokenPair(pair.clean[:length], pair.corrupt[:length], pair.target, pair.foil)
+def _with_partner(prompt: tuple[int, ...]) -> TokenPair:
+    """A prompt and the same tokens in another order, the first kept: positions align whatever the corpus."""
+    return TokenPair(prompt, (*prompt[:1], *reversed(prompt[1:])), prompt[0], prompt[-1])
 
 
 def check_variants(model: CausalModel) -> list[Variant]:

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from tinylab import metrics
-from tinylab.engine import taps, trie
-from tinylab.engine.interventions import Evaluation, Intervention, Positions, Progress, Run, Scale, Site, Variant, indices
+from tinylab.engine import taps
+from tinylab.engine.forests import Forest, Setting, edited_nodes, forests
+from tinylab.engine.interventions import Evaluation, Intervention, Progress, Run, Scale, Site, Variant
 from tinylab.engine.trie import IntArray, Trie
 from tinylab.errors import EngineUnsupported
 from tinylab.metrics import Scorer
@@ -32,6 +33,9 @@ MAX_STATES = {"cpu": 4096, "mps": 16384, "cuda": 65536}
 ROWS_PER_PASS = 16
 """A sub-trie takes at most this fraction of the budget, so that a pass serves several variants."""
 
+READ_BUDGET = 2**26
+"""Logits per forward pass: rows × reading nodes × vocabulary. They are reduced to metrics before the next pass."""
+
 Activations = dict[tuple[Site, int], torch.Tensor]
 Fork = tuple[int, bool]
 """Where a variant leaves the clean row: (layer, False) before a block, (layer, True) behind it."""
@@ -39,28 +43,6 @@ Fork = tuple[int, bool]
 
 Connect = Callable[[taps.Tap], AbstractContextManager[None]]
 """Connects one pass to the opened model (see `taps.tapped`)."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What variants of one trie share: which prompt runs, where its activations come from, and at which positions."""
-
-    target: Run
-    source: Run | None
-    positions: Positions
-
-
-@dataclass(frozen=True)
-class Forest:
-    """A group of prompt pairs as tries: the unmodified runs of both prompts, and the target runs of each setting."""
-
-    examples: list[int]
-    both: Trie  # the clean prompts' paths, then the corrupt ones'
-    targets: dict[Setting, Trie]
-
-    def source_path(self, run: Run, which: int) -> IntArray:
-        """The path of one example's prompt in `both`."""
-        return self.both.paths[which + (len(self.examples) if run == "corrupt" else 0)]
 
 
 @dataclass(frozen=True)
@@ -107,6 +89,17 @@ class ForkedEngine:
         Raises:
             EngineUnsupported: the model's attention does not go through transformers' interface.
         """
+        unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
+        copies = np.bincount([unique[pair] for pair in pairs], minlength=len(unique))
+        found = self._evaluate(list(unique), variants, scorer, lambda done: progress and progress(int(copies[done].sum())))
+        every = [unique[pair] for pair in pairs]
+        baselines: dict[Run, metrics.FloatArray] = {run: column[every] for run, column in found.baselines.items()}
+        return Evaluation(baselines, found.values[:, every], found.forwards, found.states)
+
+    def _evaluate(
+        self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, done: Callable[[list[int]], object]
+    ) -> Evaluation:
+        """`evaluate` on distinct pairs; `done` is called with the examples of each finished variant."""
         self._forwards = self._states = 0
         by_setting: dict[Setting, list[int]] = {}
         for v in sorted(range(len(variants)), key=lambda v: fork_of(variants[v])):
@@ -120,16 +113,17 @@ class ForkedEngine:
             for forest in forests(pairs, list(by_setting), max(1, self._max_states // ROWS_PER_PASS)):
                 unmodified = self._unmodified(work, forest, baselines)
                 for setting, members in by_setting.items():
-                    for chunk in self._chunks(members, len(forest.targets[setting])):
+                    for chunk in self._chunks(members, forest.targets[setting]):
                         scores = self._variants(work, forest, setting, [variants[v] for v in chunk], unmodified)
                         values[np.ix_(chunk, forest.examples)] = scores
-                        if progress is not None:
-                            progress(len(chunk) * len(forest.examples))
+                        for _ in chunk:
+                            done(forest.examples)
         return Evaluation(baselines, values, self._forwards, self._states)
 
-    def _chunks(self, members: list[int], nodes: int) -> Iterator[list[int]]:
+    def _chunks(self, members: list[int], tree: Trie) -> Iterator[list[int]]:
         """Variants that fit one pass beside the clean row; they are sorted by fork, so neighbours go together."""
-        size = max(1, self._max_states // nodes - 1)
+        read = len(set(tree.ends().tolist())) * self._model.vocabulary
+        size = max(1, min(self._max_states // len(tree), READ_BUDGET // read) - 1)
         for start in range(0, len(members), size):
             yield members[start : start + size]
 
@@ -236,7 +230,9 @@ class Pass:
         """Change one row [N, …] in place at the edited nodes."""
         assert self.here is not None
         part = row if intervention.head is None else row[:, intervention.head]
-        if isinstance(intervention.operation, Scale):
+        if isinstance(intervention.operation, Scale) and len(self.here) == len(self.tree):
+            part *= intervention.operation.factor
+        elif isinstance(intervention.operation, Scale):
             part[self.here] *= intervention.operation.factor
         else:
             assert source is not None
@@ -246,9 +242,9 @@ class Pass:
     def mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor:
         """See `taps.Tap`; a sliding window counts depth, not place in the row."""
         if window not in self._masks:
-            allowed = self.tree.ancestors()
+            allowed = self.tree.ancestors
             if window is not None:
-                allowed &= self.tree.depth[:, None] - self.tree.depth[None, :] < window
+                allowed = allowed & (self.tree.depth[:, None] - self.tree.depth[None, :] < window)
             blocked = torch.from_numpy(~allowed).to(like.device)
             mask = torch.zeros(blocked.shape, dtype=like.dtype, device=like.device)
             self._masks[window] = mask.masked_fill_(blocked, torch.finfo(like.dtype).min)[None, None]
@@ -278,72 +274,3 @@ def _grown(hidden: torch.Tensor, count: int) -> torch.Tensor:
 def fork_of(variant: Variant) -> Fork:
     """Where a variant first differs from the unmodified run."""
     return min((i.layer, i.site == "resid_post") for i in variant.interventions)
-
-
-class Planting:
-    """A group of prompt pairs while it grows: its tries so far."""
-
-    def __init__(self, pairs: Sequence[TokenPair], settings: Sequence[Setting]) -> None:
-        """An empty group."""
-        self._pairs = pairs
-        self._both = trie.Builder()
-        self._targets = {setting: trie.Builder() for setting in settings}
-        self._paths: dict[Run, list[IntArray]] = {"clean": [], "corrupt": []}
-        self._target_paths: dict[Setting, list[IntArray]] = {setting: [] for setting in settings}
-        self.examples: list[int] = []
-
-    def add(self, b: int) -> int:
-        """Add a pair; returns the size of the largest trie."""
-        self.examples.append(b)
-        for run, paths in self._paths.items():
-            paths.append(self._both.add(trie.plain(getattr(self._pairs[b], run))))
-        for setting, builder in self._targets.items():
-            source = None if setting.source is None else self._paths[setting.source][-1]
-            keys = trie.edited(getattr(self._pairs[b], setting.target), setting.positions, source)
-            self._target_paths[setting].append(builder.add(keys))
-        return max(len(builder) for builder in (self._both, *self._targets.values()))
-
-    def finish(self) -> Forest:
-        """The group as it is."""
-        both = self._both.finish([*self._paths["clean"], *self._paths["corrupt"]])
-        return Forest(self.examples, both, {s: b.finish(self._target_paths[s]) for s, b in self._targets.items()})
-
-
-def forests(pairs: Sequence[TokenPair], settings: Sequence[Setting], limit: int) -> Iterator[Forest]:
-    """Cut prompt pairs into groups none of whose tries exceeds `limit` nodes (a single pair may).
-
-    Pairs are taken in the order of their tokens, so that those with common prefixes meet in one trie.
-    """
-    group: list[int] = []
-    growing = Planting(pairs, settings)
-    for b in sorted(range(len(pairs)), key=lambda b: (pairs[b].clean, pairs[b].corrupt)):
-        if growing.add(b) > limit and group:
-            yield plant(pairs, group, settings)
-            group, growing = [], Planting(pairs, settings)
-            growing.add(b)
-        group.append(b)
-    if group:
-        yield growing.finish()
-
-
-def plant(pairs: Sequence[TokenPair], examples: Sequence[int], settings: Sequence[Setting]) -> Forest:
-    """The tries of some examples."""
-    growing = Planting(pairs, settings)
-    for b in examples:
-        growing.add(b)
-    return growing.finish()
-
-
-def edited_nodes(forest: Forest, setting: Setting) -> tuple[IntArray, IntArray]:
-    """The nodes of the target trie at which interventions act, and for each its source's node in `both`."""
-    pairs: dict[int, int] = {}
-    for e, path in enumerate(forest.targets[setting].paths):
-        here = path[indices(setting.positions, len(path))]
-        if setting.source is None:
-            there = here
-        else:
-            source = forest.source_path(setting.source, e)
-            there = source[indices(setting.positions, len(source))]
-        pairs.update(zip(here.tolist(), there.tolist(), strict=True))
-    nodes = sorted(pairs)
-    return np.array(nodes, dtype=np.int64), np.array([pairs[node] for node in nodes], dtype=np.int64)

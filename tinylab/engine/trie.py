@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,7 @@ class Trie:
         """Number of nodes, N."""
         return len(self.tokens)
 
+    @cached_property
     def ancestors(self) -> npt.NDArray[np.bool_]:
         """[N, N], True where the column's node is the row's node or one of its ancestors."""
         mask = np.eye(len(self), dtype=bool)

@@ -1,0 +1,102 @@
+"""Every command in the documents is run, or, where it needs a hub, composed and checked."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+NEEDS_A_HUB = ("model=gpt2", "model=hf")
+SMALL = ["condition.n_examples=4"]
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def commands(start: str) -> list[str]:
+    lines = [line for document in DOCUMENTS for block in blocks(document, "bash") for line in block.splitlines()]
+    return list(dict.fromkeys(line.split("  #")[0].strip() for line in lines if line.startswith(start)))
+
+
+@pytest.fixture
+def user(tmp_path: Path, tinylab: Callable[..., int]) -> Callable[..., int]:
+    """A folder with what the README's user has: a corpus, a config folder, a model folder, made of its own snippets."""
+    rows = (ROOT / "tinylab/assets/corpora/facts.jsonl").read_text().splitlines()[:20]
+    (tmp_path / "my.jsonl").write_text("\n".join([*blocks(ROOT / "README.md", "json")[0].splitlines(), *rows]) + "\n")
+    (tmp_path / "my_conf/condition").mkdir(parents=True)
+    (tmp_path / "my_conf/condition/mine.yaml").write_text(blocks(ROOT / "README.md", "yaml")[0])
+    shutil.copytree(ROOT / "tinylab/assets/tiny", tmp_path / "my_model")
+    return tinylab
+
+
+@pytest.mark.parametrize("command", [c for c in commands("python -m tinylab ") if not any(n in c for n in NEEDS_A_HUB)])
+def test_a_command_of_the_documents_runs(user: Callable[..., int], command: str) -> None:
+    words = shlex.split(command)[3:]
+    in_process = "joblib" not in command
+    small = [] if "n_examples" in command else SMALL
+    if in_process:
+        assert user(*words, *small) == 0
+    else:
+        assert subprocess.run([sys.executable, "-m", "tinylab", *words, *small], check=False).returncode == 0
+    assert list(Path("outputs").glob("*/*/manifest.json"))
+
+
+@pytest.mark.parametrize("command", [c for c in commands("python -m tinylab ") if any(n in c for n in NEEDS_A_HUB)])
+def test_a_command_for_a_hub_model_composes(user: Callable[..., int], command: str) -> None:
+    del user
+    from hydra._internal.utils import get_args_parser
+
+    from tinylab.composing import Composer
+    from tinylab.schema import validate
+
+    args = get_args_parser().parse_args(shlex.split(command)[3:])
+    with Composer(args) as composer:
+        assert validate(composer.compose(args.overrides)).model.path is None
+
+
+@pytest.mark.parametrize("command", commands("python -m tinylab.aggregate"))
+def test_an_aggregate_command_of_the_documents_runs(user: Callable[..., int], command: str) -> None:
+    from tinylab.aggregate import main
+
+    assert user("-m", "condition=cond_a,cond_b", *SMALL) == 0
+    words = [str(path) for word in shlex.split(command)[3:] for path in (Path().glob(word) if "*" in word else [word])]
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("command", commands("make "))
+def test_a_make_command_of_the_documents_exists(command: str) -> None:
+    result = subprocess.run(["make", "-n", *command.split()[1:2]], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_exists(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target
+
+
+def test_the_help_lists_only_commands_that_compose(user: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    from hydra._internal.utils import get_args_parser
+
+    from tinylab.composing import Composer
+    from tinylab.sweep.plan import make_plan
+
+    with pytest.raises(SystemExit) as stopped:
+        user("--help")
+    assert stopped.value.code == 0
+    examples = re.findall(r"^  (python -m tinylab(?: .*?)?)(?:   |$)", capsys.readouterr().out, flags=re.MULTILINE)
+    assert len(examples) >= 7
+    for example in examples:
+        args = get_args_parser().parse_args(shlex.split(example)[3:])
+        with Composer(args) as composer:
+            make_plan(composer, args.overrides, args.multirun)

@@ -1,0 +1,645 @@
+"""The engines: the forked one equals the plain one, and the plain one equals transformers and arithmetic on weights."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from families import (
+    ALIGNED,
+    FAMILIES,
+    FIXED_BATCH,
+    HEADS,
+    LAYERS,
+    UNALIGNED,
+    UNSUPPORTED,
+    VOCABULARY,
+    WIDTH,
+    answered,
+    family,
+    make,
+    plain_logits,
+)
+from tinylab.batteries.activation_patch import ActivationPatch
+from tinylab.batteries.base import Cell
+from tinylab.batteries.heads_zero import HeadsZero
+from tinylab.engine import taps
+from tinylab.engine.choose import AllLogits, check_prompts, check_variants, choose_engine, self_check
+from tinylab.engine.forked import ForkedEngine
+from tinylab.engine.interventions import Engine, Evaluation, Intervention, Patch, Scale, Variant
+from tinylab.engine.reference import ReferenceEngine
+from tinylab.errors import EngineUnsupported
+from tinylab.metrics import METRICS, Reference, Scorer
+from tinylab.models import CausalModel
+from tinylab.prompts import TokenPair
+from tinylab.schema import EngineConfig
+
+SCORER = Scorer(tuple(METRICS))
+LOGITS = AllLogits(tuple(str(word) for word in range(VOCABULARY)))
+GRANULARITIES = ("layer_resid", "mlp_out", "head_out")
+DIRECTIONS = ("clean->corrupt", "corrupt->clean")
+POSITIONS: tuple[Any, ...] = ("last", "all", [0, 2])
+DTYPES = (torch.float32, torch.float64)
+ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
+"""Two orders of matmul, over a few layers and logits of order 1: about 1e-6 and 1e-15 are measured."""
+INSIDE_FLOAT32 = ("llama", "mistral", "qwen3", "gemma3")
+"""RMSNorm of these computes in float32 whatever the model's dtype."""
+
+
+PAIRS = {torch.float32: (*ALIGNED[:2], ALIGNED[3], *ALIGNED[6:10]), torch.float64: (ALIGNED[2], ALIGNED[3], ALIGNED[7])}
+
+
+def tolerance(name: str, dtype: torch.dtype) -> float:
+    """A float64 difference of 1e-16 can tip one float32 rounding (6e-8) inside an RMSNorm, hence 1e-6 there."""
+    return 1e-6 if dtype is torch.float64 and name in INSIDE_FLOAT32 else ROUNDING[dtype]
+
+
+def h1_cells() -> list[Cell]:
+    return HeadsZero(name="h1", scales=[0.0, 0.5]).cells(LAYERS, HEADS)
+
+
+def h2_cells() -> list[Cell]:
+    return [
+        cell
+        for granularity in GRANULARITIES
+        for direction in DIRECTIONS
+        for positions in POSITIONS
+        if (granularity, positions) != ("layer_resid", "all")
+        for cell in ActivationPatch(
+            name="h2", granularity=granularity, patch_direction=direction, positions=positions, sham_control=True
+        ).cells(LAYERS, HEADS)
+    ]
+
+
+CELLS = [*h1_cells(), *h2_cells()]
+
+
+def variants_of(cells: list[Cell]) -> list[Variant]:
+    return [cell.variant for cell in cells]
+
+
+@dataclass(frozen=True)
+class Both:
+    """The same work by both engines."""
+
+    forked: Evaluation
+    plain: Evaluation
+
+
+@cache
+def everything(name: str, dtype: torch.dtype) -> Both:
+    """All cells of H1 and H2; in float64 on fewer pairs, to save time."""
+    model = family(name, dtype)
+    pairs = answered(model, PAIRS[dtype])
+    engines: tuple[Engine, Engine] = (ForkedEngine(model), ReferenceEngine(model))
+    return Both(*(engine.evaluate(pairs, variants_of(CELLS), SCORER) for engine in engines))
+
+
+def gap(found: Evaluation, expected: Evaluation) -> float:
+    parts = [(found.values, expected.values), *((found.baselines[r], expected.baselines[r]) for r in ("clean", "corrupt"))]
+    return max(float(np.abs(a - b).max()) for a, b in parts)
+
+
+def logits_gap(found: np.ndarray, model: CausalModel, prompts: list[tuple[int, ...]]) -> float:
+    """Largest difference of [B, W] from plain transformers on each prompt."""
+    return float(np.abs(found - np.stack([plain_logits(model, prompt).double().numpy() for prompt in prompts])).max())
+
+
+@pytest.fixture(params=FAMILIES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+# The forked engine against the reference
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_forked_equals_reference_in_every_cell_example_and_metric(name: str, dtype: torch.dtype) -> None:
+    both = everything(name, dtype)
+    assert both.forked.values.shape == both.plain.values.shape
+    different = np.abs(both.forked.values - both.plain.values).max(axis=(1, 2))
+    wrong = [(CELLS[v].key, CELLS[v].variant, d) for v, d in enumerate(different) if not d <= tolerance(name, dtype)]
+    assert wrong == []
+    assert gap(both.forked, both.plain) <= tolerance(name, dtype)
+
+
+def test_interventions_show_so_that_agreement_means_something(name: str) -> None:
+    both = everything(name, torch.float32)
+    kl = np.abs(both.plain.values[:, :, list(METRICS).index("kl_div")]).max(axis=1)
+    in_clean_runs = [v for v, cell in enumerate(CELLS) if cell.variant.target == "clean" and cell.control == "none"]
+    assert np.median(kl[in_clean_runs]) > 1e-3
+    assert (kl[in_clean_runs] > 1e-6).all()  # rounding alone gives about 1e-8
+    assert 0 < both.plain.values[:, :, list(METRICS).index("acc_flip_rate")].mean() < 1
+
+
+def test_forked_equals_reference_on_prompts_of_unequal_length(name: str) -> None:
+    model = family(name)
+    pairs = answered(model, UNALIGNED)
+    cells = [
+        *h1_cells()[::3],
+        *(
+            cell
+            for granularity in GRANULARITIES
+            for direction in DIRECTIONS
+            for cell in ActivationPatch(
+                name="h2", granularity=granularity, patch_direction=direction, positions="last", layers=[0, 2]
+            ).cells(LAYERS, HEADS)
+        ),
+    ]
+    both = [engine.evaluate(pairs, variants_of(cells), SCORER) for engine in (ForkedEngine(model), ReferenceEngine(model))]
+    assert gap(*both) <= ROUNDING[torch.float32]
+
+
+@pytest.mark.parametrize("prompts", [ALIGNED, UNALIGNED], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+def test_without_interventions_logits_are_those_of_plain_transformers(
+    name: str, kind: Callable[[CausalModel], Engine], prompts: tuple[Any, ...]
+) -> None:
+    model = family(name)
+    pairs = answered(model, prompts)
+    baselines = kind(model).evaluate(pairs, [], LOGITS).baselines
+    assert logits_gap(baselines["clean"], model, [pair.clean for pair in pairs]) <= ROUNDING[torch.float32]
+    assert logits_gap(baselines["corrupt"], model, [pair.corrupt for pair in pairs]) <= ROUNDING[torch.float32]
+
+
+def test_forked_wraps_the_models_own_eager_attention_too(name: str) -> None:
+    assert family(name).model.config._attn_implementation == "sdpa"
+    model = make(FAMILIES[name], attn_implementation="eager")
+    assert model.model.config._attn_implementation == "eager"
+    pairs = answered(model, ALIGNED[2:8])
+    found = ForkedEngine(model).evaluate(pairs, variants_of(h1_cells()[::4]), LOGITS)
+    assert logits_gap(found.baselines["clean"], model, [pair.clean for pair in pairs]) <= ROUNDING[torch.float32]
+    assert gap(found, ReferenceEngine(model).evaluate(pairs, variants_of(h1_cells()[::4]), LOGITS)) <= ROUNDING[torch.float32]
+
+
+@pytest.mark.parametrize("max_states", [1, 100, 700])
+def test_many_small_passes_give_the_numbers_of_one_large_pass(name: str, max_states: int) -> None:
+    model = family(name)
+    pairs = answered(model, ALIGNED)
+    chosen = CELLS[::8]
+    whole, cut = (ForkedEngine(model, states).evaluate(pairs, variants_of(chosen), SCORER) for states in (100_000, max_states))
+    assert cut.forwards > whole.forwards
+    assert gap(cut, whole) <= ROUNDING[torch.float32]
+
+
+def test_variants_that_act_in_several_layers_agree(name: str) -> None:
+    model = family(name)
+    pairs = answered(model, ALIGNED)
+    patch, zero, half = Patch(), Scale(0.0), Scale(0.5)
+    variants = [
+        Variant((Intervention("head_out", 2, zero, 1), Intervention("head_out", 0, zero, 3)), "clean"),  # deepest first
+        Variant((Intervention("head_out", 1, half, 0), Intervention("head_out", 1, zero, 2)), "clean"),  # two heads
+        Variant((Intervention("resid_post", 0, patch), Intervention("mlp_out", 2, patch)), "corrupt", "clean", "last"),
+        Variant((Intervention("mlp_out", 0, half), Intervention("resid_post", 1, patch)), "corrupt", "clean", (1, 2)),
+        Variant((Intervention("mlp_out", 2, patch), Intervention("head_out", 0, patch, 2)), "clean", "corrupt", "all"),
+        Variant((Intervention("resid_post", 1, half), Intervention("resid_post", 1, half)), "clean", None, "last"),  # twice
+        Variant((Intervention("head_out", 2, zero),), "clean", None, (0,)),
+    ]
+    for order in (variants, variants[::-1]):  # the engine sorts by where each forks
+        both = [engine.evaluate(pairs, order, LOGITS) for engine in (ForkedEngine(model), ReferenceEngine(model))]
+        assert gap(*both) <= ROUNDING[torch.float32]
+
+
+@pytest.mark.parametrize("positions", ["last", "all", (2,)])
+def test_a_patch_of_a_single_head_agrees_and_differs_between_heads(name: str, positions: Any) -> None:
+    model = family(name)
+    pairs = answered(model, ALIGNED)
+    variants = [
+        Variant((Intervention("head_out", layer, Patch(), head),), "corrupt", "clean", positions)
+        for layer in range(LAYERS)
+        for head in range(HEADS)
+    ]
+    forked, plain = (engine.evaluate(pairs, variants, LOGITS) for engine in (ForkedEngine(model), ReferenceEngine(model)))
+    assert gap(forked, plain) <= ROUNDING[torch.float32]
+    distinct = np.abs(plain.values[:, None] - plain.values[None]).max(axis=(2, 3))
+    late = slice((LAYERS - 1) * HEADS, None) if positions == (2,) else slice(None)
+    pairs_of_heads = ~np.eye(len(variants[late]), dtype=bool)
+    assert positions == (2,) or (distinct[late, late][pairs_of_heads] > 1e-4).all()
+
+
+def test_the_order_of_variants_and_pairs_does_not_matter(name: str) -> None:
+    model = family(name)
+    pairs = answered(model, PAIRS[torch.float32])
+    shuffled = np.random.default_rng(0).permutation(len(CELLS)).tolist()
+    found = ForkedEngine(model, 2000).evaluate(pairs[::-1], [CELLS[v].variant for v in shuffled], SCORER)
+    expected = everything(name, torch.float32).plain
+    assert np.abs(found.values[:, ::-1] - expected.values[shuffled]).max() <= ROUNDING[torch.float32]
+
+
+def test_progress_counts_every_variant_of_every_example_once() -> None:
+    model = family("gpt2")
+    pairs = answered(model, ALIGNED)
+    for engine in (ForkedEngine(model, 300), ReferenceEngine(model)):
+        seen: list[int] = []
+        engine.evaluate(pairs, variants_of(h1_cells()), SCORER, seen.append)
+        assert sum(seen) == len(pairs) * len(h1_cells())
+
+
+def test_metrics_of_a_bfloat16_model_are_computed_in_float32() -> None:
+    model = make(FAMILIES["gpt2"], torch.bfloat16)
+    pairs = answered(model, ALIGNED)
+    found = ForkedEngine(model).evaluate(pairs, [], SCORER).baselines["clean"][:, 0]
+    logits = ForkedEngine(model).evaluate(pairs, [], LOGITS).baselines["clean"]
+    expected = [row[pair.target] - row[pair.foil] for row, pair in zip(logits, pairs, strict=True)]
+    np.testing.assert_allclose(found, expected, atol=1e-6)  # a bfloat16 difference would be off by about 1e-3
+
+
+# What a forked pass costs
+
+
+def test_duplicated_pairs_cost_no_forward_and_no_state(name: str) -> None:
+    model = family(name)
+    pairs = answered(model, tuple(dict.fromkeys(ALIGNED)))
+    once, thrice = (ForkedEngine(model).evaluate(many, variants_of(CELLS), SCORER) for many in (pairs, pairs * 3))
+    assert (thrice.forwards, thrice.states) == (once.forwards, once.states)
+    np.testing.assert_array_equal(thrice.values, np.concatenate([once.values] * 3, axis=1))
+
+
+def test_h1_computes_each_distinct_prefix_once_per_variant_and_no_more() -> None:
+    model = family("gpt2")
+    pairs = answered(model, ALIGNED)
+    found = ForkedEngine(model).evaluate(pairs, variants_of(h1_cells()), SCORER)
+    clean = {pair.clean[: end + 1] for pair in pairs for end in range(len(pair.clean))}
+    corrupt = {pair.corrupt[: end + 1] for pair in pairs for end in range(len(pair.corrupt))}
+    assert found.states == len(clean | corrupt) + (1 + len(h1_cells())) * len(clean)
+    assert found.forwards == 2
+
+
+class RowCount(Scorer):
+    """Remembers how many rows of logits it was ever given at once."""
+
+    seen: list[int] = []
+
+    def score(self, logits: torch.Tensor, ref: Reference) -> torch.Tensor:
+        self.seen.append(len(logits))
+        return super().score(logits, ref)
+
+
+def test_rows_of_logits_held_at_once_are_bounded_by_the_budget_however_many_duplicates() -> None:
+    """A templated corpus repeats prompts thousands of times; [examples, vocabulary] logits must not grow with it."""
+    model = family("gpt2")
+    pairs = answered(model, ALIGNED[:2]) * 500
+    scorer = RowCount(("logit_diff",))
+    ForkedEngine(model, max_states=256).evaluate(pairs, variants_of(h1_cells()[:2]), scorer)
+    assert max(scorer.seen) <= 256
+
+
+# Nothing is left behind
+
+
+def trace(model: CausalModel) -> dict[str, Any]:
+    """Everything in a model that an engine might forget to put back."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
+             "_backward_hooks", "_forward_hooks_always_called")
+    return {
+        "hooks": {path: tuple(tuple(getattr(m, kind)) for kind in hooks) for path, m in model.model.named_modules()},
+        "own attributes": {path: sorted(vars(m)) for path, m in model.model.named_modules()},
+        "classes": {path: type(m) for path, m in model.model.named_modules()},
+        "attention": {
+            path: m.config._attn_implementation for path, m in model.model.named_modules() if hasattr(m, "config")
+        },
+        "registered": sorted(ALL_ATTENTION_FUNCTIONS.valid_keys()),
+        "tap": taps._current.get(None),
+        "weights": {path: (p.data_ptr(), p._version, p.requires_grad) for path, p in model.model.named_parameters()},
+        "training": model.model.training,
+        "gradients": torch.is_grad_enabled(),
+    }
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+def test_an_evaluation_leaves_the_model_as_it_was(name: str, kind: Callable[[CausalModel], Engine]) -> None:
+    model = make(FAMILIES[name])
+    pairs = answered(model, ALIGNED[:4])
+    before, logits = trace(model), plain_logits(model, pairs[0].clean)
+    kind(model).evaluate(pairs, variants_of(CELLS[::5]), SCORER)
+    assert trace(model) == before
+    assert torch.equal(plain_logits(model, pairs[0].clean), logits)
+
+
+class Broken(Scorer):
+    """Fails at its third use, in the midst of the variants."""
+
+    calls: list[int] = []
+
+    def score(self, logits: torch.Tensor, ref: Reference) -> torch.Tensor:
+        self.calls.append(1)
+        if len(self.calls) == 3:
+            raise RuntimeError("scorer broke")
+        return super().score(logits, ref)
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+def test_an_exception_in_a_scorer_leaves_the_model_as_it_was(
+    name: str, kind: Callable[[CausalModel], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Broken, "calls", [])
+    model = make(FAMILIES[name])
+    pairs = answered(model, ALIGNED[:4])
+    before, logits = trace(model), plain_logits(model, pairs[0].clean)
+    with pytest.raises(RuntimeError, match="scorer broke"):
+        kind(model).evaluate(pairs, variants_of(CELLS[::5]), Broken(("logit_diff",)))
+    assert trace(model) == before
+    assert torch.equal(plain_logits(model, pairs[0].clean), logits)
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+@pytest.mark.parametrize("at", [1, 4])
+def test_an_exception_in_the_midst_of_a_forward_leaves_the_model_as_it_was(
+    name: str, kind: Callable[[CausalModel], Engine], at: int
+) -> None:
+    model = make(FAMILIES[name])
+    pairs = answered(model, ALIGNED[:4])
+    calls: list[int] = []
+
+    def explode(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == at:
+            raise RuntimeError("forward broke")
+
+    handle = model.mlp(1).register_forward_pre_hook(explode)
+    before = trace(model)
+    with pytest.raises(RuntimeError, match="forward broke"):
+        kind(model).evaluate(pairs, variants_of(CELLS[::5]), SCORER)
+    assert trace(model) == before
+    handle.remove()
+    assert self_check(model, pairs) <= ROUNDING[torch.float32]
+
+
+@pytest.mark.parametrize("unsupported", UNSUPPORTED)
+def test_a_refused_model_is_left_as_it_was(unsupported: str) -> None:
+    model = make(UNSUPPORTED[unsupported])
+    before = trace(model)
+    with pytest.raises(EngineUnsupported):
+        ForkedEngine(model).evaluate(answered(model, ALIGNED[:2]), variants_of(h1_cells()), SCORER)
+    assert trace(model) == before
+
+
+# What interventions mean
+
+
+def test_sham_is_exactly_nothing_in_the_reference_and_below_rounding_in_the_forked_engine(name: str) -> None:
+    both = everything(name, torch.float32)
+    shams = [v for v, cell in enumerate(CELLS) if cell.control == "sham"]
+    assert len(shams) == 8 * 2 * LAYERS
+    for v in shams:
+        target = CELLS[v].variant.target
+        np.testing.assert_array_equal(both.plain.values[v], both.plain.baselines[target])
+        assert np.abs(both.forked.values[v] - both.forked.baselines[target]).max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+def test_scale_one_changes_nothing(name: str, kind: Callable[[CausalModel], Engine]) -> None:
+    model = family(name)
+    cells = HeadsZero(name="h1", scales=[1.0]).cells(LAYERS, HEADS)
+    found = kind(model).evaluate(answered(model, ALIGNED), variants_of(cells), LOGITS)
+    assert np.abs(found.values - found.baselines["clean"]).max() <= ROUNDING[torch.float32]
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+@pytest.mark.parametrize(("source", "target"), [("clean", "corrupt"), ("corrupt", "clean")])
+def test_patching_the_residual_stream_everywhere_gives_the_source_run(
+    name: str, kind: Callable[[CausalModel], Engine], source: Any, target: Any
+) -> None:
+    model = family(name)
+    variants = [Variant((Intervention("resid_post", layer, Patch()),), target, source, "all") for layer in range(LAYERS)]
+    found = kind(model).evaluate(answered(model, ALIGNED), variants, LOGITS)
+    assert np.abs(found.values - found.baselines[source]).max() <= ROUNDING[torch.float32]
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+@pytest.mark.parametrize("prompts", [ALIGNED, UNALIGNED], ids=["aligned", "unaligned"])
+def test_patching_the_last_layers_residual_stream_at_the_last_position_gives_the_source_run(
+    name: str, kind: Callable[[CausalModel], Engine], prompts: tuple[Any, ...]
+) -> None:
+    model = family(name)
+    patch = Variant((Intervention("resid_post", LAYERS - 1, Patch()),), "corrupt", "clean", "last")
+    found = kind(model).evaluate(answered(model, prompts), [patch], LOGITS)
+    assert np.abs(found.values[0] - found.baselines["clean"]).max() <= ROUNDING[torch.float32]
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+def test_a_patch_at_one_position_cannot_reach_a_shorter_prefix(name: str, kind: Callable[[CausalModel], Engine]) -> None:
+    """The prompt's end is position 2; the pair differs at 1 only, so what position 0 holds is equal in both runs."""
+    model = family(name)
+    pairs = answered(model, ALIGNED[:1])
+    variants = [Variant((Intervention("resid_post", layer, Patch()),), "corrupt", "clean", (0,)) for layer in range(LAYERS)]
+    found = kind(model).evaluate(pairs, variants, LOGITS)
+    assert np.abs(found.values - found.baselines["corrupt"]).max() <= ROUNDING[torch.float32]
+
+
+def without_head(model: CausalModel, layer: int, head: int, factor: float) -> CausalModel:
+    """A copy whose output projection has a head's input weights times `factor`: arithmetic on weights, no hook."""
+    other = copy.deepcopy(model.model)
+    changed = CausalModel(other, None, model.identity, False)
+    projection: Any = changed.projection(layer)
+    width = model.projection(layer).weight.numel() // WIDTH // HEADS
+    mine = slice(head * width, (head + 1) * width)
+    if type(projection).__name__ == "Conv1D":  # GPT-2 keeps [in, out]
+        projection.weight[mine] *= factor
+    else:
+        projection.weight[:, mine] *= factor
+    return changed
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5])
+def test_scaling_a_head_equals_scaling_its_weights_in_the_output_projection(name: str, factor: float) -> None:
+    model = family(name)
+    pairs = answered(model, ALIGNED[3:9:2])
+    cells = HeadsZero(name="h1", scales=[factor]).cells(LAYERS, HEADS)
+    found = ReferenceEngine(model).evaluate(pairs, variants_of(cells), LOGITS).values
+    for v, cell in enumerate(cells):
+        changed = without_head(model, int(cell.key["layer"]), int(cell.key["head"]), factor)
+        # both factors only move exponents, so the products are the same bits; sums may be taken in another order
+        assert logits_gap(found[v], changed, [pair.clean for pair in pairs]) <= 1e-6
+
+
+@pytest.mark.parametrize("only", ["gpt2", "llama", "gpt_neox"])
+def test_zeroing_the_mlp_equals_zeroing_its_last_linear_map(only: str) -> None:
+    model = family(only)
+    pairs = answered(model, ALIGNED[3:9:2])
+    zero = Variant((Intervention("mlp_out", 1, Scale(0.0)),), "clean")
+    found = ReferenceEngine(model).evaluate(pairs, [zero], LOGITS).values[0]
+    other = copy.deepcopy(model.model)
+    changed = CausalModel(other, None, model.identity, False)
+    for leaf in [m for m in changed.mlp(1).modules() if hasattr(m, "weight") and not list(m.children())][-1:]:
+        linear = getattr(changed.mlp(1), "down_proj", leaf)
+        linear.weight.zero_()
+        if getattr(linear, "bias", None) is not None:
+            linear.bias.zero_()
+    if only == "gpt2":
+        changed.mlp(1).c_proj.weight.zero_()
+        changed.mlp(1).c_proj.bias.zero_()
+    assert logits_gap(found, changed, [pair.clean for pair in pairs]) <= 1e-6
+
+
+def test_patching_a_head_by_hand_gives_the_references_numbers() -> None:
+    """GPT-2, layer 1, head 2: the projection's input is recorded and overwritten by two hooks written here."""
+    model = family("gpt2")
+    pair = answered(model, ALIGNED)[8]
+    here = slice(2 * WIDTH // HEADS, 3 * WIDTH // HEADS)
+    projection = model.model.transformer.h[1].attn.c_proj
+    kept: list[torch.Tensor] = []
+    handle = projection.register_forward_pre_hook(lambda _m, args: kept.append(args[0].clone()))
+    plain_logits(model, pair.clean)
+    handle.remove()
+
+    def overwrite(_m: Any, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        changed = args[0].clone()
+        changed[0, -1, here] = kept[0][0, -1, here]
+        return (changed,)
+
+    handle = projection.register_forward_pre_hook(overwrite)
+    expected = plain_logits(model, pair.corrupt).double().numpy()
+    handle.remove()
+    patch = Variant((Intervention("head_out", 1, Patch(), 2),), "corrupt", "clean", "last")
+    found = ReferenceEngine(model).evaluate([pair], [patch], LOGITS)
+    np.testing.assert_array_equal(found.values[0, 0], expected)
+    assert np.abs(expected - found.baselines["corrupt"][0]).max() > 1e-3
+
+
+def test_a_patch_without_a_source_and_a_variant_without_interventions_are_refused() -> None:
+    with pytest.raises(ValueError, match="source"):
+        Variant((Intervention("mlp_out", 0, Patch()),), "clean")
+    with pytest.raises(ValueError, match="at least one"):
+        Variant((), "clean")
+
+
+# The self-check and the choice
+
+
+def test_the_self_check_passes_and_tells_a_small_difference(name: str) -> None:
+    for dtype in DTYPES:
+        model = family(name, dtype)
+        assert self_check(model, answered(model, ALIGNED)) <= tolerance(name, dtype)
+
+
+def test_a_supported_family_gets_the_forked_engine(name: str) -> None:
+    model = family(name)
+    choice = choose_engine(model, EngineConfig(name="auto"), answered(model, UNALIGNED))
+    assert (choice.engine.name, choice.reason) == ("forked", None)
+    assert choice.max_difference is not None
+
+
+@pytest.mark.parametrize("unsupported", [*UNSUPPORTED, *FIXED_BATCH])
+def test_a_family_that_cannot_be_forked_falls_back_with_a_warning(
+    unsupported: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = family(unsupported)
+    pairs = answered(model, ALIGNED)
+    with caplog.at_level(logging.WARNING, logger="tinylab"):
+        choice = choose_engine(model, EngineConfig(name="auto"), pairs)
+    assert choice.engine.name == "reference"
+    assert choice.reason is not None
+    assert any("reference engine" in record.getMessage() for record in caplog.records if record.name.startswith("tinylab"))
+    found = choice.engine.evaluate(pairs[:2], variants_of(h1_cells()[:2]), LOGITS)
+    assert logits_gap(found.baselines["clean"], model, [pair.clean for pair in pairs[:2]]) == 0
+    with pytest.raises(EngineUnsupported, match="engine=auto or engine=reference"):
+        choose_engine(model, EngineConfig(name="forked"), pairs)
+
+
+@pytest.mark.parametrize("unsupported", UNSUPPORTED)
+def test_the_reference_scales_heads_of_unsupported_families_too(unsupported: str) -> None:
+    model = family(unsupported)
+    pairs = answered(model, ALIGNED[3:6])
+    cells = HeadsZero(name="h1", scales=[0.0], layers=[1]).cells(LAYERS, HEADS)
+    found = ReferenceEngine(model).evaluate(pairs, variants_of(cells), LOGITS).values
+    for v, cell in enumerate(cells):
+        changed = without_head(model, 1, int(cell.key["head"]), 0.0)
+        assert logits_gap(found[v], changed, [pair.clean for pair in pairs]) <= 1e-6
+
+
+def test_asking_for_the_reference_runs_no_self_check() -> None:
+    choice = choose_engine(family("gpt2"), EngineConfig(name="reference"), [])
+    assert (choice.engine.name, choice.max_difference, choice.reason) == ("reference", None, None)
+
+
+def test_the_self_check_acts_in_one_layer_of_each_type_and_in_the_last() -> None:
+    layers = {i.layer for variant in check_variants(family("gemma3")) for i in variant.interventions}
+    assert layers == {0, 1, 2}
+    assert {i.layer for variant in check_variants(family("gpt2")) for i in variant.interventions} == {0, 2}
+
+
+def test_a_wrong_attention_is_noticed_by_the_self_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attention that forgets the sliding window is what an unknown family would look like."""
+    model = family("mistral")
+    pairs = answered(model, ALIGNED)
+    right = taps._attend
+    forgetful = lambda *args, **kwargs: right(*args, **{**kwargs, "sliding_window": None})  # noqa: E731
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, taps.NAME, forgetful)
+    with pytest.raises(EngineUnsupported, match="differ"):
+        self_check(model, pairs)
+
+
+def prompt(length: int, first: int = 5) -> tuple[int, ...]:
+    return tuple((first + 3 * place) % VOCABULARY for place in range(length))
+
+
+def test_the_self_check_reaches_the_longest_prompt_of_the_run() -> None:
+    pairs = [TokenPair(prompt(20), prompt(4), 1, 2), TokenPair(prompt(5), prompt(6), 1, 2)]
+    longest = max(max(len(pair.clean), len(pair.corrupt)) for pair in check_prompts(pairs))
+    assert longest == 20
+
+
+LONGROPE_CASES = {
+    "aligned pairs on both sides of the switch": [(prompt(14), prompt(14, 7)), (prompt(5), prompt(5, 7))],
+    "pairs of unequal length that straddle it": [(prompt(14), prompt(5, 7)), (prompt(5), prompt(5, 7))],
+}
+
+
+@pytest.mark.parametrize("case", LONGROPE_CASES)
+def test_rotary_frequencies_that_look_at_the_length_are_noticed(case: str) -> None:
+    """Phi3 with longrope takes other frequencies beyond 8 tokens; one trie takes those of its deepest token."""
+    model = family("phi3_longrope")
+    pairs = answered(model, tuple(LONGROPE_CASES[case]))
+    choice = choose_engine(model, EngineConfig(name="auto"), pairs)
+    found = choice.engine.evaluate(pairs, [], LOGITS)
+    assert logits_gap(found.baselines["corrupt"], model, [pair.corrupt for pair in pairs]) <= ROUNDING[torch.float32]
+    assert logits_gap(found.baselines["clean"], model, [pair.clean for pair in pairs]) <= ROUNDING[torch.float32]
+
+
+def test_prompts_on_one_side_of_the_switch_may_use_the_forked_engine() -> None:
+    model = family("phi3_longrope")
+    pairs = answered(model, ((prompt(7), prompt(7, 7)), (prompt(5), prompt(5, 7))))
+    assert choose_engine(model, EngineConfig(name="auto"), pairs).engine.name == "forked"
+
+
+@pytest.mark.parametrize("max_states", [None, 208])
+def test_a_straddled_switch_is_noticed_whatever_the_budget(max_states: int | None) -> None:
+    """A small budget puts the self-check's longest pair in a trie of its own, but the run's pairs meet in one."""
+    model = family("phi3_longrope")
+    prompts = ((prompt(20), prompt(20, 7)), (prompt(4), prompt(4, 7)), (prompt(9), prompt(9)), (prompt(8), prompt(8)))
+    pairs = answered(model, prompts)
+    choice = choose_engine(model, EngineConfig(name="auto", max_states=max_states), pairs)
+    found = choice.engine.evaluate(pairs, [], LOGITS)
+    assert logits_gap(found.baselines["clean"], model, [pair.clean for pair in pairs]) <= ROUNDING[torch.float32]
+
+
+@pytest.fixture
+def dynamic() -> Iterator[CausalModel]:
+    """A Llama whose rotary base grows with the length of the input beyond 8 tokens."""
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
+    yield make(FAMILIES["llama"], max_position_embeddings=8, rope_parameters=rope)
+
+
+@pytest.mark.parametrize("lengths", [(14, 5), (20, 12)], ids=["straddling", "both beyond"])
+def test_a_rotary_base_that_grows_with_the_length_is_noticed(dynamic: CausalModel, lengths: tuple[int, int]) -> None:
+    """A fresh model judges: transformers keeps the frequencies of the longest input so far, whichever engine ran it."""
+    pairs = [TokenPair(prompt(n), prompt(n, 7), 1, 2) for n in lengths]
+    expected = np.stack([plain_logits(alone(dynamic), pair.clean).double().numpy() for pair in pairs])
+    off = np.abs(ForkedEngine(alone(dynamic)).evaluate(pairs, [], LOGITS).baselines["clean"] - expected).max()
+    assert off > 1e-3  # one trie with both lengths really is wrong
+    assert choose_engine(dynamic, EngineConfig(name="auto"), pairs).engine.name == "reference"
+
+
+def alone(model: CausalModel) -> CausalModel:
+    """A copy, so that no buffer is shared."""
+    return CausalModel(copy.deepcopy(model.model), None, model.identity, False)

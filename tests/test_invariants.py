@@ -1,0 +1,219 @@
+"""Which components are among the strongest everywhere: worked by hand on small tables."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tinylab.sweep.invariants import ConditionRun, Group, Settings, by_chance, find_invariants, scores, top_k
+
+Table = dict[tuple[int, int], float]
+
+
+def heads_run(condition: str, values: Table, *, baseline: float = 10.0, **more: Table) -> ConditionRun:
+    """A run of one scale and seed; `more` are tables of other metrics, whose baseline is 0."""
+    rows = [
+        {"run_id": "r", "seed": 0, "layer": layer, "head": head, "scale": 0.0, "metric": metric, "value": value}
+        for metric, table in {"logit_diff": values, **more}.items()
+        for (layer, head), value in table.items()
+    ]
+    return ConditionRun(condition, pd.DataFrame(rows), {"logit_diff": baseline, **dict.fromkeys(more, 0.0)})
+
+
+def layers_run(condition: str, values: list[float], *, baseline: float = 0.0) -> ConditionRun:
+    rows = [
+        {"run_id": "r", "seed": 0, "layer": layer, "granularity": "layer_resid", "metric": "logit_diff", "value": value}
+        for layer, value in enumerate(values)
+    ]
+    return ConditionRun(condition, pd.DataFrame(rows), {"logit_diff": baseline})
+
+
+def heads(*runs: ConditionRun, **describe: str) -> Group:
+    return Group("heads", {"model": "tiny", **describe}, runs)
+
+
+def listed(*components: tuple[int, int]) -> list[dict[str, int]]:
+    return [{"layer": layer, "head": head} for layer, head in components]
+
+
+A = heads_run("a", {(0, 0): 9.0, (0, 1): 4.0, (1, 0): 17.0, (1, 1): 10.5})  # changes -1, -6, +7, +0.5
+B = heads_run("b", {(0, 0): 3.0, (0, 1): 1.0, (1, 0): 2.5, (1, 1): 2.0}, baseline=2.0)  # changes +1, -1, +0.5, 0
+
+
+@pytest.mark.parametrize(
+    ("rank", "order"),
+    [
+        ("magnitude", [(1, 0), (0, 1), (0, 0), (1, 1)]),
+        ("highest", [(1, 0), (1, 1), (0, 0), (0, 1)]),
+        ("lowest", [(0, 1), (0, 0), (1, 1), (1, 0)]),
+    ],
+)
+def test_each_rank_orders_by_its_own_rule(rank: str, order: list[tuple[int, int]]) -> None:
+    score = scores(A, "heads", "logit_diff", rank)
+    assert score is not None
+    for k in range(1, 5):
+        assert top_k(score, k) == order[:k]
+
+
+@pytest.mark.parametrize(
+    ("rank", "k", "shared"),
+    [
+        ("magnitude", 1, []),
+        ("magnitude", 2, [(0, 1)]),
+        ("magnitude", 3, [(0, 0), (0, 1), (1, 0)]),
+        ("highest", 2, [(1, 0)]),
+        ("lowest", 1, [(0, 1)]),
+        ("lowest", 2, [(0, 1)]),
+    ],
+)
+def test_the_invariants_are_the_intersection_of_the_top_k(rank: str, k: int, shared: list[tuple[int, int]]) -> None:
+    found = find_invariants([heads(A, B)], Settings(k=k, rank=rank), [])
+    assert found["heads"] == listed(*shared)
+    assert (found["k"], found["rank"], found["metrics"], found["set"], found["layers"]) == (
+        k,
+        rank,
+        ["logit_diff"],
+        "intersection",
+        [],
+    )
+    assert found["conditions"] == ["a", "b"]
+
+
+def test_magnitude_is_from_each_conditions_own_unmodified_run() -> None:
+    score = scores(B, "heads", "logit_diff", "magnitude")
+    assert score is not None
+    assert score.to_dict() == {(0, 0): 1.0, (0, 1): 1.0, (1, 0): 0.5, (1, 1): 0.0}
+
+
+def test_values_are_averaged_over_seeds_before_the_change_is_taken() -> None:
+    frame = pd.concat([A.table, A.table.assign(seed=1, value=20 - A.table["value"])])  # the mirror image: no change on average
+    score = scores(ConditionRun("a", frame, A.baselines), "heads", "logit_diff", "magnitude")
+    assert score is not None
+    assert score.tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("rank", "expected"),
+    [
+        ("magnitude", {(0, 0): 6.0, (0, 1): 3.0}),
+        ("highest", {(0, 0): 16.0, (0, 1): 13.0}),
+        ("lowest", {(0, 0): -9.0, (0, 1): -8.0}),
+    ],
+)
+def test_a_head_of_several_scales_counts_with_its_strongest(rank: str, expected: dict[tuple[int, int], float]) -> None:
+    frame = pd.concat(
+        [
+            heads_run("a", {(0, 0): 9.0, (0, 1): 8.0}).table,
+            heads_run("a", {(0, 0): 16.0, (0, 1): 13.0}).table.assign(scale=2.0),
+        ]
+    )
+    score = scores(ConditionRun("a", frame, {"logit_diff": 10.0}), "heads", "logit_diff", rank)
+    assert score is not None
+    assert score.to_dict() == expected
+
+
+def test_ties_break_by_layer_and_head_whatever_the_order_of_the_rows() -> None:
+    values = {place: 5.0 for place in product(range(3), range(3))}
+    shuffled = heads_run("a", values).table.sample(frac=1, random_state=3)
+    score = scores(ConditionRun("a", shuffled, {"logit_diff": 10.0}), "heads", "logit_diff", "magnitude")
+    assert score is not None
+    assert top_k(score, 4) == [(0, 0), (0, 1), (0, 2), (1, 0)]
+
+
+def test_several_metrics_are_intersected_and_listed_one_by_one() -> None:
+    runs = [
+        heads_run("a", {(0, 0): 0.0, (0, 1): 1.0, (1, 0): 10.0}, kl_div={(0, 0): 0.1, (0, 1): 3.0, (1, 0): 2.0}),
+        heads_run("b", {(0, 0): 0.0, (0, 1): 1.0, (1, 0): 10.0}, kl_div={(0, 0): 0.1, (0, 1): 2.0, (1, 0): 3.0}),
+    ]
+    found = find_invariants([heads(*runs)], Settings(k=2, metrics=("logit_diff", "kl_div")), [])
+    assert found["heads"] == listed((0, 1))
+    assert found["per_metric"]["heads"]["logit_diff"]["heads"] == listed((0, 0), (0, 1))
+    assert found["per_metric"]["heads"]["kl_div"]["heads"] == listed((0, 1), (1, 0))
+    assert found["per_metric"]["heads"]["kl_div"]["top_k"] == {"a": listed((0, 1), (1, 0)), "b": listed((1, 0), (0, 1))}
+
+
+def test_fewer_components_than_k_is_said() -> None:
+    found = find_invariants([heads(A, B)], Settings(k=10), [])
+    assert found["heads"] == listed((0, 0), (0, 1), (1, 0), (1, 1))
+    assert "a has 4 components, fewer than k=10" in found["note"]
+    assert found["expected_by_chance"] == {"heads": 4.0}
+
+
+def test_a_missing_metric_is_said_and_nothing_is_claimed() -> None:
+    with_kl = heads_run("a", {(0, 0): 1.0}, kl_div={(0, 0): 1.0})
+    found = find_invariants([heads(with_kl, B)], Settings(k=1, metrics=("kl_div",)), [])
+    assert found["heads"] == []
+    assert "b has no metric kl_div" in found["note"]
+    assert found["groups"][0]["per_metric"]["kl_div"]["top_k"] == {"a": listed((0, 0))}
+
+
+def test_one_condition_alone_is_said() -> None:
+    found = find_invariants([heads(A)], Settings(k=2), [])
+    assert found["heads"] == listed((0, 1), (1, 0))
+    assert "one condition only" in found["note"]
+
+
+def test_two_runs_of_one_condition_are_both_counted_and_neither_is_lost() -> None:
+    again = ConditionRun("a", B.table, B.baselines)  # as in -m condition.split=train,test
+    found = find_invariants([heads(A, again)], Settings(k=2), [])
+    group = found["groups"][0]
+    assert group["heads"] == listed((0, 1))
+    assert len(group["per_metric"]["logit_diff"]["top_k"]) == 2
+
+
+def test_groups_are_never_mixed() -> None:
+    found = find_invariants([heads(A, B), heads(A, model="other")], Settings(k=2), [])
+    assert [group["heads"] for group in found["groups"]] == [listed((0, 1)), listed((0, 1), (1, 0))]
+    assert found["heads"] == []
+    assert "2 groups of heads" in found["note"]
+    assert found["expected_by_chance"] == {}
+
+
+def test_heads_and_layers_are_two_kinds_with_their_own_lists() -> None:
+    layers = Group("layers", {"model": "tiny"}, [layers_run("a", [0.0, 5.0, -6.0]), layers_run("b", [1.0, 0.0, 9.0])])
+    found = find_invariants([heads(A, B), layers], Settings(k=2), [])
+    assert (found["heads"], found["layers"]) == (listed((0, 1)), [2])
+    assert found["per_metric"]["layers"]["logit_diff"] == {"layers": [2], "top_k": {"a": [2, 1], "b": [2, 0]}}
+    assert set(found["expected_by_chance"]) == {"heads", "layers"}
+
+
+def test_patching_is_measured_from_the_unmodified_corrupt_run() -> None:
+    score = scores(layers_run("a", [-5.0, 0.0, 4.0], baseline=-5.0), "layers", "logit_diff", "magnitude")
+    assert score is not None
+    assert top_k(score, 3) == [(2,), (1,), (0,)]
+
+
+def test_invariants_are_withheld_if_a_condition_is_missing() -> None:
+    found = find_invariants([heads(A, B)], Settings(k=2), ["c", "d"])
+    assert (found["heads"], found["layers"], found["groups"], found["per_metric"]) == ([], [], [], {})
+    assert "c, d" in found["withheld"]
+    assert "allow_partial" in found["withheld"]
+
+
+def test_invariants_of_what_is_there_if_that_is_allowed() -> None:
+    found = find_invariants([heads(A, B)], Settings(k=2, allow_partial=True), ["c"])
+    assert found["heads"] == listed((0, 1))
+    assert "withheld" not in found
+    assert "without c" in found["note"]
+
+
+def test_nothing_at_all_is_an_empty_document() -> None:
+    found: dict[str, Any] = find_invariants([], Settings(), [])
+    assert (found["heads"], found["layers"], found["groups"], found["conditions"]) == ([], [], [], [])
+
+
+@pytest.mark.parametrize(("k", "components", "conditions"), [(5, 16, 2), (5, 16, 3), (10, 32, 2), (3, 4, 4), (1, 6, 2)])
+def test_by_chance_agrees_with_drawing_at_random(k: int, components: int, conditions: int) -> None:
+    rng = np.random.default_rng(1)
+    order = rng.random((20_000, conditions, components)).argsort(axis=-1).argsort(axis=-1)
+    sizes = (order < k).all(axis=1).sum(axis=-1)
+    error = sizes.std() / np.sqrt(len(sizes))
+    assert by_chance(k, components, conditions) == pytest.approx(sizes.mean(), abs=4 * error + 1e-12)
+
+
+def test_by_chance_with_fewer_components_than_k_is_all_of_them() -> None:
+    assert by_chance(10, 4, 3) == 4.0

@@ -1,0 +1,34 @@
+"""The built wheel works from an empty folder, with its own configs, model and corpora."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import only
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True)
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site)]
+    subprocess.run([*install, str(only(tmp_path, "*.whl"))], check=True)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    where = subprocess.run(
+        [sys.executable, "-c", "import tinylab.composing as c; print(c.config_folder())"],
+        cwd=empty, env=environment, capture_output=True, text=True, check=True,
+    )
+    assert where.stdout.strip() == str(site / "tinylab/conf")
+    run = subprocess.run(
+        [sys.executable, "-m", "tinylab", "condition.n_examples=4"],
+        cwd=empty, env=environment, capture_output=True, text=True, check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert only(empty, "outputs/runs/*/manifest.json").is_file()

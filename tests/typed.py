@@ -1,0 +1,48 @@
+"""The command line typed in a folder of one's choice, for runs that several tests of a file read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tinylab.app import main
+
+SHORT = ("condition.n_examples=4", "battery.layers=[0]", "plots=false")
+"""Overrides that keep a run of the embedded model under a second or two."""
+
+
+def type_in(folder: Path, *args: str) -> int:
+    """Run a command line in this process, in a folder; returns the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYDRA_FULL_ERROR", "0")
+        patch.chdir(folder)
+        return main(args)
+
+
+def type_in_shell(folder: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python …` in a process of its own, in a folder."""
+    own = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    return subprocess.run(
+        [sys.executable, *args],
+        cwd=folder,
+        env={**own, "OMP_WAIT_POLICY": "PASSIVE", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, str]]:
+    """Every path under a folder, with the modification time and sha256 of files."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest())
+        if path.is_file()
+        else (0, "folder")
+        for path in sorted(folder.rglob("*"))
+    }
