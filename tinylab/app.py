@@ -11,7 +11,8 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra._internal.utils import _run_hydra, get_args_parser
@@ -39,12 +40,13 @@ register_resolver()  # at import: the workers of a launcher import this module, 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's own formatting and exit code
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other processes may share the cores
     parser = get_args_parser()
+    parser.prog = "tinylab"
     args = parser.parse_args(None if argv is None else list(argv))
     try:
-        return _command(args, parser)
+        with _full_errors():
+            return _command(args, parser)
     except KeyboardInterrupt:
         return _say("interrupted", EXIT_INTERRUPTED)
     except TinylabError as error:
@@ -55,6 +57,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         if show_traceback:
             raise
         return _say(one_sentence(error), ConfigError.exit_code)
+
+
+@contextmanager
+def _full_errors() -> Iterator[None]:
+    """While open, exceptions reach us instead of Hydra's own formatting and exit code."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def _say(message: str, code: int) -> int:

@@ -19,10 +19,12 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from tinylab.errors import ConfigError, options
 
 CONFIG_NAME = "config"
+GROUPS = ("battery", "condition", "model", "device", "engine", "verify_slice", "experiment")
 
 
 def config_folder() -> Path:
@@ -68,13 +70,30 @@ class Composer:
             ConfigError: one cannot be parsed.
         """
         try:
-            return OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(list(overrides))
+            parsed = OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(list(overrides))
         except HydraException as error:
             wrong = getattr(error, "override", None)
             if wrong is None:
                 raise ConfigError(one_sentence(error)) from error
             raise ConfigError(f"{wrong}: cannot be read as key=value; quote a value with special characters, and "
                               "the whole, as in \"battery.patch_direction='corrupt->clean'\".") from error
+
+        for override in parsed:
+            self._check_choice(override)
+        return parsed
+
+    def _check_choice(self, override: Override) -> None:
+        """A group takes one option; Hydra would take a list and keep the last, and break on null."""
+        group = override.key_or_group
+        if override.is_sweep_override() or override.is_delete() or group not in GROUPS:
+            return
+        value = override.value()
+        if isinstance(value, list):
+            names = ",".join(str(name) for name in value)
+            raise ConfigError(f"{override.input_line}: one option at a time; sweep over several with -m {group}={names}.")
+        if value is None and group != "experiment":
+            known = self._hydra.config_loader.get_group_options(group)
+            raise ConfigError(f"{override.input_line}: expected an option; known: {', '.join(known)}.")
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """One job's config, its `hydra` node included.
@@ -84,7 +103,7 @@ class Composer:
         """
         try:
             return self._hydra.compose_config(self._name, list(overrides), run_mode=RunMode.RUN, with_log_configuration=False)
-        except (HydraException, OmegaConfBaseException) as error:
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
             unknown = re.search(r"Could not override '([^']+)'", str(error))
             if unknown:
                 raise ConfigError(self._unknown_key(unknown[1], overrides)) from error

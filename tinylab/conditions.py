@@ -54,7 +54,10 @@ def locate(path: str) -> Path:
     """The file or folder that a config's `path` means; `pkg://package/rest` lies inside an installed package."""
     if path.startswith(PACKAGE_SCHEME):
         package, _, rest = path.removeprefix(PACKAGE_SCHEME).partition("/")
-        return Path(str(files(package).joinpath(rest)))
+        try:
+            return Path(str(files(package).joinpath(rest)))
+        except (ModuleNotFoundError, ValueError):
+            return Path(path)  # a path that does not exist: whoever reads it says so
     return Path(path).expanduser()
 
 
@@ -89,10 +92,10 @@ def load_condition(config: ConditionConfig) -> Condition:
     pairs: list[PromptPair] = []
     splits: Counter[str] = Counter()
     for place, row, values in _rows(config):
-        split = values.get(config.split_field)
+        split = _optional(values, config.split_field)
         if split is not None:
-            splits[str(split)] += 1
-        if config.split is None or split is None or str(split) == config.split:
+            splits[split] += 1
+        if config.split is None or split is None or split == config.split:
             pairs.append(_pair(config, place, row, values))
     if not pairs and splits:
         raise CorpusError(f"condition.split={config.split}: no row of {config.path} has it; {options(config.split, splits)}.")
@@ -150,7 +153,7 @@ def _rows(config: ConditionConfig) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 def _jsonl_rows(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     row = 0
-    with file.open(encoding="utf-8") as stream:
+    with file.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(stream, start=1):
             if not line.strip():
                 continue
@@ -166,7 +169,7 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
 
 
 def _csv_rows(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    with file.open(encoding="utf-8", newline="") as stream:
+    with file.open(encoding="utf-8-sig", newline="") as stream:  # spreadsheets put a byte-order mark first
         reader = csv.DictReader(stream)
         for row, values in enumerate(reader):
             yield f"{file}, line {reader.line_num}", row, values
@@ -197,8 +200,13 @@ def _pair(config: ConditionConfig, place: str, row: int, values: dict[str, Any])
         if not isinstance(values[field], str):
             raise CorpusError(f"{place}: field '{field}' is {values[field]!r}, expected text.")
         text[name] = values[field]
-    template = values.get(config.template_field)
-    return PromptPair(row=row, template=None if template is None else str(template), **text)
+    return PromptPair(row=row, template=_optional(values, config.template_field), **text)
+
+
+def _optional(values: dict[str, Any], field: str) -> str | None:
+    """A field that a row need not have; an empty one, as csv writes it, is none."""
+    value = values.get(field)
+    return None if value is None or value == "" else str(value)
 
 
 def _unusable(pair: PromptPair) -> str | None:

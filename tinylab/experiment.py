@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -24,9 +25,9 @@ from tinylab.models import CausalModel, identify, load_model, resolve_device
 from tinylab.plots import heatmap
 from tinylab.prompts import TokenPair, tokenise
 from tinylab.schema import Config
-from tinylab.storage import write_json, write_table, write_text
+from tinylab.storage import read_json, write_json, write_table, write_text
 from tinylab.tables import impact_table, per_example_table
-from tinylab.verify import add_verify_slice
+from tinylab.verify import add_verify_slice, filled_in
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +44,14 @@ def run_experiment(config: Config, folder: RunFolder, run_id: str, threads: int)
     Raises:
         TinylabError: see `tinylab.errors`.
     """
-    import torch
-
-    torch.set_num_threads(threads)
+    if config.verify_slice.asked:
+        filled_in(config.verify_slice, config)  # a device that is not there is told before anything is computed
     finished = None if config.overwrite else folder.complete(run_id)
     if finished is not None and _still_the_same(config, finished):
         log.info("run %s is already complete, reusing %s (overwrite=true computes it again)", run_id, folder.path)
+        if config.plots and not folder.file("heatmap").is_file():
+            _draw(folder, finished, config)
+            folder.write(finished)
     else:
         _compute(config, folder, run_id, threads)
     verdict = add_verify_slice(config, folder, run_id) if config.verify_slice.asked else None
@@ -110,13 +113,17 @@ def _check_positions(config: Config, tokens: Sequence[TokenPair]) -> None:
 
 def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> None:
     """Compute a run and write its files; the manifest says complete only when all of them are there."""
+    began = time.monotonic()
+    condition = load_condition(config.condition)
+    identify(config.model)  # what cannot be found is told before torch is imported
+    import torch
+
     from tinylab.engine.choose import choose_engine
 
-    began = time.monotonic()
+    torch.set_num_threads(threads)
     device = resolve_device(config.device.type)
     if device == "mps":
         log.warning("device=mps has been seen to get signs wrong; add +verify_slice.device=cpu to check these numbers")
-    condition = load_condition(config.condition)
     model = load_model(config.model, device)
     prepared = prepare(config, condition, model)
     choice = choose_engine(model, config.engine, prepared.tokens)
@@ -192,8 +199,7 @@ def _write(config: Config, folder: RunFolder, run_id: str, prepared: Prepared, i
     table = config.battery.table
     folder.file("verify").unlink(missing_ok=True)  # it belonged to the numbers that are being replaced
     write_text(folder.file("config"), OmegaConf.to_yaml(OmegaConf.create(_plain(config))))
-    impacts = impact_table(table, run_id, impact.rows())
-    write_table(folder.file(table), impacts)
+    write_table(folder.file(table), impact_table(table, run_id, impact.rows()))
     write_table(
         folder.file("per_example"),
         per_example_table(table, run_id, impact.cells, impact.pairs, seeds=prepared.seeds, metrics=impact.per_example()),
@@ -201,16 +207,21 @@ def _write(config: Config, folder: RunFolder, run_id: str, prepared: Prepared, i
     started = _started(config, run_id)
     told = {key: started[key] for key in ("run_id", "condition", "battery", "direction", "target_run", "positions", "model")}
     write_json(folder.file("summary"), {**told, "seeds": list(config.seeds), **impact.summary()})
+    folder.file("heatmap").unlink(missing_ok=True)
     if config.plots:
-        heatmap(folder.file("heatmap"), impacts, impact.summary()["baselines"][config.battery.target], title=_title(config))
-    else:
-        folder.file("heatmap").unlink(missing_ok=True)
+        _draw(folder, started, config)
 
 
-def _title(config: Config) -> str:
-    started = _started(config, "")
-    direction = "" if started["direction"] == "none" else f", {started['direction']} at {started['positions']}"
-    return f"{config.battery.name} on {config.condition.tag}, {config.model.name or config.model.path}{direction}"
+def _draw(folder: RunFolder, manifest: dict[str, Any], config: Config) -> None:
+    """Draw the heat map of the tables that are in the folder."""
+    direction = "" if manifest["direction"] == "none" else f", {manifest['direction']} at {manifest['positions']}"
+    baselines = read_json(folder.file("summary"))["baselines"][manifest["target_run"]]
+    heatmap(
+        folder.file("heatmap"),
+        pq.read_table(folder.file(manifest["table"])),
+        baselines,
+        title=f"{config.battery.name} on {config.condition.tag}, {manifest['model']}{direction}",
+    )
 
 
 def _provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str, Any]:
@@ -220,6 +231,7 @@ def _provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str
         "architecture": type(model.model).__name__,
         "n_layers": model.n_layers,
         "n_heads": model.n_heads,
+        "tokenizer": model.describe_tokenizer(),
         "bos": {"add_bos": model.add_bos, "token_id": model.bos},
         "corpus": {
             "path": prepared.condition.path,

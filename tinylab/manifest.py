@@ -65,13 +65,13 @@ class RunFolder:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
-    def complete(self, run_id: str) -> dict[str, Any] | None:
+    def complete(self, run_id: str | None) -> dict[str, Any] | None:
         """The manifest if this very run is finished and all its files are there, else None."""
         try:
             content = self.read()
         except OutputError:
             return None
-        if content is None or content.get("status") != "complete" or content.get("run_id") != run_id:
+        if content is None or not run_id or (content.get("status"), content.get("run_id")) != ("complete", run_id):
             return None
         listed = [self.path / content[key] for key in self.ARTIFACTS if key in content]
         return content if all(path.is_file() for path in listed) else None

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "wo")
 MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "fc2")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 log = logging.getLogger(__name__)
 
 
@@ -96,6 +97,12 @@ class CausalModel:
             raise ModelError(f"model.add_bos=true, but the tokenizer of {self.identity.name} has no BOS token; "
                              "use model.add_bos=false.")
         return int(self.tokenizer.bos_token_id)
+
+    def describe_tokenizer(self) -> dict[str, Any]:
+        """Its class, its size, and a digest of what it does (None for tokenizers written in Python)."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        digest = None if backend is None else hashlib.sha256(backend.to_str().encode()).hexdigest()
+        return {"class": type(self.tokenizer).__name__, "vocabulary": len(self.tokenizer), "digest": digest}
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, verbatim, without special tokens."""
@@ -199,13 +206,17 @@ def load_model(config: ModelConfig, device: str) -> CausalModel:
         DeviceError: the device lacks the dtype.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     check_dtype(device, config.dtype)
     identity = identify(config)
     source = str(_folder(config.path)) if config.path is not None else identity.name
     try:
         with _quiet_transformers():
+            AutoConfig.from_pretrained(source, revision=identity.revision or "main")  # its error names an unknown architecture
+            if config.path is not None and not any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
+                raise ModelError(f"model.path={config.path}: no tokenizer in it; expected one of {', '.join(TOKENIZER_FILES)}.")
             tokenizer = AutoTokenizer.from_pretrained(source, revision=identity.revision or "main")
             model = AutoModelForCausalLM.from_pretrained(
                 source,
@@ -214,7 +225,7 @@ def load_model(config: ModelConfig, device: str) -> CausalModel:
                 use_safetensors=True,
                 trust_remote_code=False,
             )
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         expected = "config.json, model.safetensors and tokenizer files of an architecture that transformers knows"
         raise ModelError(f"{source}: cannot be loaded as a causal language model ({_first_sentence(error)}); "
                          f"expected {expected}.") from error
@@ -252,7 +263,7 @@ def _folder(path: str) -> Path:
 
 def _folder_digest(folder: Path) -> str:
     """sha256 over the names and contents of what determines a local model's numbers."""
-    wanted = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "tokenizer.model")
+    wanted = ("config.json", "tokenizer_config.json", "merges.txt", *TOKENIZER_FILES)
     chosen = sorted([*folder.glob("*.safetensors"), *(folder / name for name in wanted if (folder / name).is_file())])
     digest = hashlib.sha256()
     for file in chosen:

@@ -47,8 +47,8 @@ def load_run(path: str | Path) -> Run:
     """
     folder = RunFolder(Path(path))
     manifest = folder.read()
-    if manifest is None or manifest.get("status") != "complete":
-        status = "no manifest" if manifest is None else f"status {manifest.get('status')}"
+    if folder.complete(manifest.get("run_id") if manifest else None) is None or manifest is None:
+        status = "no manifest" if manifest is None else f"not a complete run (status {manifest.get('status')})"
         raise OutputError(f"{path}: {status}; expected the folder of a complete run, such as outputs/runs/NAME.")
     tables = {name: pd.read_parquet(folder.file(name)) if name in manifest else None for name in ("head_impact", "layer_impact")}
     return Run(

@@ -45,7 +45,7 @@ def at_least(key: str, got: int | float | None, least: int) -> None:
 def distinct(key: str, got: Sequence[Any] | None) -> None:
     """Raise ConfigError if `got` is an empty list or has a value twice; None (all) is fine."""
     if got is not None and (len(got) == 0 or len(set(got)) != len(got)):
-        raise ConfigError(f"{key}={list(got)}: expected a list of distinct values, not empty (null means all).")
+        raise ConfigError(f"{key}={list(got)}: expected a list of distinct values, not empty.")
 
 
 @dataclass(kw_only=True)

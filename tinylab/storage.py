@@ -74,5 +74,6 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise OutputError(f"{path}: cannot be read ({error}); expected a JSON document written by tinylab.") from error
-    assert isinstance(data, dict)
+    if not isinstance(data, dict):
+        raise OutputError(f"{path}: holds a {type(data).__name__}, expected a JSON object written by tinylab.")
     return data

@@ -16,7 +16,7 @@ from tinylab.conditions import load_condition
 from tinylab.impact import Impact, assemble
 from tinylab.manifest import RunFolder, describe
 from tinylab.metrics import FloatArray, Scorer, with_logit_diff
-from tinylab.models import load_model, resolve_device
+from tinylab.models import check_dtype, load_model, resolve_device
 from tinylab.schema import Config, VerifySliceConfig
 from tinylab.storage import write_json
 from tinylab.tables import KEYS
@@ -29,11 +29,17 @@ log = logging.getLogger(__name__)
 
 
 def filled_in(asked: VerifySliceConfig, config: Config) -> VerifySliceConfig:
-    """The slice's settings with defaults in place of what is null."""
+    """The slice's settings with defaults in place of what is null.
+
+    Raises:
+        DeviceError: the device is not there, or lacks the dtype.
+    """
     dtype = asked.dtype or config.model.dtype
+    device = resolve_device(asked.device or "cpu")
+    check_dtype(device, dtype)
     coarser = max(dtype, config.model.dtype, key=lambda name: TOLERANCES[name])
     return VerifySliceConfig(
-        device=resolve_device(asked.device or "cpu"),
+        device=device,
         n_examples=asked.n_examples or 20,
         dtype=dtype,
         tolerance=TOLERANCES[coarser] if asked.tolerance is None else asked.tolerance,

@@ -66,8 +66,9 @@ def sweep_folder(path: Path) -> Path:
         folder = folder.parent.parent
     if not folder.is_dir():
         raise OutputError(f"{path}: no such folder; expected a sweep's, such as outputs/sweeps/NAME.")
-    if "jobs" not in _manifest(folder) and not list(folder.glob("*/manifest.json")):
-        raise OutputError(f"{path}: not a sweep's folder, it has no manifest with jobs and no runs in it.")
+    if "jobs" not in _manifest(folder) and not (folder / "multirun.yaml").is_file():
+        raise OutputError(f"{path}: not a sweep's folder, it has neither a manifest with jobs nor a multirun.yaml; expected one "
+                          "such as outputs/sweeps/NAME.")
     return folder
 
 
@@ -206,5 +207,6 @@ def _group(children: Sequence[Child]) -> Group:
     for child in children:
         baselines = child.summary["baselines"][child.manifest["target_run"]]
         frame = pd.read_parquet(child.folder.file(child.manifest["table"]))
-        runs.append(ConditionRun(child.manifest["condition"], frame, {name: entry["mean"] for name, entry in baselines.items()}))
+        means = {name: entry["mean"] for name, entry in baselines.items()}
+        runs.append(ConditionRun(child.manifest["condition"], frame, means, child.folder.path.name))
     return Group("heads" if "head" in KEYS[first.manifest["table"]] else "layers", describe, runs)

@@ -39,6 +39,7 @@ class ConditionRun:
     condition: str
     table: pd.DataFrame
     baselines: dict[str, float]
+    folder: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,25 +89,35 @@ def by_chance(k: int, components: int, conditions: int) -> float:
     return float(k**conditions / components ** (conditions - 1))
 
 
+def run_names(runs: Sequence[ConditionRun]) -> list[str]:
+    """What to call each run of a group: its condition, with its folder or number where several runs share one."""
+    tags = [run.condition for run in runs]
+    return [
+        run.condition if tags.count(run.condition) == 1 else f"{run.condition} ({run.folder or number})"
+        for number, run in enumerate(runs, start=1)
+    ]
+
+
 def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
     """One group's entry: the invariants, the top k of each condition by each metric, and notes on what limits them."""
     notes: list[str] = []
     if len(group.runs) == 1:
         notes.append("one condition only: these are its strongest components, not invariants")
+    names = run_names(group.runs)
     per_metric: dict[str, Any] = {}
     common: list[Component] | None = None
     size = 0
     for metric in settings.metrics:
         tops: dict[str, list[Component]] = {}
-        for run in group.runs:
+        for name, run in zip(names, group.runs, strict=True):
             score = scores(run, group.kind, metric, settings.rank)
             if score is None:
-                notes.append(f"{run.condition} has no metric {metric}")
+                notes.append(f"{name} has no metric {metric}")
                 continue
             size = len(score)
             if size < settings.k:
-                notes.append(f"{run.condition} has {size} components, fewer than k={settings.k}")
-            tops[run.condition] = top_k(score, settings.k)
+                notes.append(f"{name} has {size} components, fewer than k={settings.k}")
+            tops[name] = top_k(score, settings.k)
         shared = _shared(list(tops.values())) if len(tops) == len(group.runs) else []
         per_metric[metric] = {
             group.kind: _listed(shared, group.kind),
@@ -116,7 +127,7 @@ def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
     return {
         **group.describe,
         "kind": group.kind,
-        "conditions": [run.condition for run in group.runs],
+        "conditions": names,
         "components": size,
         group.kind: _listed(common or [], group.kind),
         "per_metric": per_metric,

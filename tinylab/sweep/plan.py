@@ -12,10 +12,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tinylab.composing import Composer, is_hydra_override, one_sentence
+from tinylab.composing import GROUPS, Composer, is_hydra_override, one_sentence
 from tinylab.conditions import corpus_sha256, one_corpus_per_tag
 from tinylab.errors import ConfigError, CorpusError
 from tinylab.identity import digest, run_id
+from tinylab.models import resolve_device
 from tinylab.schema import Config, validate
 from tinylab.storage import write_json
 
@@ -58,16 +59,19 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
 
     Raises:
         ConfigError: any job cannot be composed, a value is wrong, two jobs are the same run, or two corpora share a tag.
+        DeviceError: a device is not there.
     """
     parsed = composer.parse(overrides)
     fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
     if not multirun and len(fixed) < len(parsed):
         swept = next(override for override in parsed if override.is_sweep_override())
-        raise ConfigError(f"{swept.input_line}: several values; add -m before the overrides to sweep over them, or write "
-                          f"{swept.key_or_group}=[…] for a list.")
+        a_list = "" if swept.key_or_group in GROUPS else f", or write {swept.key_or_group}=[…] for a list"
+        raise ConfigError(f"{swept.input_line}: several values; add -m before the overrides to sweep over them{a_list}.")
     base = composer.compose(fixed)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
-        return Plan(validate(base), None, False, [])
+        config = validate(base)
+        _check_device(config)
+        return Plan(config, None, False, [])
     jobs, configs = _jobs(composer, overrides, base)
     _check(jobs, configs)
     explicit = any(override.key_or_group == "hydra.sweep.dir" for override in parsed)
@@ -98,6 +102,7 @@ def _jobs(composer: Composer, overrides: Sequence[str], base: DictConfig) -> tup
     for lines in batches[0]:
         composed = composer.compose([*lines, *hydra_lines])
         config = validate(composed)
+        _check_device(config)
         folder = str(composed.hydra.sweep.subdir)
         jobs.append(Job(list(lines), config.condition.tag, config.battery.name, run_id(config), folder))
         configs.append(config)
@@ -112,6 +117,13 @@ def _check(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
                               f"[{' '.join(job.overrides)}]; leave one out.")
         seen[job.folder] = job
     one_corpus_per_tag([(config.condition.tag, _corpus(config)) for config in configs])
+
+
+def _check_device(config: Config) -> None:
+    """Devices that are not there are told before anything starts."""
+    resolve_device(config.device.type)
+    if config.verify_slice.device is not None:
+        resolve_device(config.verify_slice.device)
 
 
 def _corpus(config: Config) -> str:
