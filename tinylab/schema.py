@@ -8,8 +8,8 @@ checks every key and every value, whether it came from a shipped YAML, a user's 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -155,16 +155,9 @@ class InvariantsConfig:
 
 
 @dataclass(kw_only=True)
-class Config:
-    """A whole, checked configuration."""
+class RootConfig:
+    """The keys of the root, outside every group."""
 
-    battery: Battery
-    condition: ConditionConfig
-    model: ModelConfig
-    device: DeviceConfig
-    engine: EngineConfig
-    verify_slice: VerifySliceConfig
-    invariants: InvariantsConfig
     run_name: str
     sweep_name: str
     output_dir: str
@@ -175,19 +168,36 @@ class Config:
     threads: int | None
 
     def __post_init__(self) -> None:
-        """Check what involves several groups."""
+        """Check the values."""
         distinct("seeds", self.seeds)
         for seed in self.seeds:
             at_least("seeds", seed, 0)
         distinct("metrics", self.metrics)
         at_least("threads", self.threads, 1)
+        for key, name in (("run_name", self.run_name), ("sweep_name", self.sweep_name)):
+            if not name or "/" in name:
+                raise ConfigError(f"{key}={name!r}: expected a name without '/'.")
+
+
+@dataclass(kw_only=True)
+class Config(RootConfig):
+    """A whole, checked configuration."""
+
+    battery: Battery
+    condition: ConditionConfig
+    model: ModelConfig
+    device: DeviceConfig
+    engine: EngineConfig
+    verify_slice: VerifySliceConfig
+    invariants: InvariantsConfig
+
+    def __post_init__(self) -> None:
+        """Check what involves several groups."""
+        super().__post_init__()
         for metric in self.metrics or []:
             one_of(f"battery={self.battery.name} metrics", metric, self.battery.metrics)
         for metric in self.invariants.metrics:
             one_of("invariants.metrics", metric, (*PATCHING_METRICS, "recovery_mean"))
-        for key, name in (("run_name", self.run_name), ("sweep_name", self.sweep_name)):
-            if not name or "/" in name:
-                raise ConfigError(f"{key}={name!r}: expected a name without '/'.")
 
     @property
     def metric_names(self) -> list[str]:
@@ -224,7 +234,7 @@ def validate(cfg: DictConfig) -> Config:
     missing = [name for name in known if name not in raw and name not in groups and name != "battery"]
     if missing:
         raise ConfigError(f"{missing[0]}: missing from the composed config; conf/config.yaml sets it.")
-    root = _typed("", _Root, raw)
+    root = _typed("", RootConfig, raw)
     return Config(battery=battery, **groups, **vars(root))
 
 
@@ -233,23 +243,12 @@ def _battery(values: dict[str, Any]) -> Battery:
     target = values.pop("_target_", None)
     try:
         cls = get_class(str(target))
+        if not is_dataclass(cls):
+            raise ValueError("not a battery")
     except (ImportError, ValueError) as error:
         expected = "expected the path of a battery's class, as in conf/battery/h1.yaml"
         raise ConfigError(f"battery._target_={target}: {expected}.") from error
-    battery: Battery = _typed("battery", cls, values)
-    return battery
-
-
-@dataclass(kw_only=True)
-class _Root:
-    run_name: str
-    sweep_name: str
-    output_dir: str
-    seeds: list[int]
-    metrics: list[str] | None
-    overwrite: bool
-    plots: bool
-    threads: int | None
+    return cast("Battery", _typed("battery", cls, values))
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
