@@ -1,12 +1,12 @@
 """Clean and corrupt prompts, filled in from a wording and the tables.
 
 A pair differs in one word (one token), and the replacement is symmetric: the foil is the right answer to the
-corrupt prompt. Each function draws one pair at random. Which of the two rules or names decides the answer is
+corrupt prompt. Each function draws one pair at random. Which of the two possibilities or names decides the answer is
 the kind of the wording, and every wording comes in both kinds: no position gives the answer away.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -64,24 +64,18 @@ def negation_pair(wording: Wording, rng: random.Random) -> Pair:
     )
 
 
-def rule_slots(kinds: Sequence[tuple[str, ...]], properties: Sequence[str]) -> dict[str, str]:
-    """Return the slots of two rules: kinds as (singular, plural), and the property of each."""
-    slots: dict[str, str] = {}
-    for number, ((kind, plural), quality) in enumerate(zip(kinds, properties, strict=True), start=1):
-        slots |= {f"kind{number}": kind, f"kinds{number}": plural, f"property{number}": quality}
-    return slots
-
-
 def logic_pair(wording: Wording, rng: random.Random) -> Pair:
-    """Draw two rules and somebody whom the first or the second one is about, as the kind of wording says."""
-    kinds, properties = rng.sample(tables.KINDS, 2), rng.sample(tables.PROPERTIES, 2)
-    right = ("first", "second").index(wording.kind)
-    slots = rule_slots(kinds, properties) | {"name": rng.choice(tables.NAMES)}
+    """Draw two possibilities, one of which is denied: the first or the second is left, as the kind of wording says.
+
+    The rule is the disjunctive syllogism: p or q, not p, therefore q.
+    """
+    properties, left = rng.sample(tables.PROPERTIES, 2), ("first", "second").index(wording.kind)
+    slots = {"name": rng.choice(tables.NAMES), "property1": properties[0], "property2": properties[1]}
     return Pair(
-        wording.frame.format(**slots, kind=kinds[right][0]),
-        wording.frame.format(**slots, kind=kinds[1 - right][0]),
-        f" {properties[right]}",
-        f" {properties[1 - right]}",
+        wording.frame.format(**slots, denied=properties[1 - left]),
+        wording.frame.format(**slots, denied=properties[left]),
+        f" {properties[left]}",
+        f" {properties[1 - left]}",
         wording.template,
     )
 

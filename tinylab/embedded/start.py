@@ -36,7 +36,7 @@ WORDS: Final = slice(TWO_BEFORE.stop, WIDTH)
 
 WAVE_SIZE: Final = 0.15
 WORD_SIZE: Final = 0.1
-MATRIX_SIZE: Final = 0.06
+MATRIX_SIZE: Final = 0.04
 LOOK_BACK: Final = 2.0
 MATCH: Final = 1.5
 COPY: Final = 0.1

@@ -102,43 +102,9 @@ OPPOSITES: Final = _columns("""
 AFFIRMERS: Final = tuple("now still really certainly clearly".split())
 """Words that stand in the place of "not" and leave the sentence affirmed."""
 
-KINDS: Final = _columns("""
-    dog dogs
-    cat cats
-    bird birds
-    horse horses
-    lion lions
-    tiger tigers
-    bear bears
-    rabbit rabbits
-    pig pigs
-    cow cows
-    snake snakes
-    monkey monkeys
-    duck ducks
-    goat goats
-    wolf wolves
-    robot robots
-    wizard wizards
-    nurse nurses
-    doctor doctors
-    teacher teachers
-    farmer farmers
-    king kings
-    soldier soldiers
-    student students
-    driver drivers
-    sailor sailors
-    lawyer lawyers
-    singer singers
-    writer writers
-    pilot pilots
-""")
-"""Singular and plural of what somebody can be in the logic corpus; all take the article "a"."""
-
 PROPERTIES: Final = tuple(
-    "blue red green yellow white black brown pink purple gray happy sad brave lazy kind cruel tall short "
-    "rich poor strong weak quiet loud hungry angry".split()
+    "happy sad brave lazy kind cruel tall short rich poor strong weak quiet loud hungry angry young old "
+    "late early tired busy alone ready sick safe famous married".split()
 )
 
 NAMES: Final = tuple(

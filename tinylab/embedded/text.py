@@ -1,13 +1,10 @@
 """The training text of the embedded model: an endless stream of short documents.
 
 Most documents are one prompt of a corpus, in a wording of the train split, and its answer. Both prompts of a
-pair are used: the clean one with its target and the corrupt one with its foil. Two kinds of document teach a
-skill on its own, without which the tasks take many times longer to learn:
-
-- lists of words that begin again early on and go on to their end, half of them with nothing but spaces
-  between the words: nearly every word of the repetition is an exercise in induction;
-- two rules, as in the logic corpus, and what follows for one kind and the other: at first glance ("So a dog
-  is"), or with more and more words between the kind and the answer.
+pair are used: the clean one with its target and the corrupt one with its foil. One more kind of document teaches
+a skill on its own, without which the tasks take many times longer to learn: lists of words that begin again
+early on and go on to their end, some with nothing but spaces between the words. Nearly every word of the
+repetition is an exercise in induction.
 
 Answers are marked, so that training can give them more weight than the words that nobody could predict.
 """
@@ -15,25 +12,18 @@ Answers are marked, so that training can give them more weight than the words th
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 from tinylab.embedded import tables
-from tinylab.embedded.pairs import DRAW, rule_slots
-from tinylab.embedded.wordings import RULES, WORDINGS
+from tinylab.embedded.pairs import DRAW
+from tinylab.embedded.wordings import WORDINGS
 
-SHARES: Final = {"facts": 3, "negation": 2, "logic": 4, "ioi": 2, "rules": 4, "lists": 2, "plain lists": 1}
+SHARES: Final = {"facts": 5, "negation": 3, "logic": 2, "ioi": 2, "lists": 2, "plain lists": 1}
 """How often each kind of document is drawn, relative to the others."""
 
-CONSEQUENCES: Final = (
-    "So a {kind} is",
-    "So the {kind} {name} is",
-    "So a {kind} called {name} is",
-    "So a {kind} that we call {name} is",
-    "So, of course, a {kind} called {name} is",
-    "So if {name} is a {kind}, {name} is",
-    "So if {name} is a {kind}, we know that {name} is",
-)
-"""What follows from two rules, with the kind ever further from the answer."""
+LISTS: Final = {"lists": 2, "plain lists": 1}
+"""The same for the first documents, which are lists only."""
 
 LIST_LENGTHS: Final = (4, 16)
 """Shortest and longest list, without what is repeated of it."""
@@ -55,15 +45,18 @@ class Piece:
 Document = tuple[Piece, ...]
 
 
-def documents(seed: str) -> Iterator[Document]:
-    """Draw documents without end, the same ones for the same seed."""
+def documents(seed: str, lists_first: int = 0) -> Iterator[Document]:
+    """Draw documents without end, the same ones for the same seed.
+
+    Args:
+        seed: Any text.
+        lists_first: How many of the first documents are lists of words.
+    """
     rng = random.Random(seed)
-    kinds, shares = list(SHARES), list(SHARES.values())
-    while True:
-        kind = rng.choices(kinds, shares)[0]
-        if kind == "rules":
-            yield rules_document(rng)
-        elif kind in ("lists", "plain lists"):
+    for number in count():
+        shares = LISTS if number < lists_first else SHARES
+        kind = rng.choices(list(shares), list(shares.values()))[0]
+        if kind in LISTS:
             yield list_document(rng, plain=kind == "plain lists")
         else:
             yield answered_document(kind, rng)
@@ -74,17 +67,6 @@ def answered_document(name: str, rng: random.Random) -> Document:
     pair = DRAW[name](rng.choice(WORDINGS[name]["train"]), rng)
     prompt, answer = rng.choice(((pair.clean, pair.target), (pair.corrupt, pair.foil)))
     return Piece(prompt, False), Piece(answer, True), Piece(".", False)
-
-
-def rules_document(rng: random.Random) -> Document:
-    """Return two rules and what follows for somebody of each kind, in either order."""
-    kinds, properties = rng.sample(tables.KINDS, 2), rng.sample(tables.PROPERTIES, 2)
-    rules = RULES[rng.choice(list(RULES))].format(**rule_slots(kinds, properties))
-    pieces = [Piece(rules, False)]
-    for right in rng.sample((0, 1), 2):
-        consequence = rng.choice(CONSEQUENCES).format(kind=kinds[right][0], name=rng.choice(tables.NAMES))
-        pieces += [Piece(f" {consequence}", False), Piece(f" {properties[right]}", True), Piece(".", False)]
-    return tuple(pieces)
 
 
 def list_document(rng: random.Random, plain: bool) -> Document:

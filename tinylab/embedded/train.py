@@ -40,8 +40,11 @@ THREADS: Final = 2
 VOCABULARY: Final = 2048
 BATCH: Final = 16
 STEPS: Final = 2400
+LISTS_FIRST: Final = 6_000
+"""Documents, about 120 steps, that are lists only: they settle the heads that the model starts with."""
+
 WARMUP: Final = 100
-LEARNING_RATE: Final = 3e-3
+LEARNING_RATE: Final = 2.5e-3
 MUON_RATE: Final = 6e-3
 WEIGHT_DECAY: Final = 0.05
 CLIP: Final = 1.0
@@ -83,9 +86,9 @@ def train_tokenizer(sample: int = 30_000) -> PreTrainedTokenizerFast:
     )
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, seed: str) -> Iterator[Batch]:
+def batches(tokenizer: PreTrainedTokenizerFast, seed: str, lists_first: int = LISTS_FIRST) -> Iterator[Batch]:
     """Pack documents into sequences; each sequence is filled up and its last document cut off."""
-    drawn = documents(seed)
+    drawn = documents(seed, lists_first)
     while True:
         sequences = [_sequence(tokenizer, drawn) for _ in range(BATCH)]
         ids = torch.tensor([[token for token, _ in sequence] for sequence in sequences])

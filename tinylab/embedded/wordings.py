@@ -25,7 +25,7 @@ class Wording:
         template: Its name, as the ``template`` field of the corpora has it.
         frame: A format string whose slots the corpus fills in.
         kind: What varies beside the frame: the relation of a fact, the order of the names in ``ioi``, which
-            rule is the right one in ``logic``, the separator of a list in ``induction``.
+            possibility is left in ``logic``, the separator of a list in ``induction``.
     """
 
     template: str
@@ -158,26 +158,22 @@ _NEGATION: Final = _composed(
     test={"plain_noun", "know_means", "said_so", "today_therefore"},
 )
 
-RULES: Final[Part] = {
-    "all": "All {kinds1} are {property1}. All {kinds2} are {property2}.",
-    "every": "Every {kind1} is {property1}. Every {kind2} is {property2}.",
-    "each": "Each {kind1} is {property1} and each {kind2} is {property2}.",
-    "both": "All {kinds1} are {property1} and all {kinds2} are {property2}.",
-    "any": "Any {kind1} is {property1}. Any {kind2} is {property2}.",
-    "story": "In this story, {kinds1} are {property1} and {kinds2} are {property2}.",
-    "know": "We know that all {kinds1} are {property1} and that all {kinds2} are {property2}.",
-}
-"""The two rules that a logic prompt begins with."""
-
 _LOGIC: Final = _composed(
     (
-        RULES,
         {
-            "plain": "{name} is a {kind}.",
-            "know": "We know that {name} is a {kind}.",
-            "friend": "My friend {name} is a {kind}.",
-            "who": "This is {name}, who is a {kind}.",
-            "called": "Here is a {kind} called {name}.",
+            "either": "{name} is either {property1} or {property2}.",
+            "know": "We know that {name} is {property1} or {property2}.",
+            "said": "She said that {name} is either {property1} or {property2}.",
+            "true": "It is true that {name} is {property1} or {property2}.",
+            "story": "In this story, {name} is {property1} or {property2}.",
+            "fact": "In fact, {name} is either {property1} or {property2}.",
+        },
+        {
+            "plain": "{name} is not {denied}.",
+            "see": "We can see that {name} is not {denied}.",
+            "told": "They told us that {name} is not {denied}.",
+            "clear": "Of course, {name} is not {denied}.",
+            "everyone": "Everyone knows that {name} is not {denied}.",
         },
         {
             "is": "{name} is",
@@ -185,11 +181,11 @@ _LOGIC: Final = _composed(
             "therefore": "Therefore, {name} is",
             "means": "That means {name} is",
             "soknow": "So we know that {name} is",
-            "course": "Of course, {name} is",
+            "words": "In other words, {name} is",
         },
     ),
-    val={"all_know_therefore", "every_called_is", "story_friend_so"},
-    test={"all_plain_is", "every_plain_therefore", "each_friend_so", "both_who_means"},
+    val={"know_told_therefore", "either_everyone_is", "story_see_so"},
+    test={"either_plain_so", "know_see_therefore", "true_clear_means", "said_told_soknow"},
     kinds=("first", "second"),
 )
 
