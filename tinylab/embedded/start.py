@@ -1,8 +1,7 @@
 """The embedded model before training: a GPT-2 in which four heads already have a task.
 
-Heads that complete a repeated sequence ("induction heads") take tens of millions of tokens to appear from
-random weights, which is more than a few minutes on two cores can give. The construction of such heads is well
-known, so the model starts from it:
+Heads that complete a repeated sequence ("induction heads") did not appear from random weights within ten minutes
+on two cores. The construction of such heads is well known, so the model starts from it:
 
 - two heads of layer 0 attend to the token before and to the one before that, and copy what they find there into
   a part of the stream of their own;

@@ -4,6 +4,18 @@ A GPT-2 of 4 layers with 8 heads each, small enough to ship. Every training sequ
 ``<|endoftext|>``, and so does every document in it: a prompt is always seen directly after that token, which
 the tokenizer does not add by itself. Documents never repeat: they are drawn anew for every step.
 
+The first documents are lists only (``LISTS_FIRST``): they settle the heads that the model starts with (``start``).
+The shipped model took 9 minutes on two cores (AMD EPYC, torch 2.13). Top-1 accuracy and mean logit difference on
+the clean prompts of the splits whose wordings are held out, 60 and 120 pairs:
+
+| | val | test |
+|---|---|---|
+| facts | 0.90, 11.4 | 0.92, 9.8 |
+| negation | 1.00, 8.5 | 1.00, 7.9 |
+| logic | 1.00, 12.7 | 1.00, 12.4 |
+| ioi | 1.00, 12.7 | 1.00, 12.7 |
+| induction | 1.00, 14.4 | 1.00, 14.1 |
+
 The run is seeded and uses a fixed number of threads. Twice on one kind of CPU with one version of torch it
 gives the same bits; another CPU may add in another order, and gives a model of the same quality.
 """
