@@ -13,8 +13,9 @@ from typing import Any
 import torch
 import transformers
 
-from tinylab.models import CausalModel, ModelIdentity
+from tinylab.models import CausalModel
 from tinylab.prompts import TokenPair
+from tinylab.weights import ModelIdentity
 
 LAYERS, HEADS, WIDTH, VOCABULARY, CONTEXT, WINDOW = 3, 4, 32, 61, 32, 4
 

@@ -24,7 +24,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.composing import CONFIG_NAME, Composer, config_folder, one_sentence
 from tinylab.errors import ConfigError, OutputError, TinylabError, UserError
-from tinylab.identity import register_resolver
 from tinylab.sweep.plan import Plan, make_plan
 
 EXIT_MISSING_RUNS = 3
@@ -33,8 +32,6 @@ log = logging.getLogger(__name__)
 
 _failures: list[Exception] = []
 """What a single run raised: Hydra would print a line of its own before passing it on."""
-
-register_resolver()  # at import: the workers of a launcher import this module, and compose with it
 
 
 def main(argv: Sequence[str] | None = None) -> int:

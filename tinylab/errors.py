@@ -76,3 +76,9 @@ def options(got: object, known: Iterable[object]) -> str:
     near = get_close_matches(str(got), names, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     return f"{hint}known: {', '.join(names)}"
+
+
+def first_sentence(error: Exception) -> str:
+    """The first sentence of another library's message, without its full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0].rstrip(".:")

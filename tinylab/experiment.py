@@ -21,13 +21,14 @@ from tinylab.identity import battery_content, digest
 from tinylab.impact import Impact, assemble
 from tinylab.manifest import RunFolder, git_state, now, package_versions, peak_memory_bytes
 from tinylab.metrics import Scorer, with_logit_diff
-from tinylab.models import CausalModel, identify, load_model, resolve_device
+from tinylab.models import CausalModel, load_model, resolve_device
 from tinylab.plots import heatmap
 from tinylab.prompts import TokenPair, tokenise
 from tinylab.schema import Config
 from tinylab.storage import read_json, write_json, write_table, write_text
 from tinylab.tables import impact_table, per_example_table
 from tinylab.verify import add_verify_slice, filled_in
+from tinylab.weights import identify
 
 log = logging.getLogger(__name__)
 

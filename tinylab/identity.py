@@ -17,8 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from tinylab.conditions import corpus_sha256
 from tinylab.errors import CorpusError, DeviceError, ModelError
-from tinylab.models import identify, resolve_device
+from tinylab.models import resolve_device
 from tinylab.schema import Config, validate
+from tinylab.weights import identify
 
 RESULTS_VERSION = 1
 """Raised when a change of the code changes numbers."""
@@ -66,10 +67,9 @@ def run_id(config: Config) -> str:
     })
 
 
-def register_resolver() -> None:
-    """Make `${run_id:}` available to configs; evaluated with each job's own overrides."""
-    OmegaConf.register_new_resolver("run_id", _resolve, replace=True)
-
-
 def _resolve(_root_: DictConfig) -> str:
+    """`${run_id:}` in a config, evaluated with each job's own overrides."""
     return run_id(validate(_root_))
+
+
+OmegaConf.register_new_resolver("run_id", _resolve, replace=True)  # at import: whoever composes imports this, workers too

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylab.conditions import locate
-from tinylab.errors import DeviceError, ModelError
+from tinylab.errors import DeviceError, ModelError, first_sentence
 from tinylab.schema import ModelConfig
+from tinylab.weights import TOKENIZER_FILES, ModelIdentity, identify, model_folder
 
 if TYPE_CHECKING:
     import torch
@@ -25,17 +25,7 @@ if TYPE_CHECKING:
 
 PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "wo")
 MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "fc2")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelIdentity:
-    """What the weights are: a hub id with its resolved commit, or a folder with the digest of its files."""
-
-    name: str
-    revision: str | None
-    digest: str | None
 
 
 @dataclass
@@ -185,19 +175,6 @@ def check_dtype(device: str, dtype: str) -> None:
         raise DeviceError(f"model.dtype={dtype}: the device {device} lacks it; use model.dtype=float32.") from error
 
 
-def identify(config: ModelConfig) -> ModelIdentity:
-    """What the config's weights are, without loading them.
-
-    Raises:
-        ModelError: the folder is not a model, or the hub id cannot be resolved.
-    """
-    if config.path is not None:
-        folder = _folder(config.path)
-        return ModelIdentity(config.name or folder.name, None, _folder_digest(folder))
-    assert config.name is not None
-    return ModelIdentity(config.name, _hub_commit(config.name, config.revision), None)
-
-
 def load_model(config: ModelConfig, device: str) -> CausalModel:
     """Load weights and tokenizer onto a device.
 
@@ -211,7 +188,7 @@ def load_model(config: ModelConfig, device: str) -> CausalModel:
 
     check_dtype(device, config.dtype)
     identity = identify(config)
-    source = str(_folder(config.path)) if config.path is not None else identity.name
+    source = str(model_folder(config.path)) if config.path is not None else identity.name
     try:
         with _quiet_transformers():
             AutoConfig.from_pretrained(source, revision=identity.revision or "main")  # its error names an unknown architecture
@@ -227,7 +204,7 @@ def load_model(config: ModelConfig, device: str) -> CausalModel:
             )
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         expected = "config.json, model.safetensors and tokenizer files of an architecture that transformers knows"
-        raise ModelError(f"{source}: cannot be loaded as a causal language model ({_first_sentence(error)}); "
+        raise ModelError(f"{source}: cannot be loaded as a causal language model ({first_sentence(error)}); "
                          f"expected {expected}.") from error
     model = model.to(device)
     model.eval()
@@ -247,56 +224,3 @@ def _quiet_transformers() -> Iterator[None]:
         yield
     finally:
         transformers_logging.enable_progress_bar()
-
-
-def _folder(path: str) -> Path:
-    folder = locate(path)
-    if not folder.is_dir():
-        expected = "expected one with config.json, model.safetensors and tokenizer files"
-        raise ModelError(f"model.path={path}: no such folder; {expected}.")
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"model.path={path}: not a model folder, it has no config.json.")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"model.path={path}: no *.safetensors in it; other formats are not read, they can run code.")
-    return folder
-
-
-def _folder_digest(folder: Path) -> str:
-    """sha256 over the names and contents of what determines a local model's numbers."""
-    wanted = ("config.json", "tokenizer_config.json", "merges.txt", *TOKENIZER_FILES)
-    chosen = sorted([*folder.glob("*.safetensors"), *(folder / name for name in wanted if (folder / name).is_file())])
-    digest = hashlib.sha256()
-    for file in chosen:
-        stat = file.stat()
-        digest.update(f"{file.name}\0{_file_digest(file, stat.st_size, stat.st_mtime_ns)}\n".encode())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=64)
-def _file_digest(file: Path, _size: int, _mtime_ns: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@lru_cache(maxsize=64)
-def _hub_commit(name: str, revision: str | None) -> str:
-    """The commit that a hub id and revision mean now (asked of the hub, else of the local cache)."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-    from huggingface_hub.utils import logging as hub_logging
-
-    hub_logging.set_verbosity_error()  # what goes wrong is told below, once
-
-    try:
-        config = Path(hf_hub_download(name, "config.json", revision=revision))
-    except (LocalEntryNotFoundError, ConnectionError) as error:
-        raise ModelError(f"model.name={name}: the hub cannot be reached and the model is not in the local cache; connect once "
-                         "to download it, or use model=local model.path=<folder>.") from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise ModelError(f"model.name={name}, model.revision={revision}: {_first_sentence(error)}.") from error
-    return config.parent.name
-
-
-def _first_sentence(error: Exception) -> str:
-    lines: Sequence[str] = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].split(". ")[0].rstrip(".:")

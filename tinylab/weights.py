@@ -1,0 +1,92 @@
+"""Weights: which ones a config means, told without loading them.
+
+A hub id means the commit that its revision resolves to, a folder means the digest of its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tinylab.conditions import locate
+from tinylab.errors import ModelError, first_sentence
+from tinylab.schema import ModelConfig
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What the weights are: a hub id with its resolved commit, or a folder with the digest of its files."""
+
+    name: str
+    revision: str | None
+    digest: str | None
+
+
+def identify(config: ModelConfig) -> ModelIdentity:
+    """What the config's weights are, without loading them.
+
+    Raises:
+        ModelError: the folder is not a model, or the hub id cannot be resolved.
+    """
+    if config.path is not None:
+        folder = model_folder(config.path)
+        return ModelIdentity(config.name or folder.name, None, _folder_digest(folder))
+    assert config.name is not None
+    return ModelIdentity(config.name, _hub_commit(config.name, config.revision), None)
+
+
+def model_folder(path: str) -> Path:
+    """The folder that a config's `path` means.
+
+    Raises:
+        ModelError: it is none, or holds no model.
+    """
+    folder = locate(path)
+    if not folder.is_dir():
+        expected = "expected one with config.json, model.safetensors and tokenizer files"
+        raise ModelError(f"model.path={path}: no such folder; {expected}.")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model.path={path}: not a model folder, it has no config.json.")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"model.path={path}: no *.safetensors in it; other formats are not read, they can run code.")
+    return folder
+
+
+def _folder_digest(folder: Path) -> str:
+    """sha256 over the names and contents of what determines a local model's numbers."""
+    wanted = ("config.json", "tokenizer_config.json", "merges.txt", *TOKENIZER_FILES)
+    chosen = sorted([*folder.glob("*.safetensors"), *(folder / name for name in wanted if (folder / name).is_file())])
+    digest = hashlib.sha256()
+    for file in chosen:
+        stat = file.stat()
+        digest.update(f"{file.name}\0{_file_digest(file, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _file_digest(file: Path, _size: int, _mtime_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _hub_commit(name: str, revision: str | None) -> str:
+    """The commit that a hub id and revision mean now (asked of the hub, else of the local cache)."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging as hub_logging
+
+    hub_logging.set_verbosity_error()  # what goes wrong is told below, once
+
+    try:
+        config = Path(hf_hub_download(name, "config.json", revision=revision))
+    except (LocalEntryNotFoundError, ConnectionError) as error:
+        raise ModelError(f"model.name={name}: the hub cannot be reached and the model is not in the local cache; connect once "
+                         "to download it, or use model=local model.path=<folder>.") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(f"model.name={name}, model.revision={revision}: {first_sentence(error)}.") from error
+    return config.parent.name
