@@ -109,9 +109,9 @@ def test_templates_are_resampled_where_each_example_has_one() -> None:
     patched = [[1.0, 1.0, 3.0, 3.0]]
     by_template = h2(patched, clean, corrupt, templates=["a", "a", "b", "b"]).summary()["metrics"]["logit_diff"]
     by_example = h2(patched, clean, corrupt).summary()["metrics"]["logit_diff"]
-    assert by_template["ci95_method"] == "bootstrap over templates"
+    assert by_template["ci95_method"].endswith(" templates")
     assert by_template["ci95"] == [1.0, 3.0]
-    assert by_example["ci95_method"] == "bootstrap over examples"
+    assert by_example["ci95_method"].endswith(" examples")
 
 
 def test_recovery_is_a_ratio_of_means_and_recovery_mean_its_companion() -> None:

@@ -159,7 +159,8 @@ def test_the_corpus_in_the_provenance_is_the_file(h1: Path) -> None:
     corpus = manifest(h1)["provenance"]["corpus"]
     assert corpus["sha256"] == hashlib.sha256(locate("pkg://tinylab/assets/corpora/ioi.jsonl").read_bytes()).hexdigest()
     assert corpus["dropped"] == {}
-    assert corpus["kept"] == per_example(h1)["example"].nunique()
+    assert corpus["kept"] == 120, "what the split has that can be used"
+    assert corpus["used"] == per_example(h1)["example"].nunique(), "what the seed drew of it"
 
 
 def test_config_yaml_is_resolved_and_says_what_was_asked(h1: Path) -> None:

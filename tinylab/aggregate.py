@@ -12,7 +12,7 @@ from tinylab.schema import PATCHING_METRICS, RANKS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Aggregate every folder given; returns the exit code (3 if a sweep has missing runs)."""
+    """Aggregate every folder given; returns the exit code (3: missing runs, 4: a strict verify slice failed)."""
     parser = argparse.ArgumentParser(prog="python -m tinylab.aggregate", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
                         help="a sweep's folder, or its artifacts/cross_condition")
@@ -47,7 +47,7 @@ def _one(path: Path, args: argparse.Namespace) -> int:
     settings.update({key: value for key in settings if (value := getattr(args, key)) is not None})
     outcome = aggregate(folder, Settings(**{**settings, "metrics": tuple(settings["metrics"])}))
     report.print_sweep(folder, outcome)
-    return 3 if outcome["failures"] else 0
+    return 3 if outcome["failures"] else 4 if outcome["verify_failed"] else 0
 
 
 if __name__ == "__main__":

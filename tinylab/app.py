@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.composing import CONFIG_NAME, Composer, config_folder, one_sentence
-from tinylab.errors import ConfigError, OutputError, TinylabError, UserError
+from tinylab.errors import ConfigError, OutputError, TinylabError, UserError, VerifyFailed
 from tinylab.sweep.plan import Plan, make_plan
 
 EXIT_MISSING_RUNS = 3
@@ -175,8 +175,10 @@ def task(cfg: DictConfig) -> None:
             _failures.append(error)
         if not multirun and fresh and isinstance(error, UserError):
             folder.discard()  # nothing was computed, leave nothing behind
-        elif folder.complete(identity or "") is None:
+        elif (finished := folder.finished()) is None:
             folder.fail(identity, error)
+        elif multirun and not isinstance(error, VerifyFailed):  # the manifest has that verdict already
+            folder.note_failed_attempt(finished, error)
         if multirun:
             log.error("%s failed: %s", folder.path, error, exc_info=not isinstance(error, TinylabError))
 

@@ -172,6 +172,7 @@ def _csv_rows(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     with file.open(encoding="utf-8-sig", newline="") as stream:  # spreadsheets put a byte-order mark first
         reader = csv.DictReader(stream)
         for row, values in enumerate(reader):
+            values.pop(None, None)  # cells beyond the header
             yield f"{file}, line {reader.line_num}", row, values
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from tinylab import report
 from tinylab.batteries.base import Cell
 from tinylab.conditions import Condition, load_condition, subsamples
 from tinylab.engine.interventions import Engine
-from tinylab.errors import ConfigError, VerifyFailed
+from tinylab.errors import ConfigError, OutputError, TinylabError, VerifyFailed
 from tinylab.identity import battery_content, digest
 from tinylab.impact import Impact, assemble
 from tinylab.manifest import RunFolder, git_state, now, package_versions, peak_memory_bytes
@@ -49,12 +50,17 @@ def run_experiment(config: Config, folder: RunFolder, run_id: str, threads: int)
         filled_in(config.verify_slice, config)  # a device that is not there is told before anything is computed
     finished = None if config.overwrite else folder.complete(run_id)
     if finished is not None and _still_the_same(config, finished):
+        if "attempt_failed" in finished:  # of an overwrite that this command does not ask for
+            finished = {key: value for key, value in finished.items() if key != "attempt_failed"}
+            folder.write(finished)
         log.info("run %s is already complete, reusing %s (overwrite=true computes it again)", run_id, folder.path)
         if config.plots and not folder.file("heatmap").is_file():
             _draw(folder, finished, config)
             folder.write(finished)
     else:
         _compute(config, folder, run_id, threads)
+    if config.verify_slice.asked:
+        set_threads(threads)
     verdict = add_verify_slice(config, folder, run_id) if config.verify_slice.asked else None
     report.print_run(folder)
     if verdict == "fail" and config.verify_slice.strict:
@@ -70,6 +76,7 @@ class Prepared:
     tokens: list[TokenPair]
     seeds: dict[int, list[int]]  # for each seed, indices into condition.pairs
     cells: list[Cell]
+    kept: int  # usable pairs, before the seeds drew theirs
 
 
 def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepared:
@@ -92,10 +99,11 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     drawn = subsamples(condition, config.condition.n_examples, config.seeds)
     used = sorted({b for examples in drawn.values() for b in examples})
     place = {b: i for i, b in enumerate(used)}
+    kept = len(condition.pairs)
     cut = Condition(condition.tag, condition.path, condition.sha256, tuple(condition.pairs[b] for b in used), condition.dropped)
     tokens = [tokens[b] for b in used]
     _check_positions(config, tokens)
-    return Prepared(cut, tokens, {seed: [place[b] for b in examples] for seed, examples in drawn.items()}, cells)
+    return Prepared(cut, tokens, {seed: [place[b] for b in examples] for seed, examples in drawn.items()}, cells, kept)
 
 
 def _check_positions(config: Config, tokens: Sequence[TokenPair]) -> None:
@@ -115,24 +123,33 @@ def _check_positions(config: Config, tokens: Sequence[TokenPair]) -> None:
 def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> None:
     """Compute a run and write its files; the manifest says complete only when all of them are there."""
     began = time.monotonic()
+    before = folder.read() or {}
+    if before.get("status") == "complete" and before.get("run_id") != run_id:
+        raise OutputError(f"{folder.path}: holds the finished run {before.get('run_id')}, another one than this ({run_id}); "
+                          "choose another folder.")
     condition = load_condition(config.condition)
     identify(config.model)  # what cannot be found is told before torch is imported
-    import torch
-
     from tinylab.engine.choose import choose_engine
 
-    torch.set_num_threads(threads)
+    set_threads(threads)
     device = resolve_device(config.device.type)
     if device == "mps":
         log.warning("device=mps has been seen to get signs wrong; add +verify_slice.device=cpu to check these numbers")
     model = load_model(config.model, device)
+    rows = len(condition.pairs) + sum(condition.dropped.values())
     prepared = prepare(config, condition, model)
+    if prepared.condition.dropped:
+        told = ", ".join(f"{reason}: {count}" for reason, count in prepared.condition.dropped.items())
+        log.warning("%d of %d rows dropped (%s)", sum(prepared.condition.dropped.values()), rows, told)
     choice = choose_engine(model, config.engine, prepared.tokens)
     started = _started(config, run_id)
-    folder.write(started)  # from here on there is something to lose: a finished run stood untouched until now
+    if folder.complete(run_id) is None:
+        folder.write(started)
     engine_began = time.monotonic()
     impact, forwards, states = _evaluate(config, prepared, choice.engine)
     engine_seconds = time.monotonic() - engine_began
+    _check_finite(impact, config)
+    folder.write(started)  # only now is a finished run, if there is one, overwritten
     _write(config, folder, run_id, prepared, impact)
     folder.write({
         **started,
@@ -155,6 +172,28 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
             "finished": now(),
         },
     })
+
+
+def set_threads(threads: int) -> None:
+    """Give torch its threads in this process."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def _check_finite(impact: Impact, config: Config) -> None:
+    """Refuse to report numbers that are none.
+
+    Raises:
+        TinylabError: a logit overflowed or was undefined.
+    """
+    numbers = [values for name, values in impact.values.items() if name != "recovery"]
+    numbers += [values for run in impact.unmodified.values() for name, values in run.items() if name != "recovery"]
+    broken = sum(int((~np.isfinite(values)).sum()) for values in numbers)
+    if broken:
+        raise TinylabError(f"{broken} numbers are not finite: the model overflows in {config.model.dtype} on "
+                           f"{config.condition.tag}; "
+                           "use model.dtype=float32 (or bfloat16, or float64), nothing was written.")
 
 
 def _started(config: Config, run_id: str) -> dict[str, Any]:
@@ -237,7 +276,8 @@ def _provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str
         "corpus": {
             "path": prepared.condition.path,
             "sha256": prepared.condition.sha256,
-            "kept": len(prepared.condition.pairs),
+            "kept": prepared.kept,
+            "used": len(prepared.condition.pairs),
             "dropped": prepared.condition.dropped,
         },
         "value_bias": "scaled with its head",

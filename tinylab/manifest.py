@@ -29,6 +29,9 @@ class RunFolder:
         "log": "run.log",
     }
 
+    RESULTS = ("config", "head_impact", "layer_impact", "per_example", "summary")
+    """What a finished run cannot do without; a picture, a log or a verify slice can be made again."""
+
     def __init__(self, path: Path) -> None:
         """The run folder at a path; it need not exist yet."""
         self.path = path
@@ -57,6 +60,18 @@ class RunFolder:
         before = self.read() or {}
         self.write({**before, "status": "failed", "run_id": run_id or before.get("run_id"), "error": describe(error)})
 
+    def finished(self) -> dict[str, Any] | None:
+        """The manifest if any finished run is here with all its files, else None."""
+        try:
+            content = self.read()
+        except OutputError:
+            return None
+        return None if content is None else self.complete(content.get("run_id"))
+
+    def note_failed_attempt(self, finished: dict[str, Any], error: BaseException) -> None:
+        """Record that computing a finished run again failed; what it had stays."""
+        self.write({**finished, "attempt_failed": describe(error)})
+
     def discard(self) -> None:
         """Remove what a run that never computed anything has written, and its folder if nothing else is in it."""
         for file in (self.manifest, *(self.path / path for path in self.ARTIFACTS.values())):
@@ -73,7 +88,7 @@ class RunFolder:
             return None
         if content is None or not run_id or (content.get("status"), content.get("run_id")) != ("complete", run_id):
             return None
-        listed = [self.path / content[key] for key in self.ARTIFACTS if key in content]
+        listed = [self.path / content[key] for key in self.RESULTS if key in content]
         return content if all(path.is_file() for path in listed) else None
 
 

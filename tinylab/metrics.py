@@ -82,7 +82,7 @@ def kl_div(reading: Reading, ref: Reference) -> torch.Tensor:
     import torch
 
     p = ref.log_probs.exp()
-    return torch.where(p > 0, p * (ref.log_probs - reading.log_probs), 0.0).sum(dim=-1)
+    return torch.where(p == 0, 0.0, p * (ref.log_probs - reading.log_probs)).sum(dim=-1)
 
 
 def acc_flip_rate(reading: Reading, ref: Reference) -> torch.Tensor:

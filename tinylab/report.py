@@ -86,7 +86,7 @@ def _invariants_table(group: dict[str, Any], invariants: dict[str, Any]) -> Tabl
     found = group[group["kind"]]
     title = (f"{group['kind']} among the {invariants['k']} strongest of every condition ({', '.join(group['conditions'])}) by "
              f"{invariants['rank']} of {', '.join(invariants['metrics'])}: {len(found)}")
-    if chance is not None and len(group["conditions"]) > 1:
+    if chance is not None and not any("one condition only" in note for note in group["notes"]):
         title += f", by chance {chance:.2f}"
     view = Table(title=f"{group['battery']} on {group['model']}: {title}", title_justify="left")
     heads = group["kind"] == "heads"

@@ -47,7 +47,7 @@ def load_run(path: str | Path) -> Run:
     """
     folder = RunFolder(Path(path))
     manifest = folder.read()
-    if folder.complete(manifest.get("run_id") if manifest else None) is None or manifest is None:
+    if manifest is None or folder.finished() is None:
         status = "no manifest" if manifest is None else f"not a complete run (status {manifest.get('status')})"
         raise OutputError(f"{path}: {status}; expected the folder of a complete run, such as outputs/runs/NAME.")
     tables = {name: pd.read_parquet(folder.file(name)) if name in manifest else None for name in ("head_impact", "layer_impact")}
@@ -56,7 +56,7 @@ def load_run(path: str | Path) -> Run:
         manifest=manifest,
         summary=read_json(folder.file("summary")),
         per_example=pd.read_parquet(folder.file("per_example")),
-        verify=read_json(folder.file("verify")) if "verify" in manifest else None,
+        verify=read_json(folder.file("verify")) if folder.file("verify").is_file() else None,
         **tables,
     )
 

@@ -41,7 +41,7 @@ def bootstrap_interval(
     by_cluster = None not in names and len(names) > 1
     unit = np.array([names[cluster] for cluster in clusters]) if by_cluster else np.arange(len(columns))
     count = int(unit.max()) + 1 if len(unit) else 0
-    method = "bootstrap over templates" if by_cluster else "bootstrap over examples"
+    method = f"bootstrap over {count} {'templates' if by_cluster else 'examples'}"
     if count < 2:
         return None, method
     w = np.ones(len(columns)) if weights is None else weights

@@ -6,7 +6,7 @@ On a machine without an accelerator it is still an independent check: other code
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def add_verify_slice(config: Config, folder: RunFolder, run_id: str) -> str:
         log.info("the verify slice of run %s is already there, reusing it", run_id)
         return str(manifest["verify_slice"]["verdict"])
     try:
-        found = _verify(config, filled_in(config.verify_slice, config), folder, manifest["provenance"]["device"])
+        found = _verify(config, filled_in(config.verify_slice, config), folder, manifest)
     except BaseException as error:
         folder.write({**manifest, "verify_slice": {"settings": settings, "verdict": "error", "error": describe(error)}})
         raise
@@ -73,7 +73,7 @@ def add_verify_slice(config: Config, folder: RunFolder, run_id: str) -> str:
     return str(found["verdict"])
 
 
-def _verify(config: Config, asked: VerifySliceConfig, folder: RunFolder, main_device: str) -> dict[str, Any]:
+def _verify(config: Config, asked: VerifySliceConfig, folder: RunFolder, manifest: dict[str, Any]) -> dict[str, Any]:
     from tinylab.engine.reference import ReferenceEngine
     from tinylab.experiment import prepare
 
@@ -90,68 +90,97 @@ def _verify(config: Config, asked: VerifySliceConfig, folder: RunFolder, main_de
     every = dict.fromkeys(config.seeds, list(range(len(last))))
     verified = assemble(config.battery, real, pairs, every, evaluation, computed=computed, wanted=config.metric_names)
     main = _main_side(folder, verified)
-    metrics = {name: _compare(main[name], values, _baseline(verified, name)) for name, values in verified.values.items()}
+    metrics = {name: _compare(main[name], _verify_side(verified, name)) for name in verified.values}
     judged = [name for name in JUDGED if name in metrics] or list(metrics)
-    good = all(metrics[name]["max_abs_diff"] <= (asked.tolerance or 0.0) for name in judged)
+    complete = all(entry["missing"] == 0 for name, entry in metrics.items() if name != "recovery")
+    good = complete and all(metrics[name]["max_abs_diff"] <= (asked.tolerance or 0.0) for name in judged)
+    engine, k = str(manifest["provenance"]["engine"]), min(config.invariants.k, max(1, len(real) // 2))
+    if (engine, manifest["provenance"]["device"]) == (ReferenceEngine.name, asked.device) and asked.dtype == config.model.dtype:
+        log.warning("the run itself used the reference engine on %s in %s: this slice repeats it and checks nothing else",
+                    asked.device, asked.dtype)
     return {
-        "device_main": main_device,
+        "device_main": manifest["provenance"]["device"],
         "device_verify": asked.device,
         "dtype_main": config.model.dtype,
         "dtype_verify": asked.dtype,
+        "engine_main": engine,
         "engine_verify": ReferenceEngine.name,
         "n_examples": len(last),
         "n_seeds": len(config.seeds),
         "metrics": metrics,
-        "top_k_agreement": _top_k_agreement(config, main, verified),
+        "top_k": k,
+        "top_k_agreement": _top_k_agreement(main, verified, k),
         "tolerance": asked.tolerance,
         "judged": judged,
         "verdict": "pass" if good else "fail",
     }
 
 
-def _main_side(folder: RunFolder, verified: Impact) -> dict[str, FloatArray]:
-    """The run's own values of the slice, [cells, examples] by metric; NaN where it has none."""
+@dataclass(frozen=True)
+class Side:
+    """One metric on one side, NaN where it is undefined: values [cells, examples], unmodified run [examples]."""
+
+    values: FloatArray
+    baseline: FloatArray
+
+    @property
+    def change(self) -> FloatArray:
+        """Each cell's mean change from the unmodified run, over the examples where it is defined."""
+        defined = ~np.isnan(self.values)
+        total = np.where(defined, self.values - self.baseline, 0.0).sum(axis=1)
+        means: FloatArray = np.divide(total, defined.sum(axis=1), out=np.full(len(total), np.nan), where=defined.any(axis=1))
+        return means
+
+
+def _verify_side(verified: Impact, metric: str) -> Side:
+    return Side(verified.values[metric], verified.unmodified[verified.battery.target][metric])
+
+
+def _main_side(folder: RunFolder, verified: Impact) -> dict[str, Side]:
+    """The run's own numbers of the slice, read from its per_example table, by metric."""
     table = pd.read_parquet(folder.file("per_example"))
     keys = list(KEYS[verified.battery.table])
     table = table[table["control"] == "none"].drop_duplicates([*keys, "example", "metric"])
     cells = {tuple(cell.key[key] for key in keys): v for v, cell in enumerate(verified.cells)}
     examples = {pair.row: b for b, pair in enumerate(verified.pairs)}
-    found = {name: np.full(values.shape, np.nan) for name, values in verified.values.items()}
+    shape = (len(cells), len(examples))
+    found = {name: Side(np.full(shape, np.nan), np.full(shape[1], np.nan)) for name in verified.values}
     kept = table[table["example"].isin(list(examples))]
     for metric, rows in kept.groupby("metric"):
         v = [cells[key] for key in rows[keys].itertuples(index=False, name=None)]
-        found[str(metric)][v, [examples[row] for row in rows["example"]]] = rows["value"]
+        b = [examples[row] for row in rows["example"]]
+        found[str(metric)].values[v, b] = rows["value"]
+        found[str(metric)].baseline[b] = rows["baseline"]
     return found
 
 
-def _baseline(verified: Impact, metric: str) -> FloatArray:
-    return verified.unmodified[verified.battery.target][metric]
+def _compare(main: Side, verify: Side) -> dict[str, Any]:
+    """One metric on both sides.
 
-
-def _compare(main: FloatArray, verify: FloatArray, baseline: FloatArray) -> dict[str, Any]:
-    """One metric on both sides; a sign flip is a cell whose change from the unmodified run has the other sign."""
-    both = ~np.isnan(main) & ~np.isnan(verify)
+    A sign flip is a cell whose change from its own side's unmodified run has the other sign; `missing` counts the
+    numbers that only one side has, or neither.
+    """
+    both = ~np.isnan(main.values) & ~np.isnan(verify.values)
+    missing = int((~both).sum())
     if not both.any():
-        return {"main": None, "verify": None, "abs_diff": None, "max_abs_diff": 0.0, "sign_flips": 0}
-    change = [np.nanmean(np.where(both, side, np.nan) - baseline, axis=1) for side in (main, verify)]
-    difference = float(np.abs(main - verify)[both].max())
-    flips = (np.sign(change[0]) * np.sign(change[1]) < 0) & (np.minimum(*np.abs(change)) > 1e-6)
-    means = [float(side[both].mean()) for side in (main, verify)]
+        return {"main": None, "verify": None, "abs_diff": None, "max_abs_diff": 0.0, "sign_flips": 0, "missing": missing}
+    flips = (np.sign(main.change) * np.sign(verify.change) < 0) & (np.fmin(np.abs(main.change), np.abs(verify.change)) > 1e-6)
+    means = [float(side.values[both].mean()) for side in (main, verify)]
     return {
         "main": means[0],
         "verify": means[1],
         "abs_diff": abs(means[0] - means[1]),
-        "max_abs_diff": difference,
+        "max_abs_diff": float(np.abs(main.values - verify.values)[both].max()),
         "sign_flips": int(flips.sum()),
+        "missing": missing,
     }
 
 
-def _top_k_agreement(config: Config, main: dict[str, FloatArray], verified: Impact) -> float:
-    """The fraction of the slice's k strongest cells that both sides name, by the first metric's change."""
+def _top_k_agreement(main: dict[str, Side], verified: Impact, k: int) -> float:
+    """The fraction of the slice's k strongest cells that both sides name, by the change of logit_diff or the first metric."""
     metric = "logit_diff" if "logit_diff" in main else next(iter(main))
-    k = min(config.invariants.k, len(verified.cells))
     strongest = []
-    for side in (main[metric], verified.values[metric]):
-        change = np.nan_to_num(np.abs(np.nanmean(side - _baseline(verified, metric), axis=1)))
-        strongest.append({int(v) for v in np.argsort(-change, kind="stable")[:k]})
+    for side in (main[metric], _verify_side(verified, metric)):
+        order = np.argsort(-np.abs(side.change), kind="stable")  # NaN last
+        strongest.append({int(v) for v in order[:k] if not np.isnan(side.change[v])})
     return len(strongest[0] & strongest[1]) / k

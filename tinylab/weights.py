@@ -58,7 +58,8 @@ def model_folder(path: str) -> Path:
 
 def _folder_digest(folder: Path) -> str:
     """sha256 over the names and contents of what determines a local model's numbers."""
-    wanted = ("config.json", "tokenizer_config.json", "merges.txt", *TOKENIZER_FILES)
+    more = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+    wanted = (*more, *TOKENIZER_FILES)
     chosen = sorted([*folder.glob("*.safetensors"), *(folder / name for name in wanted if (folder / name).is_file())])
     digest = hashlib.sha256()
     for file in chosen:

@@ -131,7 +131,7 @@ def _child(run: RunFolder, run_id: str) -> tuple[Child | None, dict[str, str] | 
     """A job's complete run, and what is wrong: either may be None (a finished run whose verify slice broke has both)."""
     manifest = run.complete(run_id)
     if manifest is not None:
-        broken = manifest.get("verify_slice", {}).get("error")
+        broken = manifest.get("attempt_failed") or manifest.get("verify_slice", {}).get("error")
         return Child(run, manifest, read_json(run.file("summary"))), broken
     try:
         found = run.read()
@@ -165,7 +165,12 @@ def _write_artifacts(
         else:
             file.unlink(missing_ok=True)
     write_json(target / "summary.json", _summary(children, failures))
-    missing = [failure["condition"] for failure in failures if not _has(children, failure)]
+    complete = {child.manifest["condition"] for child in children}
+    missing = [
+        f"{failure['condition']} ({failure['folder']})" if failure["condition"] in complete else failure["condition"]
+        for failure in failures
+        if not _has(children, failure)
+    ]
     write_json(target / "invariants.json", find_invariants(_groups(children), settings, list(dict.fromkeys(missing))))
     return {**written, "summary": f"{CROSS_CONDITION}/summary.json", "invariants": f"{CROSS_CONDITION}/invariants.json"}
 

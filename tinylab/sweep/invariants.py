@@ -101,8 +101,11 @@ def run_names(runs: Sequence[ConditionRun]) -> list[str]:
 def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
     """One group's entry: the invariants, the top k of each condition by each metric, and notes on what limits them."""
     notes: list[str] = []
-    if len(group.runs) == 1:
+    conditions = len({run.condition for run in group.runs})
+    if conditions == 1:
         notes.append("one condition only: these are its strongest components, not invariants")
+    if conditions < len(group.runs):
+        notes.append("several runs of one condition: they are not independent, chance is reckoned with the conditions")
     names = run_names(group.runs)
     per_metric: dict[str, Any] = {}
     common: list[Component] | None = None
@@ -131,7 +134,7 @@ def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
         "components": size,
         group.kind: _listed(common or [], group.kind),
         "per_metric": per_metric,
-        "expected_by_chance": by_chance(settings.k, size, len(group.runs)) if size else None,
+        "expected_by_chance": by_chance(settings.k, size, conditions) if size else None,
         "notes": list(dict.fromkeys(notes)),
     }
 

@@ -14,13 +14,14 @@ from omegaconf import DictConfig
 
 from tinylab.composing import GROUPS, Composer, is_hydra_override, one_sentence
 from tinylab.conditions import corpus_sha256, one_corpus_per_tag
-from tinylab.errors import ConfigError, CorpusError
+from tinylab.errors import ConfigError, CorpusError, OutputError
 from tinylab.identity import digest, run_id
 from tinylab.models import resolve_device
 from tinylab.schema import Config, validate
-from tinylab.storage import write_json
+from tinylab.storage import read_json, write_json
 
-IGNORED_IN_ID = ("overwrite", "plots", "threads", "output_dir", "sweep_name")
+IGNORED_IN_ID = ("overwrite", "plots", "threads", "output_dir", "sweep_name", "verify_slice", "invariants")
+"""Overrides that change no run of a sweep: with others of these it is the same sweep, in the same folder."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,12 @@ class Plan:
     def write_manifest(self) -> None:
         """Tell the sweep's folder what is planned, before anything runs."""
         assert self.sweep_folder is not None
+        file = self.sweep_folder / "manifest.json"
+        if self.explicit_folder and file.is_file():
+            strangers = {job["folder"] for job in read_json(file).get("jobs", [])} - {job.folder for job in self.jobs}
+            if strangers:
+                raise OutputError(f"hydra.sweep.dir={self.sweep_folder}: holds another sweep (with {min(strangers)}); "
+                                  "choose another folder.")
         write_json(self.sweep_folder / "manifest.json", {
             "status": "running",
             "sweep_name": self.first.sweep_name,
@@ -135,7 +142,11 @@ def _corpus(config: Config) -> str:
 
 def _sweep_id(composer: Composer, overrides: Sequence[str], base: DictConfig) -> str:
     parsed = composer.parse(_arguments(overrides, base))
-    lines = [o.input_line or "" for o in parsed if not is_hydra_override(o) and o.key_or_group not in IGNORED_IN_ID]
+    lines = [
+        o.input_line or ""
+        for o in parsed
+        if not is_hydra_override(o) and o.key_or_group.split(".")[0] not in IGNORED_IN_ID
+    ]
     return digest(sorted(lines))
 
 
