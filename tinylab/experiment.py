@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,17 +13,16 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from tinylab import report
-from tinylab.batteries.base import Cell
-from tinylab.conditions import Condition, load_condition, subsamples
+from tinylab.conditions import corpus_sha256, load_condition
 from tinylab.engine.interventions import Engine
-from tinylab.errors import ConfigError, OutputError, TinylabError, VerifyFailed
+from tinylab.errors import OutputError, TinylabError, VerifyFailed
 from tinylab.identity import battery_content, digest
 from tinylab.impact import Impact, assemble
 from tinylab.manifest import RunFolder, git_state, now, package_versions, peak_memory_bytes
 from tinylab.metrics import Scorer, with_logit_diff
 from tinylab.models import CausalModel, load_model, resolve_device
 from tinylab.plots import heatmap
-from tinylab.prompts import TokenPair, tokenise
+from tinylab.preparation import Prepared, prepare
 from tinylab.schema import Config
 from tinylab.storage import read_json, write_json, write_table, write_text
 from tinylab.tables import impact_table, per_example_table
@@ -66,58 +64,6 @@ def run_experiment(config: Config, folder: RunFolder, run_id: str, threads: int)
     if verdict == "fail" and config.verify_slice.strict:
         raise VerifyFailed(f"the verify slice of {folder.path} disagrees with the run and verify_slice.strict=true; "
                            f"see {folder.file('verify')}.")
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A condition as one model sees it, cut to the examples that the run's seeds use."""
-
-    condition: Condition
-    tokens: list[TokenPair]
-    seeds: dict[int, list[int]]  # for each seed, indices into condition.pairs
-    cells: list[Cell]
-    kept: int  # usable pairs, before the seeds drew theirs
-
-
-def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepared:
-    """Tokenise the condition, draw the seeds' examples, list the battery's cells.
-
-    Raises:
-        CorpusError: see `tokenise`.
-        ConfigError: a layer, head or position that is out of range.
-    """
-    cells = config.battery.cells(model.n_layers, model.n_heads)
-    condition, tokens = tokenise(
-        condition,
-        model.encode,
-        bos=model.bos,
-        context=model.context,
-        single_token=config.condition.single_token,
-        aligned=config.battery.aligned,
-        strict=config.condition.strict,
-    )
-    drawn = subsamples(condition, config.condition.n_examples, config.seeds)
-    used = sorted({b for examples in drawn.values() for b in examples})
-    place = {b: i for i, b in enumerate(used)}
-    kept = len(condition.pairs)
-    cut = Condition(condition.tag, condition.path, condition.sha256, tuple(condition.pairs[b] for b in used), condition.dropped)
-    tokens = [tokens[b] for b in used]
-    _check_positions(config, tokens)
-    return Prepared(cut, tokens, {seed: [place[b] for b in examples] for seed, examples in drawn.items()}, cells, kept)
-
-
-def _check_positions(config: Config, tokens: Sequence[TokenPair]) -> None:
-    positions = config.battery.acts_at
-    if not isinstance(positions, tuple):
-        return
-    shortest = min(min(len(pair.clean), len(pair.corrupt)) for pair in tokens)
-    if max(positions) >= shortest:
-        raise ConfigError(f"battery.positions={list(positions)}: the shortest prompt has {shortest} tokens, positions 0 to "
-                          f"{shortest - 1}.")
-    resid = getattr(config.battery, "granularity", None) == "layer_resid"
-    if resid and all(set(range(len(pair.clean))) <= set(positions) for pair in tokens):
-        raise ConfigError(f"battery.positions={list(positions)} covers every token of every prompt: with layer_resid that turns "
-                          "the target run into the source run, every layer would return the same number; leave positions out.")
 
 
 def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> None:
@@ -295,8 +241,6 @@ def _plain(config: Config) -> dict[str, Any]:
 
 def _still_the_same(config: Config, manifest: dict[str, Any]) -> bool:
     """Whether the corpus and the weights of a finished run are still those in its manifest."""
-    from tinylab.conditions import corpus_sha256
-
     provenance = manifest["provenance"]
     identity = identify(config.model)
     same_model = (identity.revision, identity.digest) == (provenance["model"]["revision"], provenance["model"]["digest"])

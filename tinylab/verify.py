@@ -17,6 +17,7 @@ from tinylab.impact import Impact, assemble
 from tinylab.manifest import RunFolder, describe
 from tinylab.metrics import FloatArray, Scorer, with_logit_diff
 from tinylab.models import check_dtype, load_model, resolve_device
+from tinylab.preparation import prepare
 from tinylab.schema import Config, VerifySliceConfig
 from tinylab.storage import write_json
 from tinylab.tables import KEYS
@@ -75,7 +76,6 @@ def add_verify_slice(config: Config, folder: RunFolder, run_id: str) -> str:
 
 def _verify(config: Config, asked: VerifySliceConfig, folder: RunFolder, manifest: dict[str, Any]) -> dict[str, Any]:
     from tinylab.engine.reference import ReferenceEngine
-    from tinylab.experiment import prepare
 
     assert asked.device is not None and asked.dtype is not None and asked.n_examples is not None
     model = load_model(replace(config.model, dtype=asked.dtype), asked.device)
