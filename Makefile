@@ -16,8 +16,8 @@ check: $(VENV)/.dev ## lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.base ## both engines on the embedded model, side by side
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/engines.py
+bench: $(VENV)/.base ## speed, states, peak and memory against plain hooks; writes docs/benchmarks.md
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/run.py
 
 clean: ## remove the environment and caches; outputs/ stays
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

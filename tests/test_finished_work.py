@@ -64,7 +64,7 @@ def test_an_overwrite_that_fails_in_a_sweep_is_named_and_forgiven_by_the_next_co
         raise RuntimeError("the accelerator fell off")
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "load_model", broken)
+        patch.setattr(experiment, "kept_model", broken)
         assert tinylab(*sweep, "overwrite=true") == 3
     found = manifest(only(tmp_path, "outputs/sweeps/*"))
     assert [failure["error"]["message"] for failure in found["failures"]] == ["the accelerator fell off"] * 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tinylab.engine import trie
 from tinylab.engine.forests import Setting, edited_nodes, forests
 from tinylab.engine.interventions import Positions, Run
-from tinylab.engine.trie import Builder, Trie, build, edited, plain
+
 from tinylab.prompts import TokenPair
 
 PROMPT = st.lists(st.integers(0, 2), min_size=1, max_size=7).map(tuple)  # few words, so that prefixes are shared

@@ -113,6 +113,8 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     if not plan.explicit_folder:
         quoted = str(plan.sweep_folder).replace("\\", "\\\\").replace("'", "\\'")
         args.overrides.append(f"hydra.sweep.dir='{quoted}'")
+    if plan.workers is not None:
+        args.overrides.append(f"hydra.launcher.n_jobs={plan.workers}")
     try:
         _hydra(args, parser)
     finally:
@@ -160,6 +162,7 @@ def task(cfg: DictConfig) -> None:
     from tinylab.identity import run_id
     from tinylab.manifest import RunFolder
     from tinylab.schema import validate
+    from tinylab.threads import job_threads
 
     hydra = HydraConfig.get()
     multirun = hydra.mode == RunMode.MULTIRUN
@@ -169,7 +172,7 @@ def task(cfg: DictConfig) -> None:
     try:
         config = validate(cfg)
         identity = run_id(config)
-        run_experiment(config, folder, identity, _threads(config.threads, multirun))
+        run_experiment(config, folder, identity, job_threads(config.threads, multirun))
     except Exception as error:  # whatever it is: it must reach the manifest
         if not multirun:
             _failures.append(error)
@@ -181,9 +184,3 @@ def task(cfg: DictConfig) -> None:
             folder.note_failed_attempt(finished, error)
         if multirun:
             log.error("%s failed: %s", folder.path, error, exc_info=not isinstance(error, TinylabError))
-
-
-def _threads(asked: int | None, multirun: bool) -> int:
-    """Torch threads of a job: all cores alone; in a sweep half of them, the same for every launcher."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return asked or (max(1, cores // 2) if multirun else cores)

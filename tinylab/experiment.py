@@ -18,9 +18,10 @@ from tinylab.engine.interventions import Engine
 from tinylab.errors import OutputError, TinylabError, VerifyFailed
 from tinylab.identity import battery_content, digest
 from tinylab.impact import Impact, assemble
+from tinylab.imports import large_import
 from tinylab.manifest import RunFolder, git_state, now, package_versions, peak_memory_bytes
 from tinylab.metrics import Scorer, with_logit_diff
-from tinylab.models import CausalModel, load_model, resolve_device
+from tinylab.models import CausalModel, kept_model, resolve_device
 from tinylab.plots import heatmap
 from tinylab.preparation import Prepared, prepare
 from tinylab.schema import Config
@@ -75,13 +76,14 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
                           "choose another folder.")
     condition = load_condition(config.condition)
     identify(config.model)  # what cannot be found is told before torch is imported
-    from tinylab.engine.choose import choose_engine
+    with large_import("transformers"):
+        from tinylab.engine.choose import choose_engine
 
     set_threads(threads)
     device = resolve_device(config.device.type)
     if device == "mps":
         log.warning("device=mps has been seen to get signs wrong; add +verify_slice.device=cpu to check these numbers")
-    model = load_model(config.model, device)
+    model = kept_model(config.model, device)
     rows = len(condition.pairs) + sum(condition.dropped.values())
     prepared = prepare(config, condition, model)
     if prepared.condition.dropped:
@@ -108,7 +110,6 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
             "engine_fallback_reason": choice.reason,
             "self_check_max_difference": choice.max_difference,
             "seeds": list(config.seeds),
-            "threads": threads,
             "forwards": forwards,
             "states": states,
             "wall_seconds": round(time.monotonic() - began, 3),
@@ -212,6 +213,8 @@ def _draw(folder: RunFolder, manifest: dict[str, Any], config: Config) -> None:
 
 def _provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str, Any]:
     """Where the numbers come from: model, corpus, software."""
+    import torch
+
     return {
         "model": asdict(model.identity),
         "architecture": type(model.model).__name__,
@@ -228,6 +231,7 @@ def _provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str
         },
         "value_bias": "scaled with its head",
         "device": device,
+        "threads": torch.get_num_threads(),
         "attention": model.model.config._attn_implementation,
         "packages": package_versions(),
         "git": git_state(),

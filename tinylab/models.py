@@ -6,16 +6,19 @@ Weights are safetensors only, and no remote code is ever run.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylab.errors import DeviceError, ModelError, first_sentence
+from tinylab.imports import large_import
 from tinylab.schema import ModelConfig
 from tinylab.weights import TOKENIZER_FILES, ModelIdentity, identify, model_folder
 
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "wo")
 MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "fc2")
 log = logging.getLogger(__name__)
+
+_kept: dict[tuple[ModelIdentity, str, str, bool], CausalModel] = {}
+"""What `kept_model` loaded last in this process; never more than one."""
 
 
 @dataclass
@@ -66,6 +72,13 @@ class CausalModel:
     def n_heads(self) -> int:
         """Number of query heads per layer, H."""
         return int(self.config.num_attention_heads)
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head's output, d_head: what the output projection takes, divided by H."""
+        projection: Any = self.projection(0)
+        inputs = getattr(projection, "in_features", None) or getattr(projection, "nx", None) or projection.weight.shape[-1]
+        return int(inputs) // self.n_heads
 
     @property
     def context(self) -> int | None:
@@ -119,16 +132,28 @@ class CausalModel:
         """The attention output projection of a layer; its input, cut into heads, is the site `head_out`."""
         return _projections(self.blocks[layer])[0]
 
+    def attention(self, layer: int) -> nn.Module:
+        """The attention module of a layer, which holds the projection."""
+        block, projection = self.blocks[layer], self.projection(layer)
+        return next(module for module in block.modules() if projection in module.children())
+
     def mlp(self, layer: int) -> nn.Module:
-        """The module whose output is the site `mlp_out`: the MLP, or its last linear map where it has no module.
+        """The module whose output is the site `mlp_out`: the MLP, or its last linear map.
+
+        The latter where the MLP has no module of its own (OPT), or adds the residual stream itself (Bloom, MPT).
 
         Raises:
             ModelError: the block has neither.
         """
+        from torch import nn
+
         children = dict(self.blocks[layer].named_children())
         for name in MLPS:
             if name in children:
-                return children[name]
+                module = children[name]
+                if "residual" not in signature(module.forward).parameters:
+                    return module
+                return [child for child in module.children() if isinstance(child, nn.Linear)][-1]
         raise ModelError(f"{self.identity.name}: layer {layer} has no MLP (expected one of {', '.join(MLPS)}).")
 
 
@@ -149,7 +174,8 @@ def resolve_device(device: str) -> str:
     """
     if device == "cpu":
         return device
-    import torch
+    with large_import("torch"):
+        import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
@@ -173,6 +199,28 @@ def check_dtype(device: str, dtype: str) -> None:
         torch.softmax(ones @ ones, dim=-1)
     except (RuntimeError, TypeError) as error:
         raise DeviceError(f"model.dtype={dtype}: the device {device} lacks it; use model.dtype=float32.") from error
+
+
+def kept_model(config: ModelConfig, device: str) -> CausalModel:
+    """The model that this process loaded last, if it is the asked one; else a new one takes its place.
+
+    The jobs of a sweep that run in one process share it, and so does a verify slice on the same device in the same
+    dtype. The old one is let go before the new one is loaded: memory never holds two. Whoever uses a kept model
+    leaves it as it was.
+
+    Raises:
+        ModelError: see `load_model`.
+        DeviceError: see `load_model`.
+    """
+    key = (identify(config), config.dtype, device, config.add_bos)
+    if key in _kept:
+        log.info("kept from the last run: %s, %s on %s", key[0].name, config.dtype, device)
+        return _kept[key]
+    if _kept:
+        _kept.clear()
+        gc.collect()  # a model that an engine has run is part of reference cycles
+    _kept[key] = load_model(config, device)
+    return _kept[key]
 
 
 def load_model(config: ModelConfig, device: str) -> CausalModel:
@@ -206,6 +254,8 @@ def load_model(config: ModelConfig, device: str) -> CausalModel:
         expected = "config.json, model.safetensors and tokenizer files of an architecture that transformers knows"
         raise ModelError(f"{source}: cannot be loaded as a causal language model ({first_sentence(error)}); "
                          f"expected {expected}.") from error
+    if config.dtype == "float64":
+        model.set_experts_implementation("eager")  # the grouped matmul for mixtures of experts has no float64
     model = model.to(device)
     model.eval()
     model.requires_grad_(False)

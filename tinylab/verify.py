@@ -16,7 +16,7 @@ from tinylab.conditions import load_condition
 from tinylab.impact import Impact, assemble
 from tinylab.manifest import RunFolder, describe
 from tinylab.metrics import FloatArray, Scorer, with_logit_diff
-from tinylab.models import check_dtype, load_model, resolve_device
+from tinylab.models import check_dtype, kept_model, resolve_device
 from tinylab.preparation import prepare
 from tinylab.schema import Config, VerifySliceConfig
 from tinylab.storage import write_json
@@ -78,7 +78,7 @@ def _verify(config: Config, asked: VerifySliceConfig, folder: RunFolder, manifes
     from tinylab.engine.reference import ReferenceEngine
 
     assert asked.device is not None and asked.dtype is not None and asked.n_examples is not None
-    model = load_model(replace(config.model, dtype=asked.dtype), asked.device)
+    model = kept_model(replace(config.model, dtype=asked.dtype), asked.device)
     prepared = prepare(config, load_condition(config.condition), model)
     last = list(range(len(prepared.tokens)))[-asked.n_examples :]
     real = [cell for cell in prepared.cells if cell.control == "none"]

@@ -1,4 +1,10 @@
-"""Forests: prompt pairs cut into groups, each group laid out as the tries that one model forward can hold."""
+"""Forests: prompt pairs laid out as tries, and cut into groups whose tries one forward pass can hold.
+
+A forest has one trie of the unmodified runs (`both`) and, for each setting, the *region*: those states of the
+target runs that interventions can reach, which a variant computes, and where each hangs in `both`.
+
+Letters: N nodes of `both`, R nodes of a region, B examples of a forest.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinylab.engine import trie
-from tinylab.engine.interventions import Positions, Run, indices
-from tinylab.engine.trie import IntArray, Trie
+from tinylab.engine.interventions import Positions, Run
+from tinylab.engine.trie import NONE, IntArray, Trie, build, edited, padded
 from tinylab.prompts import TokenPair
 
 
@@ -23,82 +28,161 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class Region:
+    """R states in preorder that a pass computes together, everything below what they hang on."""
+
+    tokens: IntArray  # [R]
+    depth: IntArray  # [R]
+    end: IntArray  # [R], one past the last state below, in R's own numbers
+    hung: IntArray  # [R], how many unmodified states each one's path starts with
+    origin: IntArray  # [R], the node of `both` with the same tokens: the state before any intervention
+    read: IntArray  # [read], the states that have to leave the last block, ascending
+    ends: IntArray  # [B], for each example its reading row's place in `read`
+    edited: IntArray  # [E], the states at which interventions act, ascending
+    source: IntArray  # [E], for each its source's node in `both`, NONE where there is no source
+    above: IntArray  # [R, T], each one's ancestors from the root down: nodes of `both`, then states of the region
+
+    def __len__(self) -> int:
+        """Number of states, R."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
 class Forest:
-    """A group of prompt pairs as tries: the unmodified runs of both prompts, and the target runs of each setting."""
+    """A group of prompt pairs: the unmodified runs of both prompts, and the region of each setting."""
 
-    examples: list[int]
+    examples: IntArray  # [B]
     both: Trie  # the clean prompts' paths, then the corrupt ones'
-    targets: dict[Setting, Trie]
+    whole: Region  # `both` as a region of its own
+    regions: dict[Setting, Region]
 
-    def source_path(self, run: Run, which: int) -> IntArray:
-        """The path of one example's prompt in `both`."""
-        return self.both.paths[which + (len(self.examples) if run == "corrupt" else 0)]
+    def clean_ends(self) -> IntArray:
+        """[B], the reading row of each clean prompt, as a place in `whole.read`."""
+        return self.whole.ends[: len(self.examples)]
+
+    def corrupt_ends(self) -> IntArray:
+        """[B], the same of the corrupt prompts."""
+        return self.whole.ends[len(self.examples) :]
 
 
-class Planting:
-    """A group of prompt pairs while it grows: its tries so far."""
+class Layout:
+    """All prompt pairs of a call as tries."""
 
     def __init__(self, pairs: Sequence[TokenPair], settings: Sequence[Setting]) -> None:
-        """An empty group."""
-        self._pairs = pairs
-        self._both = trie.Builder()
-        self._targets = {setting: trie.Builder() for setting in settings}
-        self._paths: dict[Run, list[IntArray]] = {"clean": [], "corrupt": []}
-        self._target_paths: dict[Setting, list[IntArray]] = {setting: [] for setting in settings}
-        self.examples: list[int] = []
+        """Lay out the pairs.
 
-    def add(self, b: int) -> int:
-        """Add a pair; returns the size of the largest trie."""
-        self.examples.append(b)
-        for run, paths in self._paths.items():
-            paths.append(self._both.add(trie.plain(getattr(self._pairs[b], run))))
-        for setting, builder in self._targets.items():
-            source = None if setting.source is None else self._paths[setting.source][-1]
-            keys = trie.edited(getattr(self._pairs[b], setting.target), setting.positions, source)
-            self._target_paths[setting].append(builder.add(keys))
-        return max(len(builder) for builder in (self._both, *self._targets.values()))
+        Raises:
+            IndexError: a position of a setting lies behind the end of a prompt.
+        """
+        self._count = len(pairs)
+        self._both = build(padded([*(pair.clean for pair in pairs), *(pair.corrupt for pair in pairs)]))
+        self._rows: dict[Run, IntArray] = {"clean": np.arange(self._count), "corrupt": np.arange(self._count) + self._count}
+        self._targets: dict[Setting, tuple[Trie, IntArray]] = {}
+        for setting in settings:
+            prompts = padded([getattr(pair, setting.target) for pair in pairs])
+            source = None if setting.source is None else self._both
+            rows = None if setting.source is None else self._rows[setting.source]
+            self._targets[setting] = edited(prompts, setting.positions, source, rows)
 
-    def finish(self) -> Forest:
-        """The group as it is."""
-        both = self._both.finish([*self._paths["clean"], *self._paths["corrupt"]])
-        return Forest(self.examples, both, {s: b.finish(self._target_paths[s]) for s, b in self._targets.items()})
+    @property
+    def hanging(self) -> bool:
+        """Whether some target run starts with states that no intervention reaches."""
+        return any((tree.marks == NONE).any() for tree, _ in self._targets.values())
+
+    def groups(self, limit: int, most: int) -> Iterator[IntArray]:
+        """Cut the pairs into groups of at most `most` pairs none of whose tries exceeds `limit` nodes (a single pair's may).
+
+        Pairs are taken in the order of their tokens, so that those with common prefixes meet in one trie.
+        """
+        ends = self._both.ends
+        order = np.lexsort((ends[self._rows["corrupt"]], ends[self._rows["clean"]]))
+        growth = self._growth(order)
+        start, size = 0, np.zeros(growth.shape[1], dtype=np.int64)
+        told = size  # the sizes at the last exact count: `growth` only bounds them from above
+        for at in range(self._count):
+            if at > start and (size + growth[at]).max() > limit and (size - told).max() * 16 > limit:
+                told = size = self._sizes(order[start:at])
+            if at > start and ((size + growth[at]).max() > limit or at - start >= most):
+                yield order[start:at]
+                start, size, told = at, np.zeros_like(size), np.zeros_like(size)
+            size = size + growth[at]
+        if start < self._count:
+            yield order[start:]
+
+    def _growth(self, order: IntArray) -> IntArray:
+        """[B, tries], how many nodes each pair adds at most to each trie that holds the pair before it."""
+        clean, corrupt = (self._both.paths[self._rows[run]][order] for run in ("clean", "corrupt"))
+        lengths = [self._both.lengths[self._rows[run]][order] for run in ("clean", "corrupt")]
+        common = np.maximum.reduce([_shared(corrupt, clean), _with_previous(corrupt, corrupt), _with_previous(corrupt, clean)])
+        columns = [lengths[0] - _with_previous(clean, clean) + lengths[1] - common]
+        for tree, _ in self._targets.values():
+            paths = tree.paths[order]
+            columns.append(tree.lengths[order] - _with_previous(paths, paths))
+        return np.stack(columns, axis=1)
+
+    def _sizes(self, examples: IntArray) -> IntArray:
+        """[tries], the exact number of nodes of a group's tries."""
+        both = self._both.paths[np.concatenate([examples, examples + self._count])]
+        paths = [both, *(tree.paths[examples] for tree, _ in self._targets.values())]
+        return np.array([len(np.unique(p[p != NONE])) for p in paths], dtype=np.int64)
+
+    def forest(self, examples: IntArray) -> Forest:
+        """The tries of some examples."""
+        both, nodes = self._both.part(np.concatenate([examples, examples + self._count]))
+        paths: dict[Run, IntArray] = {"clean": both.paths[: len(examples)], "corrupt": both.paths[len(examples) :]}
+        regions = {}
+        needed = [both.ends]
+        for setting, (tree, sources) in self._targets.items():
+            part, own = tree.part(examples)
+            there = sources[own]
+            if setting.source is not None:
+                there = np.where(there == NONE, NONE, np.searchsorted(nodes, there))
+            regions[setting] = region = _region(part, there, paths[setting.target])
+            if setting.source is not None:
+                needed.append(region.source[np.isin(region.edited, region.read)])
+        return Forest(examples, both, _whole(both, np.unique(np.concatenate(needed))), regions)
 
 
-def forests(pairs: Sequence[TokenPair], settings: Sequence[Setting], limit: int) -> Iterator[Forest]:
-    """Cut prompt pairs into groups of at most `limit` pairs none of whose tries exceeds `limit` nodes (a single pair's may).
+def _shared(first: IntArray, second: IntArray) -> IntArray:
+    """[B], how many nodes two paths have in common."""
+    common: IntArray = np.count_nonzero((first == second) & (first != NONE), axis=1)
+    return common
 
-    Pairs are taken in the order of their tokens, so that those with common prefixes meet in one trie.
+
+def _with_previous(paths: IntArray, others: IntArray) -> IntArray:
+    """[B], how many nodes each path shares with the other path of the row before it."""
+    return np.concatenate([[0], _shared(paths[1:], others[:-1])])
+
+
+def _whole(both: Trie, needed: IntArray) -> Region:
+    """The unmodified runs as a region that hangs on nothing."""
+    numbers, nothing = np.arange(len(both)), np.empty(0, dtype=np.int64)
+    return Region(
+        tokens=both.tokens, depth=both.depth, end=both.end, hung=np.zeros_like(numbers), origin=numbers, read=needed,
+        ends=np.searchsorted(needed, both.ends), edited=nothing, source=nothing, above=both.paths[both.through],
+    )
+
+
+def _region(tree: Trie, sources: IntArray, unmodified: IntArray) -> Region:
+    """What interventions can reach in a trie of target runs.
+
+    Args:
+        tree: the target runs' trie.
+        sources: [N'], each edited node's source, NONE for the others (without a source: the position).
+        unmodified: [B, T], the paths of the same runs in `both`.
     """
-    group: list[int] = []
-    growing = Planting(pairs, settings)
-    for b in sorted(range(len(pairs)), key=lambda b: (pairs[b].clean, pairs[b].corrupt)):
-        if max(growing.add(b), len(growing.examples)) > limit and group:
-            yield plant(pairs, group, settings)
-            group, growing = [], Planting(pairs, settings)
-            growing.add(b)
-        group.append(b)
-    if group:
-        yield growing.finish()
-
-
-def plant(pairs: Sequence[TokenPair], examples: Sequence[int], settings: Sequence[Setting]) -> Forest:
-    """The tries of some examples."""
-    growing = Planting(pairs, settings)
-    for b in examples:
-        growing.add(b)
-    return growing.finish()
-
-
-def edited_nodes(forest: Forest, setting: Setting) -> tuple[IntArray, IntArray]:
-    """The nodes of the target trie at which interventions act, and for each its source's node in `both`."""
-    pairs: dict[int, int] = {}
-    for e, path in enumerate(forest.targets[setting].paths):
-        here = path[indices(setting.positions, len(path))]
-        if setting.source is None:
-            there = here
-        else:
-            source = forest.source_path(setting.source, e)
-            there = source[indices(setting.positions, len(source))]
-        pairs.update(zip(here.tolist(), there.tolist(), strict=True))
-    nodes = sorted(pairs)
-    return np.array(nodes, dtype=np.int64), np.array([pairs[node] for node in nodes], dtype=np.int64)
+    touched = tree.marks != NONE
+    nodes = np.flatnonzero(touched)
+    numbers = np.cumsum(touched) - 1
+    through, depth = tree.through[nodes], tree.depth[nodes]
+    there = tree.paths != NONE
+    hung = np.count_nonzero(there & ~touched[tree.paths], axis=1)
+    above = tree.paths[through]
+    above = np.where(np.arange(above.shape[1]) < hung[through][:, None], unmodified[through][:, : above.shape[1]], numbers[above])
+    read, places = np.unique(numbers[tree.ends], return_inverse=True)
+    edited_nodes = np.flatnonzero(sources != NONE)
+    return Region(
+        tokens=tree.tokens[nodes], depth=depth, end=np.searchsorted(nodes, tree.end[nodes]), hung=hung[through],
+        origin=unmodified[through, depth], read=read, ends=places, edited=numbers[edited_nodes],
+        source=sources[edited_nodes], above=above,
+    )

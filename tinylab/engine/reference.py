@@ -68,9 +68,24 @@ class ReferenceEngine:
         """Logits at the prompt's last token, [1, W]."""
         self._forwards += 1
         self._states += len(prompt)
+        forget_lengths(self._model)
         ids = torch.tensor([prompt], device=self._model.device)
         logits: torch.Tensor = self._model.model(input_ids=ids, use_cache=False).logits[:, -1]
         return logits
+
+
+def forget_lengths(model: CausalModel) -> None:
+    """Put `dynamic` rotary embeddings back to how they were loaded, so that a prompt's logits do not depend on earlier prompts.
+
+    Such an embedding keeps the frequencies of a longer input it has seen; transformers resets it for some prompts only.
+    """
+    for module in model.model.modules():
+        kinds = getattr(module, "rope_type", {})  # of the module, or by type of layer
+        for prefix, kind in [("", kinds)] if isinstance(kinds, str) else [(f"{layer}_", kind) for layer, kind in kinds.items()]:
+            if "dynamic" in kind:
+                loaded = getattr(module, f"{prefix}original_inv_freq")
+                module.register_buffer(f"{prefix}inv_freq", loaded.clone(), persistent=False)
+                setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Taps: where the forked engine touches a transformers model, and how it lets go again.
 
-transformers dispatches attention through `AttentionInterface`. The function registered here receives queries,
-keys and values after rotary embedding and returns the per-head outputs before the output projection: the one
-place, in every family, to apply the trie's ancestor mask and to read or change `head_out`. `mlp_out` and
-`resid_post` are module outputs; forks happen at block boundaries. Everything is undone when `tapped` closes.
+Each state is a batch row of its own, of one token. Everything in a decoder but attention works on single tokens,
+so rows can join and leave a pass between any two modules; attention is the one place where rows meet.
+transformers dispatches it through `AttentionInterface`: the function registered here receives queries, keys and
+values after rotary embedding and returns the per-head outputs. Blocks, attention modules, output projections and
+MLPs are called through the tap, which decides on which rows. Everything is undone when `tapped` closes.
 """
 
 from __future__ import annotations
@@ -19,27 +20,36 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from tinylab.engine.interventions import Site
+from tinylab.engine.tiles import Attend, Keys
 from tinylab.errors import EngineUnsupported
 from tinylab.models import CausalModel
 
 NAME = "tinylab_forked"
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
 class Tap(Protocol):
-    """What a forward pass does at each tapped place."""
+    """What a forward pass does at each tapped place: it calls the model's own code on the rows that are due."""
 
-    def enter_block(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-        """The hidden states [rows, N, D] that a block receives."""
+    def block(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """Run a block."""
         ...
 
-    def leave_site(self, site: Site, layer: int, value: torch.Tensor) -> torch.Tensor:
-        """The activation of a site: [rows, N, D], for `head_out` [rows, N, H, d_head]."""
+    def attention(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """Run an attention module."""
         ...
 
-    def mask(self, window: int | None, like: torch.Tensor) -> torch.Tensor:
-        """The additive attention mask [1, 1, N, N] for a sliding window (None: no window), in `like`'s dtype."""
+    def projection(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """Run an attention output projection."""
+        ...
+
+    def mlp(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """Run the module whose output is the site `mlp_out`."""
+        ...
+
+    def attend(self, compute: Attend, query: torch.Tensor, kept: Keys, window: int | None) -> torch.Tensor:
+        """Attention of rows [rows, H, 1, d]; returns [rows, 1, H, d]."""
         ...
 
 
@@ -53,16 +63,18 @@ def tapped(model: CausalModel) -> Iterator[Callable[[Tap], AbstractContextManage
     Raises:
         EngineUnsupported: the model cannot be opened, and why.
     """
-    accepted = inspect.signature(model.model.forward).parameters
-    for needed in ("position_ids", "logits_to_keep"):
-        if needed not in accepted:
-            raise EngineUnsupported(f"{type(model.model).__name__} takes no {needed}, which the forked engine needs.")
+    if "position_ids" not in inspect.signature(model.model.forward).parameters:
+        raise EngineUnsupported(f"{type(model.model).__name__} takes no position_ids, which the forked engine needs.")
     original = model.model.config._attn_implementation
     with ExitStack() as stack:
         for layer, block in enumerate(model.blocks):
-            stack.callback(block.register_forward_pre_hook(_entering(layer), with_kwargs=True).remove)
-            stack.callback(model.mlp(layer).register_forward_hook(_leaving("mlp_out", layer)).remove)
-            stack.callback(block.register_forward_hook(_leaving("resid_post", layer)).remove)
+            for name, module in (
+                ("block", block),
+                ("attention", model.attention(layer)),
+                ("projection", model.projection(layer)),
+                ("mlp", model.mlp(layer)),
+            ):
+                stack.enter_context(_rerouted(module, name, layer))
         stack.callback(model.model.set_attn_implementation, original)
         try:
             model.model.set_attn_implementation(NAME)
@@ -80,36 +92,68 @@ def _connect(tap: Tap, original: str) -> Iterator[None]:
         _current.reset(token)
 
 
-def _entering(layer: int) -> Callable[..., tuple[tuple[Any, ...], dict[str, Any]] | None]:
-    def hook(_block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        tap, _ = _current.get()
-        if args:
-            return (tap.enter_block(layer, args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": tap.enter_block(layer, kwargs["hidden_states"])}
+@contextmanager
+def _rerouted(module: nn.Module, name: str, layer: int) -> Iterator[None]:
+    """While open, the tap's method of this name decides how the module's own forward is called."""
+    own = vars(module).get("forward")
+    call = module.forward
 
-    return hook
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return getattr(_current.get()[0], name)(layer, call, (args, kwargs))
+
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
 
 
-def _leaving(site: Site, layer: int) -> Callable[..., Any]:
-    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        tap, _ = _current.get()
-        if isinstance(output, torch.Tensor):
-            return tap.leave_site(site, layer, output)
-        return (tap.leave_site(site, layer, output[0]), *output[1:])
+def first(arguments: Arguments) -> torch.Tensor:
+    """The hidden states that a module is called with."""
+    args, kwargs = arguments
+    hidden: torch.Tensor = args[0] if args else kwargs["hidden_states"]
+    return hidden
 
-    return hook
+
+def with_first(arguments: Arguments, hidden: torch.Tensor) -> Arguments:
+    """The same call on other hidden states."""
+    args, kwargs = arguments
+    return ((hidden, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": hidden})
+
+
+def by_row(arguments: Arguments, rows: int, choose: Callable[[torch.Tensor], torch.Tensor]) -> Arguments:
+    """The same call with everything else that has a line per row (rotary embeddings, position ids) cut alike.
+
+    Args:
+        arguments: of the call; its hidden states are left alone.
+        rows: how many lines such a tensor has.
+        choose: takes the lines.
+    """
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, torch.Tensor) and value.dim() > 1 and len(value) == rows:
+            return choose(value)
+        return tuple(cut(part) for part in value) if isinstance(value, tuple) else value
+
+    args, kwargs = arguments
+    chosen = {name: value if name == "hidden_states" else cut(value) for name, value in kwargs.items()}
+    return (*args[:1], *(cut(value) for value in args[1:])), chosen
 
 
 def _attend(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _mask: torch.Tensor | None, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The model's own attention over the trie: its mask is replaced, its per-head outputs pass the tap."""
+    """The model's own attention over the trie: its mask is replaced."""
     tap, original = _current.get()
-    layer = module.layer_idx
-    assert isinstance(layer, int)
-    mask = tap.mask(kwargs.get("sliding_window"), query)
-    heads, weights = _own_attention(module, original, kwargs)(module, query, key, value, mask, **kwargs)
-    return tap.leave_site("head_out", layer, heads), weights
+    own = _own_attention(module, original, kwargs)
+
+    def compute(asked: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return own(module, asked, keys, values, mask, **kwargs)[0]
+
+    return tap.attend(compute, query, (key, value), kwargs.get("sliding_window")), None
 
 
 def _own_attention(module: nn.Module, original: str, kwargs: dict[str, Any]) -> Attention:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,9 @@ from tinylab.identity import digest, run_id
 from tinylab.models import resolve_device
 from tinylab.schema import Config, validate
 from tinylab.storage import read_json, write_json
+from tinylab.threads import cores, workers
 
+log = logging.getLogger(__name__)
 IGNORED_IN_ID = ("overwrite", "plots", "threads", "output_dir", "sweep_name", "verify_slice", "invariants")
 """Overrides that change no run of a sweep: with others of these it is the same sweep, in the same folder."""
 
@@ -43,6 +46,7 @@ class Plan:
     sweep_folder: Path | None
     explicit_folder: bool
     jobs: list[Job]
+    workers: int | None = None  # how many jobs run at once, where the launcher lets it be chosen
 
     def write_manifest(self) -> None:
         """Tell the sweep's folder what is planned, before anything runs."""
@@ -85,7 +89,21 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
     folder = Path(str(base.hydra.sweep.dir))
     if not explicit:
         folder = folder.with_name(f"{folder.name}_{_sweep_id(composer, overrides, base)}")
-    return Plan(configs[0], folder, explicit, jobs)
+    return Plan(configs[0], folder, explicit, jobs, _workers(base, configs))
+
+
+def _workers(base: DictConfig, configs: Sequence[Config]) -> int | None:
+    """How many jobs run at once; None for a launcher that has no such number."""
+    asked = base.hydra.launcher.get("n_jobs")
+    if asked is None:
+        return None
+    if asked == 0:
+        raise ConfigError("hydra.launcher.n_jobs=0: expected how many jobs may run at once, or -1 for as many as the cores hold.")
+    found = workers(asked, [config.threads for config in configs])
+    if found < asked:
+        log.warning("hydra.launcher.n_jobs=%d: only %d at once, their threads fill the %d cores; give threads=… too for more",
+                    asked, found, cores())
+    return found
 
 
 def _arguments(overrides: Sequence[str], base: DictConfig) -> list[str]:

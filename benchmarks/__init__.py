@@ -1,0 +1,1 @@
+"""The benchmark behind docs/benchmarks.md: `make bench` runs it (see `benchmarks/run.py`)."""

@@ -1,0 +1,112 @@
+"""Clocks and counters: seconds, floating-point operations, the machine's matmul peak, memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from tinylab.models import CausalModel
+
+Result = TypeVar("Result")
+PEAK_ROWS = (512, 2048)
+PEAK_REPEATS = 3
+SAMPLING_SECONDS = 0.002
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a device that computes in the background."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(device: torch.device, call: Callable[[], Result]) -> tuple[Result, float]:
+    """What a call returns, and its seconds."""
+    synchronise(device)
+    began = time.perf_counter()
+    result = call()
+    synchronise(device)
+    return result, time.perf_counter() - began
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def counted(call: Callable[[], Result]) -> tuple[Result, int]:
+    """What a call returns, and the operations of its matmuls and attentions (2 per multiply-add).
+
+    torch's own counter does not know the attention kernel of CPUs, so it is told.
+    """
+    cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    with FlopCounterMode(display=False, custom_mapping={cpu_attention: _attention_flops}) as counter:
+        result = call()
+    return result, int(counter.get_total_flops())
+
+
+def matmul_peak(model: CausalModel) -> float:
+    """Operations per second of the best matmul of the MLP's own sizes, up and down."""
+    width = int(model.config.hidden_size)
+    inner = int(getattr(model.config, "intermediate_size", None) or 4 * width)
+    return max(_rate(model, rows, *size) for rows in PEAK_ROWS for size in ((width, inner), (inner, width)))
+
+
+def _rate(model: CausalModel, rows: int, width: int, out: int) -> float:
+    left = torch.randn(rows, width, device=model.device, dtype=model.dtype)
+    right = torch.randn(width, out, device=model.device, dtype=model.dtype)
+    product = torch.empty(rows, out, device=model.device, dtype=model.dtype)
+    torch.mm(left, right, out=product)
+    seconds = min(timed(model.device, lambda: torch.mm(left, right, out=product))[1] for _ in range(PEAK_REPEATS))
+    return 2 * rows * width * out / seconds
+
+
+class PeakMemory:
+    """While open, the most memory that the process holds beyond what it held at the start, in MiB.
+
+    On a CPU a thread samples the resident set size; on a GPU it is what torch's allocator counts.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Nothing is measured yet."""
+        self._device = device
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._start = self._peak = 0
+
+    def __enter__(self) -> PeakMemory:
+        """Begin."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._start = torch.cuda.memory_allocated(self._device)
+        else:
+            self._start = self._peak = resident()
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        """End."""
+        if self._device.type == "cuda":
+            self._peak = torch.cuda.max_memory_allocated(self._device)
+        else:
+            self._done.set()
+            self._thread.join()
+
+    @property
+    def mebibytes(self) -> float:
+        """The growth."""
+        return (self._peak - self._start) / 2**20
+
+    def _sample(self) -> None:
+        while not self._done.wait(SAMPLING_SECONDS):
+            self._peak = max(self._peak, resident())
+
+
+def resident() -> int:
+    """The resident set size of this process in bytes."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,292 @@
+"""From measurements to docs/benchmarks.md, to the console, and to raw JSON."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from math import log2
+from pathlib import Path
+from statistics import geometric_mean, median
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.curves import PROMPT_TOKENS, LayoutPoint, Point
+from benchmarks.embedded import Share
+from benchmarks.memory import PLAIN_PASSES, Style
+from benchmarks.side_by_side import ENOUGH_ROUNDS, SAMPLE, Case
+from benchmarks.workloads import DISTINCT_LENGTH, SEED, TASKS, Kind, Task
+
+EXCESS_TARGET = 0.05
+PEAK_TARGET = 0.70
+INTRODUCTION = f"""# Benchmarks
+
+Written by `make bench`; every number below is of one run on one machine.
+
+(a) is one forward pass per intervention with plain module hooks, on one padded batch of all prompts, with the logits of
+every row. (a') is the same with the logits of the reading row only. (b) is the forked engine. All three compute the same
+metrics of the same battery on the same weights, and each metric of (a) and (a') is compared with that of (b).
+
+How it was measured: one process, interleaved. A round is the matmul peak, passes of (a), (b) in full, passes of (a').
+Seconds are medians over rounds; up to {ENOUGH_ROUNDS} rounds or more where the time allows, one where it does not.
+(a) and (a') run {SAMPLE} interventions of a battery at most, spread over layers and heads, one or two in a round; every
+forward pass of a workload costs the same, so their seconds are seconds per pass × (interventions + 2 unmodified runs).
+Weights are random (seed {SEED}). `distinct` are random prompts of {DISTINCT_LENGTH} tokens, no two of which begin alike;
+the others are the shipped corpora's test split in the embedded model's tokens."""
+TARGETS_NOTE = """Geometric means over the corpora where there are several. The last but one column is the ratio of the
+operations that (a) and (b) execute: the ratio of times that equal efficiency would give."""
+STATES_NOTE = """A state is the output of one block for one token prefix under one intervention. The lower bound counts
+the distinct ones, from the prompts alone: all prefixes of the unmodified runs, and for each intervention the distinct
+changed prefixes from the first changed position and block on; in the last block reading rows only. `without equal
+prefixes` also leaves out prefixes at which a patch puts in what was there before, because both prompts begin alike."""
+PEAK_NOTE = """The peak is the best matmul of the model's own MLP sizes, measured in each round. Operations are those of
+matmuls and attention, counted by torch's FlopCounterMode while they execute, in runs that are not timed; attention
+counts with its padding and with what its mask hides. For (b) one intervention per layer is counted and multiplied by
+the heads, for (a) the unmodified runs are counted and multiplied by the rows."""
+CORRECTNESS_NOTE = """The largest difference of any metric between (b) and (a) or (a'), over the unmodified runs and the
+interventions that both evaluated. For scale: the largest change of any metric that any intervention of the battery
+makes."""
+MEMORY_NOTE = """The most memory held beyond the loaded model: resident set of a fresh process on a CPU, torch's
+allocator on a GPU. Distinct prompts; (b) runs H1 on one head per layer, (a) and (a') the unmodified runs and {passes}
+interventions."""
+CURVES_NOTE = """H1 on all heads of a small model, distinct random prompts. Each knob is doubled alone: layers, heads,
+pairs, tokens per prompt, and copies of each pair at an equal number of pairs. `growth` is the power of two that the
+time grew by since the row above. H1 has layers × heads interventions, each of which computes the layers above it, so
+time grows with the square of the layers; in every other knob it should be proportional or less."""
+LAYOUT_NOTE = """Prompts of {tokens} tokens in pairs, no model: building the tries, cutting them into groups, and making
+the groups' forests."""
+SHARES_NOTE = """(b) on the embedded model, condition=cond_a. Wall time without a profiler; time in torch's operators
+from a profiled run. The rest is Python and numpy: the engine's, transformers' and torch's own."""
+
+
+@dataclass
+class Results:
+    """Everything one run measured; what was not asked for is empty."""
+
+    shape: str
+    device: str
+    dtype: str
+    parameters: int = 0
+    cases: list[Case] = field(default_factory=list)
+    memory: dict[Style, float] = field(default_factory=dict)
+    curves: list[Point] = field(default_factory=list)
+    layouts: list[LayoutPoint] = field(default_factory=list)
+    shares: list[Share] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One table: a heading, sentences, columns, rows."""
+
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def markdown(self) -> str:
+        """As a section of the document."""
+        lines = [self.columns, tuple("---" if at == 0 else "---:" for at in range(len(self.columns))), *self.rows]
+        parts = [f"## {self.title}", self.note, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+        return "\n\n".join(part for part in parts if part)
+
+    def show(self, console: Console) -> None:
+        """On the console."""
+        view = Table(title=self.title)
+        for column in self.columns:
+            view.add_column(column)
+        for row in self.rows:
+            view.add_row(*row)
+        console.print(view)
+
+
+def machine(results: Results) -> dict[str, str]:
+    """What the run ran on."""
+    on_gpu = results.device.startswith("cuda")
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "platform": platform.platform(),
+        "CPU": f"{_cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch",
+        "device": torch.cuda.get_device_name(results.device) if on_gpu else "the CPU",
+        "model": f"{results.shape}, {results.parameters / 1e6:.0f}M parameters, {results.dtype}",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}",
+    }
+
+
+def _cpu() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def sheets(results: Results) -> list[Sheet]:
+    """Every table there is something to put into."""
+    found = [Sheet("Machine", "", ("", ""), list(machine(results).items()))]
+    if results.cases:
+        cases = results.cases
+        found += [_verdicts(cases), _speed(cases), _states(cases), _peaks(cases), _differences(cases)]
+    if results.memory:
+        found.append(_memory(results))
+    if results.curves:
+        found.append(_curves(results.curves))
+    if results.layouts:
+        found.append(_layouts(results.layouts))
+    if results.shares:
+        found.append(_shares(results.shares))
+    return found
+
+
+def _verdicts(cases: Sequence[Case]) -> Sheet:
+    rows = []
+    for task in TASKS:
+        for kind, wanted in task.targets.items():
+            some = _of(cases, task, kind)
+            ratio, ceiling = (geometric_mean(values) for values in ([c.ratio for c in some], [_operations(c) for c in some]))
+            name = f"(a) / (b), {task.label}, {kind}"
+            rows.append((name, f"≥ {wanted:g}×", f"{ratio:.2f}×", f"{ceiling:.2f}×", _met(ratio >= wanted)))
+    excess, peak = max(case.excess for case in cases), min(_forked_peak(case) for case in cases)
+    few, fast = _met(excess <= EXCESS_TARGET), _met(peak >= PEAK_TARGET)
+    rows.append(("states beyond the lower bound, worst case", f"≤ {EXCESS_TARGET:.0%}", f"{excess:.1%}", "", few))
+    rows.append(("matmul peak reached by (b), worst case", f"≥ {PEAK_TARGET:.0%}", f"{peak:.0%}", "", fast))
+    return Sheet("Targets", TARGETS_NOTE, ("what", "target", "found", "ratio of operations", "met"), rows)
+
+
+def _of(cases: Sequence[Case], task: Task, kind: Kind) -> list[Case]:
+    return [case for case in cases if case.task == task and case.workload.kind == kind]
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "**not met**"
+
+
+def _operations(case: Case) -> float:
+    return case.flops_plain / case.flops_forked
+
+
+def _forked_peak(case: Case) -> float:
+    return case.of_peak(case.flops_forked, case.forked)
+
+
+def _speed(cases: Sequence[Case]) -> Sheet:
+    rows: list[tuple[str, ...]] = []
+    for task in TASKS:
+        for case in (case for case in cases if case.task == task):
+            times = [_spread(seconds) for seconds in (case.plain, case.reading, case.forked)]
+            size = f"{len(case.variants)} × {len(case.workload.pairs)}"
+            rows.append((*_names(case), size, str(len(case.forked)), *times, f"{case.ratio:.2f}", f"{case.reading_ratio:.2f}"))
+        corpora = _of(cases, task, "templated")
+        means = [geometric_mean(ratios) for ratios in ([c.ratio for c in corpora], [c.reading_ratio for c in corpora])]
+        rows.append((task.label, "*geometric mean, corpora*", "", "", "", "", "", *(f"{mean:.2f}" for mean in means)))
+    columns = ("battery", "prompts", "interventions × pairs", "rounds", "(a) s", "(a') s", "(b) s", "(a)/(b)", "(a')/(b)")
+    return Sheet("Speed", "Seconds of the whole battery: median (least to most).", columns, rows)
+
+
+def _names(case: Case) -> tuple[str, str]:
+    return case.task.label, case.workload.name
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    return f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})" if len(seconds) > 1 else f"{seconds[0]:.2f}"
+
+
+def _states(cases: Sequence[Case]) -> Sheet:
+    rows = [
+        (*_names(case), f"{_plain_rows(case):,}", f"{case.states:,}", f"{case.bound:,}", f"{case.excess:+.1%}",
+         f"{case.bound_unequal:,}", f"{case.forwards}")
+        for case in cases
+    ]
+    columns = (
+        "battery", "prompts", "rows of (a)", "states of (b)", "lower bound", "beyond it", "without equal prefixes",
+        "passes of (b)",
+    )
+    return Sheet("States", STATES_NOTE, columns, rows)
+
+
+def _plain_rows(case: Case) -> int:
+    return case.n_layers * (case.rows + case.rows_each * len(case.variants))
+
+
+def _peaks(cases: Sequence[Case]) -> Sheet:
+    rows = [
+        (*_names(case), f"{median(case.peak) / 1e9:.0f}", f"{case.flops_plain / 1e12:.3g}", f"{case.flops_forked / 1e12:.3g}",
+         f"{_operations(case):.2f}", f"{case.of_peak(case.flops_plain, case.plain):.0%}", f"{_forked_peak(case):.0%}")
+        for case in cases
+    ]
+    columns = ("battery", "prompts", "peak, GFLOP/s", "(a) TFLOP", "(b) TFLOP", "(a)/(b)", "(a) of peak", "(b) of peak")
+    return Sheet("Matmul peak", PEAK_NOTE, columns, rows)
+
+
+def _differences(cases: Sequence[Case]) -> Sheet:
+    rows = [(*_names(case), f"{case.difference:.1e}", f"{case.effect:.1e}") for case in cases]
+    return Sheet("Correctness", CORRECTNESS_NOTE, ("battery", "prompts", "largest difference", "largest effect"), rows)
+
+
+def _memory(results: Results) -> Sheet:
+    names: dict[Style, str] = {"plain": "(a)", "plain, reading rows": "(a')", "forked": "(b)"}
+    rows = [(names[style], f"{mebibytes:.0f}") for style, mebibytes in results.memory.items()]
+    return Sheet("Memory", MEMORY_NOTE.format(passes=PLAIN_PASSES), ("", "MiB"), rows)
+
+
+def _curves(points: Sequence[Point]) -> Sheet:
+    rows = []
+    for before, point in zip([None, *points], points, strict=False):
+        growth = "" if before is None or before.knob != point.knob else f"{log2(point.seconds / before.seconds):+.2f}"
+        each = f"{point.seconds / point.states * 1e6:.2f}"
+        excess = f"{point.states / point.bound - 1:+.1%}"
+        cells = (f"{point.seconds:.3f}", growth, f"{point.states:,}", f"{point.bound:,}", excess, each)
+        rows.append((point.knob, str(point.value), *cells))
+    columns = ("knob", "value", "seconds", "growth", "states", "lower bound", "beyond it", "µs per state")
+    return Sheet("Curves", CURVES_NOTE, columns, rows)
+
+
+def _layouts(points: Sequence[LayoutPoint]) -> Sheet:
+    rows = [
+        (point.kind, f"{point.prompts:,}", f"{point.nodes:,}", f"{point.groups:,}",
+         *(f"{seconds:.2f}" for seconds in (point.build, point.cut, point.forests)))
+        for point in points
+    ]
+    columns = ("prompts", "number", "nodes", "groups", "build s", "cut s", "forests s")
+    return Sheet("Layout", LAYOUT_NOTE.format(tokens=PROMPT_TOKENS), columns, rows)
+
+
+def _shares(shares: Sequence[Share]) -> Sheet:
+    rows = [
+        (share.label, str(share.pairs), f"{share.wall:.3f}", f"{share.matmuls / share.wall:.0%}",
+         f"{(share.operators - share.matmuls) / share.wall:.0%}", f"{share.outside:.0%}")
+        for share in shares
+    ]
+    return Sheet(
+        "Overhead on the embedded model", SHARES_NOTE, ("battery", "pairs", "seconds", "matmuls", "other operators", "rest"), rows
+    )
+
+
+def write(results: Results, out: Path, raw: Path, console: Console) -> None:
+    """The document, the raw numbers, and the tables on the console."""
+    tables = sheets(results)
+    for table in tables:
+        table.show(console)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text("\n\n".join([INTRODUCTION, *(table.markdown() for table in tables)]) + "\n", encoding="utf-8")
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    raw.write_text(json.dumps(_raw(results), indent=1) + "\n", encoding="utf-8")
+    console.print(f"wrote {out} and {raw}")
+
+
+def _raw(results: Results) -> dict[str, Any]:
+    """Everything as plain data; prompts and interventions by name and number only."""
+    cases = [
+        {
+            "battery": case.task.label, "prompts": case.workload.name, "kind": case.workload.kind,
+            "pairs": len(case.workload.pairs), "interventions": len(case.variants),
+            **{name: value for name, value in vars(case).items() if name not in ("task", "workload", "variants")},
+        }
+        for case in results.cases
+    ]
+    rest = {name: [asdict(point) for point in getattr(results, name)] for name in ("curves", "layouts", "shares")}
+    return {"machine": machine(results), "cases": cases, "memory": results.memory, **rest}

@@ -1,0 +1,105 @@
+"""Measure the forked engine and write docs/benchmarks.md: `make bench`, under ten minutes on two quiet cores.
+
+Options: see `python benchmarks/run.py --help`. Raw numbers go to outputs/benchmarks/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from benchmarks.curves import curves, layouts
+from benchmarks.embedded import shares
+from benchmarks.memory import STYLES, Style, peak_memory
+from benchmarks.report import Results, write
+from benchmarks.side_by_side import Case, measure
+from benchmarks.workloads import CORPORA, SHAPES, TASKS, embedded_model, random_model, workloads
+from tinylab.models import CausalModel
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs/benchmarks.md"
+RAW = ROOT / "outputs/benchmarks"
+SECTIONS = ("engines", "memory", "curves", "layout", "overhead")
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured."""
+
+    pairs: int
+    corpora: tuple[str, ...]
+    width: int  # of the curves' models
+    steps: int  # per curve
+    layouts: tuple[int, ...]
+    repeats: int  # of what is cheap
+    styles: tuple[Style, ...]  # whose memory is measured
+
+
+FULL = Extent(32, CORPORA, 256, 4, (1_000, 10_000, 100_000), 3, STYLES)
+QUICK = Extent(6, CORPORA[:2], 32, 2, (100, 1_000), 1, STYLES[-1:])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    asked = _parser().parse_args(arguments)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    extent = QUICK if asked.quick else FULL
+    shape = "quick" if asked.quick else asked.shape
+    partial = asked.quick or asked.only is not None or (shape, asked.device) != ("gpt2", "cpu")
+    out = asked.out or (RAW / f"{shape}-{asked.device}.md" if partial else DOCUMENT)
+    raw = asked.raw or RAW / f"{shape}-{asked.device}.json"
+    console = Console(width=150)
+    results = Results(shape, asked.device, asked.dtype)
+    for section in SECTIONS if asked.only is None else (asked.only,):
+        began = time.perf_counter()
+        _measure(section, results, extent, asked, console)
+        console.print(f"{section}: {time.perf_counter() - began:.0f} s")
+    write(results, out, raw, console)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny shapes, in seconds: whether the benchmark works")
+    parser.add_argument("--shape", choices=[name for name in SHAPES if name != "quick"], default="gpt2", help="default: gpt2")
+    parser.add_argument("--device", default="cpu", help="cpu (the default), or cuda")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
+    parser.add_argument("--only", choices=SECTIONS, help="one section only")
+    parser.add_argument("--pairs", type=int, help=f"prompt pairs per workload, default {FULL.pairs}")
+    parser.add_argument("--seconds", type=float, default=400, help="for the engines side by side, default 400")
+    parser.add_argument("--out", type=Path, help="the document; default docs/benchmarks.md, or outputs/benchmarks/ if partial")
+    parser.add_argument("--raw", type=Path, help="the raw numbers; default under outputs/benchmarks/")
+    return parser
+
+
+def _measure(section: str, results: Results, extent: Extent, asked: argparse.Namespace, console: Console) -> None:
+    """One section, into the results."""
+    pairs = asked.pairs or extent.pairs
+    if section == "engines":
+        model = random_model(SHAPES[results.shape](), results.device, results.dtype)
+        results.parameters = model.model.num_parameters()
+        results.cases = _cases(model, pairs, extent.corpora)
+        measure(model, results.cases, 0 if asked.quick else asked.seconds, console.print)
+    elif section == "memory":
+        results.memory = peak_memory(results.shape, results.device, results.dtype, pairs, extent.styles)
+    elif section == "curves":
+        results.curves = curves(results.device, results.dtype, extent.width, extent.steps, extent.repeats)
+    elif section == "layout":
+        results.layouts = layouts(extent.layouts)
+    else:
+        results.shares = shares(pairs, extent.repeats)
+
+
+def _cases(model: CausalModel, pairs: int, corpora: Sequence[str]) -> list[Case]:
+    """Every battery on every workload."""
+    tokeniser = embedded_model()
+    return [Case.of(model, task, some) for task in TASKS for some in workloads(task, model, tokeniser, pairs, corpora)]
+
+
+if __name__ == "__main__":
+    main()

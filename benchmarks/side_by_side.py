@@ -1,0 +1,182 @@
+"""(a), (a') and (b) on every battery and workload, interleaved in one process.
+
+(a) costs one forward pass per intervention, and every pass of a workload costs the same, so a few interventions,
+spread over layers and heads, are timed and multiplied. (b) is always run in full. A round of a case is: matmul peak,
+some passes of (a), (b), the same passes of (a'). Every case gets one round; then the cheaper cases get more, up to three, then
+the others too, while the time lasts.
+
+Letters: V interventions of a battery.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import mean, median
+
+import numpy as np
+
+from benchmarks.baselines import PlainRuns
+from benchmarks.bound import lower_bound
+from benchmarks.measure import counted, matmul_peak, timed
+from benchmarks.workloads import Task, Workload
+from tinylab.engine.forked import ForkedEngine
+from tinylab.engine.interventions import Evaluation, Variant
+from tinylab.metrics import METRICS, Scorer
+from tinylab.models import CausalModel
+
+SAMPLE = 6
+"""Interventions of a battery that (a) and (a') evaluate."""
+PASSES_FOR = 72
+"""One pass of (a) in a round for every so many interventions of the battery."""
+ENOUGH_ROUNDS, MOST_ROUNDS = 3, 5
+SCORER = Scorer(tuple(METRICS))
+
+Say = Callable[[str], object]
+
+
+@dataclass
+class Case:
+    """A battery on a workload, and what was measured of it; seconds are those of the whole battery."""
+
+    task: Task
+    workload: Workload
+    variants: list[Variant]
+    n_layers: int
+    bound: int
+    bound_unequal: int  # without states that a patch cannot change
+    rows: int  # of (a)'s batches in its unmodified runs, padding included
+    rows_each: int  # the same for one intervention
+    states: int = 0
+    forwards: int = 0
+    flops_plain: int = 0
+    flops_forked: int = 0
+    difference: float = 0.0
+    effect: float = 0.0
+    plain: list[float] = field(default_factory=list)
+    reading: list[float] = field(default_factory=list)
+    forked: list[float] = field(default_factory=list)
+    peak: list[float] = field(default_factory=list)
+    seconds: float = 0.0  # of the last round
+
+    @staticmethod
+    def of(model: CausalModel, task: Task, workload: Workload) -> Case:
+        """Nothing is measured yet."""
+        variants = task.variants(model)
+        lengths = {run: max(len(getattr(pair, run)) for pair in workload.pairs) for run in ("clean", "corrupt")}
+        rows, each = (width * len(workload.pairs) for width in (sum(lengths.values()), lengths[task.battery.target]))
+        bounds = [lower_bound(workload.pairs, variants, model.n_layers, spare) for spare in (False, True)]
+        return Case(task, workload, variants, model.n_layers, *bounds, rows=rows, rows_each=each)
+
+    @property
+    def ratio(self) -> float:
+        """Seconds of (a) over seconds of (b)."""
+        return median(self.plain) / median(self.forked)
+
+    @property
+    def reading_ratio(self) -> float:
+        """Seconds of (a') over seconds of (b)."""
+        return median(self.reading) / median(self.forked)
+
+    @property
+    def excess(self) -> float:
+        """States computed beyond the lower bound, as a fraction of it."""
+        return self.states / self.bound - 1
+
+    def of_peak(self, flops: int, seconds: Sequence[float]) -> float:
+        """Operations per second as a fraction of the matmul peak."""
+        return flops / median(seconds) / median(self.peak)
+
+
+class Runner:
+    """Measures one case."""
+
+    def __init__(self, model: CausalModel, case: Case) -> None:
+        """Hold model and case; nothing is computed yet."""
+        self._model, self.case = model, case
+        self._plain = PlainRuns(model, case.workload.pairs, case.variants, SCORER)
+        places = np.unique(np.linspace(0, len(case.variants) - 1, SAMPLE).astype(int))
+        self._sample: list[int] = [int(place) for place in places]
+        self._at = 0
+
+    def prepare(self) -> None:
+        """The unmodified runs of (a); operations of everything; all of it also warms up."""
+        case = self.case
+        baselines, flops = counted(self._plain.unmodified)
+        case.flops_plain = round(flops * (1 + len(case.variants) * case.rows_each / case.rows))
+        found, case.flops_forked = forked_flops(self._model, case)
+        case.difference = max(float(np.abs(baselines[run] - found.baselines[run]).max()) for run in found.baselines)
+
+    def round(self) -> None:
+        """One round."""
+        case, began = self.case, time.perf_counter()
+        passes = -(-len(case.variants) // PASSES_FOR)
+        chosen = [self._sample[(self._at + step) % len(self._sample)] for step in range(passes)]
+        self._at += passes
+        case.peak.append(matmul_peak(self._model))
+        plain = self._timed(chosen, False)
+        found, seconds = timed(self._model.device, lambda: self._forked(case.variants))
+        reading = self._timed(chosen, True)
+        case.plain.append(plain.seconds * (len(case.variants) + 2))
+        case.forked.append(seconds)
+        case.reading.append(reading.seconds * (len(case.variants) + 2))
+        case.states, case.forwards = found.states, found.forwards
+        gaps = [float(np.abs(some.values - found.values[chosen]).max()) for some in (plain, reading)]
+        case.difference = max(case.difference, *gaps)
+        case.effect = float(np.abs(found.values - found.baselines[case.task.battery.target]).max())
+        case.seconds = time.perf_counter() - began
+
+    def _forked(self, variants: Sequence[Variant]) -> Evaluation:
+        return ForkedEngine(self._model).evaluate(self.case.workload.pairs, variants, SCORER)
+
+    def _timed(self, chosen: Sequence[int], reading_rows_only: bool) -> Sampled:
+        """Some variants by plain hooks."""
+        values, seconds = [], []
+        for v in chosen:
+            run = partial(self._plain.evaluate, self.case.variants[v], reading_rows_only)
+            value, took = timed(self._model.device, run)
+            values.append(value)
+            seconds.append(took)
+        return Sampled(np.stack(values), mean(seconds))
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Some variants by plain hooks: their metrics [variants, B, M], and seconds per forward pass."""
+
+    values: np.ndarray
+    seconds: float
+
+
+def forked_flops(model: CausalModel, case: Case) -> tuple[Evaluation, int]:
+    """What (b) finds and its operations, counted on one intervention per site and layer: the heads of a layer cost the same."""
+    groups: dict[tuple[str, int], list[Variant]] = {}
+    for variant in case.variants:
+        groups.setdefault((variant.interventions[0].site, variant.interventions[0].layer), []).append(variant)
+    sizes = {len(group) for group in groups.values()}
+    assert len(sizes) == 1, f"layers with different numbers of interventions: {sizes}"
+    engine, pairs = ForkedEngine(model), case.workload.pairs
+    _, unmodified = counted(lambda: engine.evaluate(pairs, [], SCORER))
+    found, one_each = counted(lambda: engine.evaluate(pairs, [group[0] for group in groups.values()], SCORER))
+    return found, unmodified + sizes.pop() * (one_each - unmodified)
+
+
+def measure(model: CausalModel, cases: Sequence[Case], seconds: float, say: Say) -> None:
+    """Fill in the cases, in about this many seconds; every case gets one round at least."""
+    began = time.perf_counter()
+    runners = []
+    for case in cases:
+        say(f"{case.task.label}, {case.workload.name}: {len(case.variants)} interventions, {len(case.workload.pairs)} pairs")
+        runners.append(Runner(model, case))
+        runners[-1].prepare()
+        runners[-1].round()
+    while fitting := [r for r in runners if _fits(r.case, seconds - (time.perf_counter() - began))]:
+        runner = min(fitting, key=lambda runner: (len(runner.case.forked) >= ENOUGH_ROUNDS, runner.case.seconds))
+        say(f"{runner.case.task.label}, {runner.case.workload.name}: round {len(runner.case.forked) + 1}")
+        runner.round()
+
+
+def _fits(case: Case, seconds: float) -> bool:
+    return len(case.forked) < MOST_ROUNDS and case.seconds <= seconds

@@ -1,0 +1,31 @@
+"""How many torch threads a job has, and how many jobs of a sweep run at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def job_threads(asked: int | None, multirun: bool) -> int:
+    """Torch threads of a job: all cores alone; in a sweep half of them, the same for every launcher."""
+    return asked or (max(1, cores() // 2) if multirun else cores())
+
+
+def workers(n_jobs: int, threads: Sequence[int | None]) -> int:
+    """How many jobs a sweep runs at once: as many as asked for, and at most what the cores hold.
+
+    Both numbers asked for are taken as they are: whoever gives them knows the machine.
+
+    Args:
+        n_jobs: as joblib means it, not 0; -1 is one for each core.
+        threads: what each job's config says, None for the default.
+    """
+    if n_jobs > 0 and None not in threads:
+        return n_jobs
+    fit = max(1, cores() // max(job_threads(asked, multirun=True) for asked in threads))
+    return min(n_jobs if n_jobs > 0 else max(1, cores() + 1 + n_jobs), fit)
