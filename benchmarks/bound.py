@@ -21,7 +21,7 @@ from tinylab.engine.interventions import Patch, Positions, Run, Variant
 from tinylab.prompts import TokenPair
 
 Tokens = tuple[int, ...]
-State = tuple[Tokens, Tokens, Tokens]
+State = tuple[Tokens, tuple[int, ...], Tokens]
 """Tokens so far, changed positions so far, and the source run's tokens as far as they matter."""
 
 
@@ -73,6 +73,7 @@ def _changed(
 
 def _state(prompt: Tokens, source: Tokens | None, positions: Positions, end: int) -> State | None:
     """What the state at a position depends on; None in front of the first change."""
+    changed: tuple[int, ...]
     if positions == "last":
         changed = (len(prompt) - 1,) if end == len(prompt) - 1 else ()
         put_in = source or ()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from tinylab.models import CausalModel
 
@@ -33,17 +33,19 @@ def timed(device: torch.device, call: Callable[[], Result]) -> tuple[Result, flo
     return result, time.perf_counter() - began
 
 
-def _attention_flops(query: Any, key: Any, value: Any, *_args: Any, out_shape: Any = None, **_kwargs: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+def _attention(query: Any, key: Any, value: Any, *_args: Any, **_kwargs: Any) -> int:
+    """Operations of an attention of these shapes, [batch, heads, rows, width] each."""
+    pairs = query[0] * query[1] * query[2] * key[2]
+    return int(2 * pairs * (query[3] + value[3]))
 
 
 def counted(call: Callable[[], Result]) -> tuple[Result, int]:
     """What a call returns, and the operations of its matmuls and attentions (2 per multiply-add).
 
-    torch's own counter does not know the attention kernel of CPUs, so it is told.
+    Under inference_mode attention reaches torch's counter as one operator, which it does not know, so it is told.
     """
-    cpu_attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    with FlopCounterMode(display=False, custom_mapping={cpu_attention: _attention_flops}) as counter:
+    attention = torch.ops.aten.scaled_dot_product_attention
+    with FlopCounterMode(display=False, custom_mapping={attention: _attention, attention.default: _attention}) as counter:
         result = call()
     return result, int(counter.get_total_flops())
 

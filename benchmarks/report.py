@@ -88,7 +88,7 @@ class Sheet:
     title: str
     note: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
     def markdown(self) -> str:
         """As a section of the document."""
@@ -109,12 +109,13 @@ class Sheet:
 def machine(results: Results) -> dict[str, str]:
     """What the run ran on."""
     on_gpu = results.device.startswith("cuda")
+    parameters = f", {results.parameters / 1e6:.0f}M parameters" if results.parameters else ""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "platform": platform.platform(),
         "CPU": f"{_cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch",
         "device": torch.cuda.get_device_name(results.device) if on_gpu else "the CPU",
-        "model": f"{results.shape}, {results.parameters / 1e6:.0f}M parameters, {results.dtype}",
+        "model": f"{results.shape}{parameters}, {results.dtype}",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}",
     }
 

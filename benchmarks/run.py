@@ -32,6 +32,7 @@ SECTIONS = ("engines", "memory", "curves", "layout", "overhead")
 class Extent:
     """How much is measured."""
 
+    seconds: float  # for the engines side by side; one round at least
     pairs: int
     corpora: tuple[str, ...]
     width: int  # of the curves' models
@@ -41,8 +42,8 @@ class Extent:
     styles: tuple[Style, ...]  # whose memory is measured
 
 
-FULL = Extent(32, CORPORA, 256, 4, (1_000, 10_000, 100_000), 3, STYLES)
-QUICK = Extent(6, CORPORA[:2], 32, 2, (100, 1_000), 1, STYLES[-1:])
+FULL = Extent(400, 32, CORPORA, 256, 4, (1_000, 10_000, 100_000), 3, STYLES)
+QUICK = Extent(0, 6, CORPORA[:2], 32, 2, (100, 1_000), 1, STYLES[-1:])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], default="float32")
     parser.add_argument("--only", choices=SECTIONS, help="one section only")
     parser.add_argument("--pairs", type=int, help=f"prompt pairs per workload, default {FULL.pairs}")
-    parser.add_argument("--seconds", type=float, default=400, help="for the engines side by side, default 400")
+    parser.add_argument("--seconds", type=float, help=f"for the engines side by side, default {FULL.seconds:g}")
     parser.add_argument("--out", type=Path, help="the document; default docs/benchmarks.md, or outputs/benchmarks/ if partial")
     parser.add_argument("--raw", type=Path, help="the raw numbers; default under outputs/benchmarks/")
     return parser
@@ -84,7 +85,8 @@ def _measure(section: str, results: Results, extent: Extent, asked: argparse.Nam
         model = random_model(SHAPES[results.shape](), results.device, results.dtype)
         results.parameters = model.model.num_parameters()
         results.cases = _cases(model, pairs, extent.corpora)
-        measure(model, results.cases, 0 if asked.quick else asked.seconds, console.print)
+        seconds = extent.seconds if asked.seconds is None else asked.seconds
+        measure(model, results.cases, seconds, console.print)
     elif section == "memory":
         results.memory = peak_memory(results.shape, results.device, results.dtype, pairs, extent.styles)
     elif section == "curves":

@@ -67,8 +67,8 @@ class Case:
         variants = task.variants(model)
         lengths = {run: max(len(getattr(pair, run)) for pair in workload.pairs) for run in ("clean", "corrupt")}
         rows, each = (width * len(workload.pairs) for width in (sum(lengths.values()), lengths[task.battery.target]))
-        bounds = [lower_bound(workload.pairs, variants, model.n_layers, spare) for spare in (False, True)]
-        return Case(task, workload, variants, model.n_layers, *bounds, rows=rows, rows_each=each)
+        all_of_them, unequal = (lower_bound(workload.pairs, variants, model.n_layers, spare) for spare in (False, True))
+        return Case(task, workload, variants, model.n_layers, all_of_them, unequal, rows, each)
 
     @property
     def ratio(self) -> float:

@@ -81,6 +81,11 @@ def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         return 0
     with Composer(args) as composer:
         plan = make_plan(composer, args.overrides, args.multirun)
+    if plan.first.dry_run:
+        from tinylab.forecast import dry_run
+
+        dry_run(plan.configs, plan.folders)
+        return 0
     if plan.sweep_folder is None:
         return _run(args, parser, Path(plan.first.output_dir))
     return _sweep(args, parser, plan)

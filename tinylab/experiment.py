@@ -90,6 +90,8 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
         told = ", ".join(f"{reason}: {count}" for reason, count in prepared.condition.dropped.items())
         log.warning("%d of %d rows dropped (%s)", sum(prepared.condition.dropped.values()), rows, told)
     choice = choose_engine(model, config.engine, prepared.tokens)
+    prediction = choice.engine.plan(prepared.tokens, [cell.variant for cell in prepared.cells])
+    log.info("%s engine: %s", choice.engine.name, prediction.sentence())
     started = _started(config, run_id)
     if folder.complete(run_id) is None:
         folder.write(started)

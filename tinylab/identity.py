@@ -3,7 +3,7 @@
 In the hash: the battery, the condition with its corpus' sha256 in place of the path, the model's commit or
 weights digest in place of its path, its dtype and BOS policy, the device type that `auto` chose, the engine,
 the seeds, the metrics, and `RESULTS_VERSION`. Not in it: names, folders, launcher, logging, plots, threads,
-`verify_slice`, `engine.max_states`, `invariants`.
+`verify_slice`, `engine.max_states`, `invariants`, `dry_run`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tinylab.models import resolve_device
 from tinylab.schema import Config, validate
 from tinylab.weights import identify
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 """Raised when a change of the code changes numbers."""
 
 

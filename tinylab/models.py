@@ -230,38 +230,54 @@ def load_model(config: ModelConfig, device: str) -> CausalModel:
         ModelError: not a model, not a causal language model, not on the hub, no network and not in the cache.
         DeviceError: the device lacks the dtype.
     """
+    check_dtype(device, config.dtype)
+    loaded = _load(config, weights=True)
+    loaded.model = loaded.model.to(device)
+    log.info("loaded %s: %d layers × %d heads, %s on %s", loaded.identity.name, loaded.n_layers, loaded.n_heads, config.dtype,
+             device)
+    return loaded
+
+
+def skeleton(config: ModelConfig) -> CausalModel:
+    """A model without its weights, for its shape; its tokenizer is real.
+
+    Raises:
+        ModelError: see `load_model`.
+    """
+    return _load(config, weights=False)
+
+
+def _load(config: ModelConfig, *, weights: bool) -> CausalModel:
+    """A model on the CPU, or its modules alone on the meta device."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    check_dtype(device, config.dtype)
     identity = identify(config)
+    revision, dtype = identity.revision or "main", getattr(torch, config.dtype)
     source = str(model_folder(config.path)) if config.path is not None else identity.name
     try:
         with _quiet_transformers():
-            AutoConfig.from_pretrained(source, revision=identity.revision or "main")  # its error names an unknown architecture
+            shape = AutoConfig.from_pretrained(source, revision=revision)  # its error names an unknown architecture
             if config.path is not None and not any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
                 raise ModelError(f"model.path={config.path}: no tokenizer in it; expected one of {', '.join(TOKENIZER_FILES)}.")
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=identity.revision or "main")
-            model = AutoModelForCausalLM.from_pretrained(
-                source,
-                revision=identity.revision or "main",
-                dtype=getattr(torch, config.dtype),
-                use_safetensors=True,
-                trust_remote_code=False,
-            )
+            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+            if weights:
+                model = AutoModelForCausalLM.from_pretrained(
+                    source, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
+                )
+            else:
+                with torch.device("meta"):
+                    model = AutoModelForCausalLM.from_config(shape, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         expected = "config.json, model.safetensors and tokenizer files of an architecture that transformers knows"
         raise ModelError(f"{source}: cannot be loaded as a causal language model ({first_sentence(error)}); "
                          f"expected {expected}.") from error
     if config.dtype == "float64":
         model.set_experts_implementation("eager")  # the grouped matmul for mixtures of experts has no float64
-    model = model.to(device)
     model.eval()
     model.requires_grad_(False)
-    loaded = CausalModel(model=model, tokenizer=tokenizer, identity=identity, add_bos=config.add_bos)
-    log.info("loaded %s: %d layers × %d heads, %s on %s", identity.name, loaded.n_layers, loaded.n_heads, config.dtype, device)
-    return loaded
+    return CausalModel(model=model, tokenizer=tokenizer, identity=identity, add_bos=config.add_bos)
 
 
 @contextmanager

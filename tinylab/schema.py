@@ -165,6 +165,7 @@ class RootConfig:
     metrics: list[str] | None
     overwrite: bool
     plots: bool
+    dry_run: bool
     threads: int | None
 
     def __post_init__(self) -> None:

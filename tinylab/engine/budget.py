@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from tinylab.engine.forests import Layout, Region, Setting
-from tinylab.engine.interventions import Variant
+from tinylab.engine.interventions import Prediction, Variant
 from tinylab.engine.passes import MLP_ROWS, SITES, Needs, fork_of
 from tinylab.models import CausalModel
 from tinylab.prompts import TokenPair
@@ -22,6 +22,8 @@ from tinylab.prompts import TokenPair
 MIB = 2**20
 SAFE = 0.9
 """The part of the free memory that a prediction may fill."""
+FIXED = 32 * MIB
+"""Index arrays, masks and what the allocator rounds up."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Shape:
     """The sizes of a model that decide about memory, in numbers per row."""
 
     layers: int
+    n_heads: int
     hidden: int
     heads: int  # all heads' outputs together
     keys: int  # all keys of a row together, as many as its values
@@ -74,7 +77,8 @@ class Shape:
         stored = {p.data_ptr() if p.device.type != "meta" else id(p): p.numel() * p.element_size()
                   for p in model.model.parameters()}
         return Shape(
-            layers=model.n_layers, hidden=int(model.config.hidden_size), heads=heads, keys=heads // model.n_heads * per_key,
+            layers=model.n_layers, n_heads=model.n_heads, hidden=int(model.config.hidden_size), heads=heads,
+            keys=heads // model.n_heads * per_key,
             widest=int(widest), vocabulary=int(unembedding.shape[0]), itemsize=unembedding.element_size(),
             weights=sum(stored.values()),
         )
@@ -112,31 +116,21 @@ class Limits:
         return max(1, min(self.rows // len(region), self.reading // len(region.read)))
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What an evaluation will cost."""
-
-    forwards: int
-    states: int
-    weights: int  # bytes
-    activations: int  # bytes at most, beside the weights
-
-    def sentence(self) -> str:
-        """For people."""
-        return (f"{self.forwards:,} forward passes, {self.states:,} states, at most {readable(self.activations)} beside "
-                f"{readable(self.weights)} of weights")
-
-
-def readable(size: int) -> str:
-    """Bytes for people."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / MIB:.0f} MiB"
-
-
 def predict(
-    shape: Shape, device: str, pairs: Sequence[TokenPair], by_setting: dict[Setting, list[Variant]], budget: Budget
+    shape: Shape, device: str, pairs: Sequence[TokenPair], variants: Sequence[Variant], budget: Budget
 ) -> Prediction:
-    """What the forked engine will need for some variants on some pairs, without running anything."""
-    variants = [variant for members in by_setting.values() for variant in members]
+    """What the forked engine will need for some variants on some pairs, without running anything.
+
+    Args:
+        shape: the model's sizes.
+        device: its type.
+        pairs: the prompts.
+        variants: the interventions.
+        budget: what a pass may hold.
+    """
+    by_setting: dict[Setting, list[Variant]] = {}
+    for variant in variants:
+        by_setting.setdefault(Setting(variant.target, variant.source, variant.positions), []).append(variant)
     layout = Layout(list(dict.fromkeys(pairs)), list(by_setting))
     needs = Needs.of(variants, layout.hanging)
     limits = Limits.of(budget, shape, needs)
@@ -152,13 +146,35 @@ def predict(
             forwards += -(-len(by_setting[setting]) // limits.variants(region))
             states += sum(computed_by(variant, region, shape.layers) for variant in by_setting[setting])
             rows, reading = max(rows, together * len(region)), max(reading, together * len(region.read))
-    wide = min(rows, MLP_ROWS.get(device, rows))
     gathered = min(max(budget.gather, shape.heads), 4 * rows * shape.heads)
-    scored_pairs = min(limits.pairs, max(1, len(pairs)))
-    block = rows * (8 * shape.hidden + 6 * shape.heads + 4 * shape.keys) + 5 * wide * shape.widest + 4 * gathered
-    scored = reading * shape.vocabulary * (shape.itemsize + 4) + 6 * scored_pairs * shape.vocabulary * 4
-    store = nodes * shape.kept_per_node(needs)
-    return Prediction(forwards, states, shape.weights, store + max(block * shape.itemsize, scored) + 32 * MIB)
+    activations = nodes * shape.kept_per_node(needs) + max(
+        shape.itemsize * (_block(shape, rows, MLP_ROWS.get(device, rows)) + 4 * gathered),
+        _logits(shape, reading, min(limits.pairs, max(1, len(pairs)))),
+    )
+    return Prediction(forwards, states, shape.weights, activations + FIXED)
+
+
+def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:
+    """What the reference engine will need: a forward pass of the whole prompt for each variant, and all its logits."""
+    lengths = {"clean": [len(pair.clean) for pair in pairs], "corrupt": [len(pair.corrupt) for pair in pairs]}
+    tokens = {run: sum(found) for run, found in lengths.items()}
+    states = shape.layers * (sum(tokens.values()) + sum(tokens[variant.target] for variant in variants))
+    longest = max((*lengths["clean"], *lengths["corrupt"]), default=1)
+    sources = {(i.site, i.layer) for variant in variants if variant.source is not None for i in variant.interventions}
+    kept = 2 * longest * len(sources) * max(shape.hidden, shape.heads) * shape.itemsize
+    block = shape.itemsize * (_block(shape, longest, longest) + 2 * longest * longest * shape.n_heads)
+    activations = kept + max(block, _logits(shape, longest, 1)) + FIXED
+    return Prediction(len(pairs) * (len(variants) + 2), states, shape.weights, activations)
+
+
+def _block(shape: Shape, rows: int, wide: int) -> int:
+    """Numbers that a block holds at once, beside gathered keys."""
+    return rows * (8 * shape.hidden + 6 * shape.heads + 4 * shape.keys) + 5 * min(rows, wide) * shape.widest
+
+
+def _logits(shape: Shape, reading: int, pairs: int) -> int:
+    """Bytes of the logits of some reading rows, and of what the metrics make of some pairs at a time."""
+    return reading * shape.vocabulary * (shape.itemsize + 4) + 6 * pairs * shape.vocabulary * 4
 
 
 def computed_by(variant: Variant, region: Region, layers: int) -> int:

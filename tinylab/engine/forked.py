@@ -25,10 +25,11 @@ import torch
 
 from tinylab import metrics
 from tinylab.engine import taps
-from tinylab.engine.budget import Budget, Limits, Shape, out_of_memory
+from tinylab.engine.budget import SAFE, Budget, Limits, Shape, free_memory, out_of_memory, predict
 from tinylab.engine.forests import Forest, Layout, Region, Setting
-from tinylab.engine.interventions import Evaluation, Progress, Run, Variant
+from tinylab.engine.interventions import Evaluation, Prediction, Progress, Run, Variant, readable
 from tinylab.engine.passes import Ground, Needs, Pass, Unmodified, fork_of
+from tinylab.engine.reference import forget_lengths
 from tinylab.engine.trie import IntArray
 from tinylab.metrics import Scorer
 from tinylab.models import CausalModel
@@ -86,6 +87,19 @@ class ForkedEngine:
         self._forwards = 0
         self._states = 0
 
+    def plan(self, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:
+        """See `tinylab.engine.interventions.Engine`."""
+        device = self._model.device
+        asked, free = self._budget, free_memory(device)
+        prediction = predict(self._shape, device.type, pairs, variants, self._budget)
+        while prediction.activations > SAFE * free and self._budget.states > 1:
+            self._budget = self._budget.halved()
+            prediction = predict(self._shape, device.type, pairs, variants, self._budget)
+        if self._budget != asked:
+            log.warning("memory is short (%s free): engine.max_states=%d instead of %d; the last digits may differ from machines "
+                        "with more", readable(free), self._budget.states, asked.states)
+        return prediction
+
     @torch.inference_mode()
     def evaluate(
         self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None
@@ -107,6 +121,7 @@ class ForkedEngine:
     ) -> Evaluation:
         """`evaluate` on distinct pairs; `done` is called with the examples of each finished variant."""
         self._forwards = self._states = 0
+        forget_lengths(self._model)
         by_setting = sorted_by_setting(variants)
         shape = (len(pairs), len(scorer.names))
         baselines: dict[Run, metrics.FloatArray] = {"clean": np.empty(shape), "corrupt": np.empty(shape)}

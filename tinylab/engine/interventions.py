@@ -64,7 +64,27 @@ class Evaluation:
     baselines: dict[Run, FloatArray]  # each [B, M], the unmodified runs
     values: FloatArray  # [V, B, M]
     forwards: int
+    states: int  # (prefix, intervention, block) triples computed
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an evaluation will cost."""
+
+    forwards: int
     states: int
+    weights: int  # bytes
+    activations: int  # bytes at most, beside the weights
+
+    def sentence(self) -> str:
+        """For people."""
+        return (f"{self.forwards:,} forward passes, {self.states:,} states, at most {readable(self.activations)} beside "
+                f"{readable(self.weights)} of weights")
+
+
+def readable(size: int) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 class Engine(Protocol):
@@ -83,6 +103,10 @@ class Engine(Protocol):
             scorer: turns logits at the reading row (the target run's last prompt token) into M numbers.
             progress: called with the number of (variant, example) evaluations that were just finished.
         """
+        ...
+
+    def plan(self, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:
+        """What evaluating these will cost; a budget that the free memory cannot hold is lowered, with a warning."""
         ...
 
 

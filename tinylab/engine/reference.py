@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from tinylab import metrics
-from tinylab.engine.interventions import Evaluation, Intervention, Progress, Run, Scale, Site, Variant, indices
+from tinylab.engine.budget import Shape, plain_cost
+from tinylab.engine.interventions import Evaluation, Intervention, Prediction, Progress, Run, Scale, Site, Variant, indices
 from tinylab.metrics import Scorer
 from tinylab.models import CausalModel
 from tinylab.prompts import TokenPair
@@ -34,6 +35,10 @@ class ReferenceEngine:
         self._model = model
         self._forwards = 0
         self._states = 0
+
+    def plan(self, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:
+        """See `tinylab.engine.interventions.Engine`."""
+        return plain_cost(Shape.of(self._model), pairs, variants)
 
     @torch.no_grad()
     def evaluate(
@@ -67,7 +72,7 @@ class ReferenceEngine:
     def _read(self, prompt: Sequence[int]) -> torch.Tensor:
         """Logits at the prompt's last token, [1, W]."""
         self._forwards += 1
-        self._states += len(prompt)
+        self._states += len(prompt) * self._model.n_layers
         forget_lengths(self._model)
         ids = torch.tensor([prompt], device=self._model.device)
         logits: torch.Tensor = self._model.model(input_ids=ids, use_cache=False).logits[:, -1]

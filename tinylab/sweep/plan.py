@@ -23,7 +23,7 @@ from tinylab.storage import read_json, write_json
 from tinylab.threads import cores, workers
 
 log = logging.getLogger(__name__)
-IGNORED_IN_ID = ("overwrite", "plots", "threads", "output_dir", "sweep_name", "verify_slice", "invariants")
+IGNORED_IN_ID = ("overwrite", "plots", "dry_run", "threads", "output_dir", "sweep_name", "verify_slice", "invariants")
 """Overrides that change no run of a sweep: with others of these it is the same sweep, in the same folder."""
 
 
@@ -42,11 +42,17 @@ class Job:
 class Plan:
     """A checked command: one run, or the jobs of a sweep."""
 
-    first: Config
+    configs: list[Config]
+    folders: list[Path]  # of the runs
     sweep_folder: Path | None
     explicit_folder: bool
     jobs: list[Job]
     workers: int | None = None  # how many jobs run at once, where the launcher lets it be chosen
+
+    @property
+    def first(self) -> Config:
+        """The first run's config: what concerns the whole command is read from it."""
+        return self.configs[0]
 
     def write_manifest(self) -> None:
         """Tell the sweep's folder what is planned, before anything runs."""
@@ -82,14 +88,14 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
         config = validate(base)
         _check_device(config)
-        return Plan(config, None, False, [])
+        return Plan([config], [Path(str(base.hydra.run.dir))], None, False, [])
     jobs, configs = _jobs(composer, overrides, base)
     _check(jobs, configs)
     explicit = any(override.key_or_group == "hydra.sweep.dir" for override in parsed)
     folder = Path(str(base.hydra.sweep.dir))
     if not explicit:
         folder = folder.with_name(f"{folder.name}_{_sweep_id(composer, overrides, base)}")
-    return Plan(configs[0], folder, explicit, jobs, _workers(base, configs))
+    return Plan(configs, [folder / job.folder for job in jobs], folder, explicit, jobs, _workers(base, configs))
 
 
 def _workers(base: DictConfig, configs: Sequence[Config]) -> int | None:

@@ -1,0 +1,98 @@
+"""The benchmark runs, and its lower bound is what one counts by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bound import lower_bound
+from benchmarks.workloads import corpus, distinct, embedded_model
+from tinylab.engine.interventions import Intervention, Operation, Patch, Positions, Scale, Site, Variant
+from tinylab.prompts import TokenPair
+
+ROOT = Path(__file__).parent.parent
+ZERO = Scale(0.0)
+PAIRS = [TokenPair((1, 2, 3), (1, 2, 4), 0, 1), TokenPair((1, 5, 6), (1, 2, 3), 0, 1)]
+"""Clean: 1, 12, 15, 123, 156. Corrupt: 1, 12, 124, 123. Together 6 prefixes, 3 whole prompts."""
+
+TITLES = ("Machine", "Targets", "Speed", "States", "Matmul peak", "Correctness", "Memory", "Curves", "Layout", "Overhead")
+
+
+def variant(site: Site, layer: int, operation: Operation, positions: Positions = "all") -> Variant:
+    if isinstance(operation, Patch):
+        return Variant((Intervention(site, layer, operation),), "corrupt", "clean", positions)
+    return Variant((Intervention(site, layer, operation),), "clean", None, positions)
+
+
+def beyond_unmodified(*variants: Variant, spare_equal: bool = False) -> int:
+    """States of some variants in three layers, those of the unmodified runs taken off."""
+    unmodified = 6 * 2 + 3
+    assert lower_bound(PAIRS, [], 3) == unmodified
+    return lower_bound(PAIRS, variants, 3, spare_equal) - unmodified
+
+
+@pytest.mark.parametrize(("site", "layer", "expected"), [
+    ("head_out", 0, 5 + 5 + 2), ("head_out", 1, 5 + 2), ("head_out", 2, 2),
+    ("mlp_out", 1, 5 + 2), ("resid_post", 0, 5 + 2), ("resid_post", 1, 2), ("resid_post", 2, 0),
+])
+def test_a_scale_at_all_positions_costs_every_clean_prefix_from_its_block_on(site: Site, layer: int, expected: int) -> None:
+    assert beyond_unmodified(variant(site, layer, ZERO)) == expected
+
+
+@pytest.mark.parametrize(("positions", "expected"), [("last", 2 + 2), ((1,), 4 + 2), ((2,), 2 + 2), ((0, 2), 5 + 2)])
+def test_states_in_front_of_the_first_change_cost_nothing(positions: Positions, expected: int) -> None:
+    assert beyond_unmodified(variant("head_out", 1, ZERO, positions)) == expected
+
+
+def test_what_a_patch_puts_in_tells_prefixes_apart() -> None:
+    """Corrupt 12 gets clean 12 in one pair and clean 15 in the other; corrupt 1 gets clean 1 in both."""
+    assert beyond_unmodified(variant("mlp_out", 1, Patch())) == (1 + 2 + 2) + 2
+    assert beyond_unmodified(variant("mlp_out", 1, Patch(), "last")) == 2 + 2
+
+
+def test_a_patch_of_what_was_there_before_can_be_spared() -> None:
+    """1 is 1 in both pairs, 12 is 12 in the first."""
+    assert beyond_unmodified(variant("mlp_out", 1, Patch()), spare_equal=True) == (2 + 1) + 2
+
+
+def test_duplicates_cost_nothing() -> None:
+    variants = [variant("head_out", 0, ZERO), variant("mlp_out", 1, Patch())]
+    assert lower_bound(PAIRS * 3, variants, 3) == lower_bound(PAIRS, variants, 3)
+
+
+def test_one_layer_computes_whole_prompts_only() -> None:
+    assert lower_bound(PAIRS, [variant("head_out", 0, ZERO)], 1) == 3 + 2
+
+
+def test_distinct_prompts_share_no_first_token() -> None:
+    prompts = [prompt for pair in distinct(32, 16, 100) for prompt in (pair.clean, pair.corrupt)]
+    assert len({prompt[0] for prompt in prompts}) == 64
+
+
+def test_a_battery_that_aligns_positions_gets_pairs_of_equal_length() -> None:
+    pairs = corpus("facts", True, 32, embedded_model())
+    assert len(pairs) == 32
+    assert all(len(pair.clean) == len(pair.corrupt) for pair in pairs)
+
+
+def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
+    document, raw = tmp_path / "benchmarks.md", tmp_path / "raw.json"
+    command = [sys.executable, str(ROOT / "benchmarks/run.py"), "--quick", "--out", str(document), "--raw", str(raw)]
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    text = document.read_text(encoding="utf-8")
+    for title in TITLES:
+        assert f"\n## {title}" in text
+    assert str(ROOT) not in text
+    cases = json.loads(raw.read_text(encoding="utf-8"))["cases"]
+    assert len(cases) == 9
+    for case in cases:
+        assert case["bound"] <= case["states"] <= 1.05 * case["bound"], case
+        assert case["difference"] <= 1e-4, case
+        assert case["difference"] < case["effect"], case

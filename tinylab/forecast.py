@@ -1,0 +1,67 @@
+"""What a command would run, and what that would cost: `dry_run=true`. Nothing is computed or written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from tinylab.conditions import load_condition
+from tinylab.engine.interventions import Prediction, readable
+from tinylab.identity import run_id
+from tinylab.manifest import RunFolder
+from tinylab.models import resolve_device, skeleton
+from tinylab.preparation import prepare
+from tinylab.report import console
+from tinylab.schema import Config
+
+
+def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
+    """Print a line for every run: its folder, whether it is already there, forward passes, states, memory.
+
+    Args:
+        configs: of the runs.
+        folders: where each one's files would go.
+
+    Raises:
+        TinylabError: what the run itself would raise before it computes.
+    """
+    view = Table(title="dry run: nothing is computed or written", title_justify="left")
+    view.add_column("run", no_wrap=True)
+    for name in ("pairs", "cells", "engine", "forward passes", "states", "weights", "beside them, at most"):
+        view.add_column(name, justify="right")
+    view.add_column("already complete")
+    for config, folder in zip(configs, folders, strict=True):
+        pairs, cells, cost = forecast(config)
+        complete = "yes" if RunFolder(folder).complete(run_id(config)) is not None and not config.overwrite else "no"
+        engine = "reference" if config.engine.name == "reference" else "forked"
+        numbers = (f"{number:,}" for number in (cost.forwards, cost.states))
+        view.add_row(folder.name, str(pairs), str(cells), engine, *numbers, readable(cost.weights), readable(cost.activations),
+                     complete)
+    out = console()
+    out.print(view)
+    if any(config.engine.name == "auto" for config in configs):
+        out.print("engine=auto: the forked engine's cost; the self-check decides when the run starts, see engine=reference for "
+                  "the plain one's")
+
+
+def forecast(config: Config) -> tuple[int, int, Prediction]:
+    """Pairs used, cells, and the cost of a run, from the model's shape alone.
+
+    Raises:
+        TinylabError: what the run itself would raise before it computes.
+    """
+    condition = load_condition(config.condition)
+    from tinylab.engine.budget import Budget, Shape, plain_cost, predict
+
+    model = skeleton(config.model)
+    prepared = prepare(config, condition, model)
+    variants = [cell.variant for cell in prepared.cells]
+    if config.engine.name == "reference":
+        cost = plain_cost(Shape.of(model), prepared.tokens, variants)
+    else:
+        device = resolve_device(config.device.type)
+        budget = Budget.of(device, config.engine.max_states)
+        cost = predict(Shape.of(model), device, prepared.tokens, variants, budget)
+    return len(prepared.tokens), len(prepared.cells), cost
