@@ -10,7 +10,7 @@ engine: plain sets of token tuples. What has to be computed:
 - a variant that acts on the output of block l: the same from block l + 1 on.
 
 A changed prefix is named by its tokens, by where it was changed, and by what was put in: for a patch the source run
-up to the last changed position so far.
+up to the last changed position so far. Where that is what the target run has there anyway, nothing is changed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ State = tuple[Tokens, tuple[int, ...], Tokens]
 """Tokens so far, changed positions so far, and the source run's tokens as far as they matter."""
 
 
-def lower_bound(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layers: int, spare_equal: bool = False) -> int:
+def lower_bound(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layers: int) -> int:
     """States that have to be computed, summed over blocks and variants.
 
     Args:
         pairs: the prompt pairs.
         variants: the battery.
         n_layers: L.
-        spare_equal: leave out states that a patch cannot change, because its source's prefix and the target's are equal.
     """
     prompts = {prompt for pair in pairs for prompt in (pair.clean, pair.corrupt)}
     total = len({prefix for prompt in prompts for prefix in _prefixes(prompt)}) * (n_layers - 1) + len(prompts)
@@ -41,7 +40,7 @@ def lower_bound(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layer
         patched = any(isinstance(i.operation, Patch) for i in variant.interventions)
         setting = (variant.target, variant.source if patched else None, variant.positions)
         if setting not in counts:
-            counts[setting] = _changed(pairs, *setting, spare_equal)
+            counts[setting] = _changed(pairs, *setting)
         every, whole = counts[setting]
         first = min(i.layer + (i.site == "resid_post") for i in variant.interventions)
         total += every * max(0, n_layers - 1 - first) + whole * (first < n_layers)
@@ -52,9 +51,7 @@ def _prefixes(prompt: Tokens) -> Iterable[Tokens]:
     return (prompt[: end + 1] for end in range(len(prompt)))
 
 
-def _changed(
-    pairs: Sequence[TokenPair], target: Run, source: Run | None, positions: Positions, spare_equal: bool
-) -> tuple[int, int]:
+def _changed(pairs: Sequence[TokenPair], target: Run, source: Run | None, positions: Positions) -> tuple[int, int]:
     """Distinct changed prefixes, and distinct changed whole prompts."""
     every: set[State] = set()
     whole: set[State] = set()
@@ -63,7 +60,7 @@ def _changed(
         other: Tokens | None = None if source is None else getattr(pair, source)
         for end in range(len(prompt)):
             state = _state(prompt, other, positions, end)
-            if state is None or (spare_equal and other is not None and state[2] == prompt[: len(state[2])]):
+            if state is None or (other is not None and state[2] == prompt[: len(state[2])]):
                 continue
             every.add(state)
             if end == len(prompt) - 1:

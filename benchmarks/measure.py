@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tinylab.models import CausalModel
 
 Result = TypeVar("Result")
-PEAK_ROWS = (512, 2048)
+PEAK_ROWS = {"cpu": (512, 2048), "cuda": (4096, 16384)}
 PEAK_REPEATS = 3
 SAMPLING_SECONDS = 0.002
 
@@ -54,7 +54,7 @@ def matmul_peak(model: CausalModel) -> float:
     """Operations per second of the best matmul of the MLP's own sizes, up and down."""
     width = int(model.config.hidden_size)
     inner = int(getattr(model.config, "intermediate_size", None) or 4 * width)
-    return max(_rate(model, rows, *size) for rows in PEAK_ROWS for size in ((width, inner), (inner, width)))
+    return max(_rate(model, rows, *size) for rows in PEAK_ROWS[model.device.type] for size in ((width, inner), (inner, width)))
 
 
 def _rate(model: CausalModel, rows: int, width: int, out: int) -> float:

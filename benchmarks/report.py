@@ -44,12 +44,13 @@ TARGETS_NOTE = """Geometric means over the corpora where there are several. The 
 operations that (a) and (b) execute: the ratio of times that equal efficiency would give."""
 STATES_NOTE = """A state is the output of one block for one token prefix under one intervention. The lower bound counts
 the distinct ones, from the prompts alone: all prefixes of the unmodified runs, and for each intervention the distinct
-changed prefixes from the first changed position and block on; in the last block reading rows only. `without equal
-prefixes` also leaves out prefixes at which a patch puts in what was there before, because both prompts begin alike."""
+changed prefixes from the first changed position and block on; in the last block reading rows only. Where both
+prompts begin alike, a patch puts in what was there before: nothing changes, and nothing has to be computed."""
 PEAK_NOTE = """The peak is the best matmul of the model's own MLP sizes, measured in each round. Operations are those of
-matmuls and attention, counted by torch's FlopCounterMode while they execute, in runs that are not timed; attention
-counts with its padding and with what its mask hides. For (b) one intervention per layer is counted and multiplied by
-the heads, for (a) the unmodified runs are counted and multiplied by the rows."""
+matmuls and attention, counted by torch's FlopCounterMode on every operator that is called; attention counts with its
+padding and with what its mask hides. For (b) the same code runs on tensors without data, with one intervention per
+layer, multiplied by the heads; for (a) the unmodified runs are counted and multiplied by the rows. Seconds include
+everything, not matmuls only."""
 CORRECTNESS_NOTE = """The largest difference of any metric between (b) and (a) or (a'), over the unmodified runs and the
 interventions that both evaluated. For scale: the largest change of any metric that any intervention of the battery
 makes."""
@@ -199,12 +200,11 @@ def _spread(seconds: Sequence[float]) -> str:
 def _states(cases: Sequence[Case]) -> Sheet:
     rows = [
         (*_names(case), f"{_plain_rows(case):,}", f"{case.states:,}", f"{case.bound:,}", f"{case.excess:+.1%}",
-         f"{case.bound_unequal:,}", f"{case.forwards}")
+         f"{case.forwards}")
         for case in cases
     ]
     columns = (
-        "battery", "prompts", "rows of (a)", "states of (b)", "lower bound", "beyond it", "without equal prefixes",
-        "passes of (b)",
+        "battery", "prompts", "rows of (a)", "states of (b)", "lower bound", "beyond it", "passes of (b)",
     )
     return Sheet("States", STATES_NOTE, columns, rows)
 

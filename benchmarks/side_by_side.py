@@ -2,8 +2,8 @@
 
 (a) costs one forward pass per intervention, and every pass of a workload costs the same, so a few interventions,
 spread over layers and heads, are timed and multiplied. (b) is always run in full. A round of a case is: matmul peak,
-some passes of (a), (b), the same passes of (a'). Every case gets one round; then the cheaper cases get more, up to three, then
-the others too, while the time lasts.
+some passes of (a), (b), the same passes of (a'). Every case gets one round. While the time lasts, the cheaper cases
+get more, up to three, then the others too.
 
 Letters: V interventions of a battery.
 """
@@ -17,14 +17,17 @@ from functools import partial
 from statistics import mean, median
 
 import numpy as np
+import torch
 
 from benchmarks.baselines import PlainRuns
 from benchmarks.bound import lower_bound
 from benchmarks.measure import counted, matmul_peak, timed
-from benchmarks.workloads import Task, Workload
+from benchmarks.workloads import Task, Workload, random_model
+from tinylab import metrics
+from tinylab.engine.budget import Budget
 from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Evaluation, Variant
-from tinylab.metrics import METRICS, Scorer
+from tinylab.engine.interventions import Run, Variant
+from tinylab.metrics import METRICS, FloatArray, Scorer
 from tinylab.models import CausalModel
 
 SAMPLE = 6
@@ -46,7 +49,6 @@ class Case:
     variants: list[Variant]
     n_layers: int
     bound: int
-    bound_unequal: int  # without states that a patch cannot change
     rows: int  # of (a)'s batches in its unmodified runs, padding included
     rows_each: int  # the same for one intervention
     states: int = 0
@@ -67,8 +69,8 @@ class Case:
         variants = task.variants(model)
         lengths = {run: max(len(getattr(pair, run)) for pair in workload.pairs) for run in ("clean", "corrupt")}
         rows, each = (width * len(workload.pairs) for width in (sum(lengths.values()), lengths[task.battery.target]))
-        all_of_them, unequal = (lower_bound(workload.pairs, variants, model.n_layers, spare) for spare in (False, True))
-        return Case(task, workload, variants, model.n_layers, all_of_them, unequal, rows, each)
+        bound = lower_bound(workload.pairs, variants, model.n_layers)
+        return Case(task, workload, variants, model.n_layers, bound, rows, each)
 
     @property
     def ratio(self) -> float:
@@ -100,14 +102,14 @@ class Runner:
         places = np.unique(np.linspace(0, len(case.variants) - 1, SAMPLE).astype(int))
         self._sample: list[int] = [int(place) for place in places]
         self._at = 0
+        self._baselines: dict[Run, FloatArray] = {}
 
-    def prepare(self) -> None:
-        """The unmodified runs of (a); operations of everything; all of it also warms up."""
+    def prepare(self, shadow: CausalModel) -> None:
+        """The unmodified runs of (a), which also warm up, and the operations of (a) and (b)."""
         case = self.case
-        baselines, flops = counted(self._plain.unmodified)
+        self._baselines, flops = counted(self._plain.unmodified)
         case.flops_plain = round(flops * (1 + len(case.variants) * case.rows_each / case.rows))
-        found, case.flops_forked = forked_flops(self._model, case)
-        case.difference = max(float(np.abs(baselines[run] - found.baselines[run]).max()) for run in found.baselines)
+        case.flops_forked = forked_flops(shadow, case, Budget.of(self._model.device.type))
 
     def round(self) -> None:
         """One round."""
@@ -117,19 +119,18 @@ class Runner:
         self._at += passes
         case.peak.append(matmul_peak(self._model))
         plain = self._timed(chosen, False)
-        found, seconds = timed(self._model.device, lambda: self._forked(case.variants))
+        engine = ForkedEngine(self._model)
+        found, seconds = timed(self._model.device, lambda: engine.evaluate(case.workload.pairs, case.variants, SCORER))
         reading = self._timed(chosen, True)
         case.plain.append(plain.seconds * (len(case.variants) + 2))
         case.forked.append(seconds)
         case.reading.append(reading.seconds * (len(case.variants) + 2))
         case.states, case.forwards = found.states, found.forwards
         gaps = [float(np.abs(some.values - found.values[chosen]).max()) for some in (plain, reading)]
+        gaps += [float(np.abs(self._baselines[run] - rows).max()) for run, rows in found.baselines.items()]
         case.difference = max(case.difference, *gaps)
         case.effect = float(np.abs(found.values - found.baselines[case.task.battery.target]).max())
         case.seconds = time.perf_counter() - began
-
-    def _forked(self, variants: Sequence[Variant]) -> Evaluation:
-        return ForkedEngine(self._model).evaluate(self.case.workload.pairs, variants, SCORER)
 
     def _timed(self, chosen: Sequence[int], reading_rows_only: bool) -> Sampled:
         """Some variants by plain hooks."""
@@ -146,31 +147,47 @@ class Runner:
 class Sampled:
     """Some variants by plain hooks: their metrics [variants, B, M], and seconds per forward pass."""
 
-    values: np.ndarray
+    values: FloatArray
     seconds: float
 
 
-def forked_flops(model: CausalModel, case: Case) -> tuple[Evaluation, int]:
-    """What (b) finds and its operations, counted on one intervention per site and layer: the heads of a layer cost the same."""
+class NoScorer(Scorer):
+    """A scorer for tensors without data: the metrics come behind the last matmul."""
+
+    def score(self, logits: torch.Tensor, ref: metrics.Reference) -> torch.Tensor:
+        """Zeros."""
+        del ref
+        return torch.zeros(len(logits), len(self.names), dtype=torch.float64)
+
+
+def forked_flops(shadow: CausalModel, case: Case, budget: Budget) -> int:
+    """Operations of (b), counted on one intervention per site and layer: the heads of a layer cost the same.
+
+    Args:
+        shadow: the model on the meta device, where every operator is called, and nothing computed.
+        case: the case.
+        budget: that of the real device.
+    """
     groups: dict[tuple[str, int], list[Variant]] = {}
     for variant in case.variants:
         groups.setdefault((variant.interventions[0].site, variant.interventions[0].layer), []).append(variant)
     sizes = {len(group) for group in groups.values()}
     assert len(sizes) == 1, f"layers with different numbers of interventions: {sizes}"
-    engine, pairs = ForkedEngine(model), case.workload.pairs
-    _, unmodified = counted(lambda: engine.evaluate(pairs, [], SCORER))
-    found, one_each = counted(lambda: engine.evaluate(pairs, [group[0] for group in groups.values()], SCORER))
-    return found, unmodified + sizes.pop() * (one_each - unmodified)
+    engine, pairs, scorer = ForkedEngine(shadow, budget=budget), case.workload.pairs, NoScorer(SCORER.names)
+    _, unmodified = counted(lambda: engine.evaluate(pairs, [], scorer))
+    _, one_each = counted(lambda: engine.evaluate(pairs, [group[0] for group in groups.values()], scorer))
+    return unmodified + sizes.pop() * (one_each - unmodified)
 
 
 def measure(model: CausalModel, cases: Sequence[Case], seconds: float, say: Say) -> None:
     """Fill in the cases, in about this many seconds; every case gets one round at least."""
     began = time.perf_counter()
+    shadow = random_model(model.model.config, "meta", str(model.dtype).removeprefix("torch."))
     runners = []
     for case in cases:
         say(f"{case.task.label}, {case.workload.name}: {len(case.variants)} interventions, {len(case.workload.pairs)} pairs")
         runners.append(Runner(model, case))
-        runners[-1].prepare()
+        runners[-1].prepare(shadow)
         runners[-1].round()
     while fitting := [r for r in runners if _fits(r.case, seconds - (time.perf_counter() - began))]:
         runner = min(fitting, key=lambda runner: (len(runner.case.forked) >= ENOUGH_ROUNDS, runner.case.seconds))

@@ -12,6 +12,10 @@ import pytest
 Command = Callable[..., int]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ that tests measure")
+
+
 @pytest.fixture
 def tinylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command line, run in this process from an empty folder; returns the exit code."""

@@ -213,13 +213,17 @@ In float64 transformers cannot run xglm (5.0 and 5.23), nor mpt (5.0).
 FIXED_BATCH: dict[str, Builder] = {"gpt_bigcode": _stock("GPTBigCode", _GPT2_NAMES)}
 """Families that use the interface, but whose forward fails when the batch grows on its way through the layers."""
 
-CHUNKED: dict[str, Builder] = {
-    "llama4": _stock(
-        "Llama4", _EXPERTS, ("ForCausalLM", "TextConfig"), head_dim=8, num_local_experts=4, intermediate_size_mlp=48,
-        attention_chunk_size=WINDOW, no_rope_layers=[1, 0, 1], moe_layers=[0, 2], floor_scale=2,
-    ),
+_LLAMA4: dict[str, Any] = {
+    "head_dim": 8, "num_local_experts": 4, "intermediate_size_mlp": 48, "attention_chunk_size": WINDOW,
+    "no_rope_layers": [1, 0, 1], "moe_layers": [0, 2],
 }
+CHUNKED: dict[str, Builder] = {"llama4": _stock("Llama4", _EXPERTS, ("ForCausalLM", "TextConfig"), **_LLAMA4)}
 """Families whose attention is cut into chunks of positions; the layer without rotary positions has full attention."""
+
+BY_PLACE: dict[str, Builder] = {
+    "llama4_tuned": _stock("Llama4", _EXPERTS, ("ForCausalLM", "TextConfig"), **_LLAMA4, floor_scale=2),
+}
+"""Families that count a token's place in the input instead of reading its position id: Llama 4 beyond `floor_scale` tokens."""
 
 LENGTH_DEPENDENT: dict[str, Builder] = {
     "phi3_longrope": _stock(
@@ -230,7 +234,7 @@ LENGTH_DEPENDENT: dict[str, Builder] = {
 }
 """Families whose rotary frequencies depend on the length of the whole input; they change beyond LIMIT tokens."""
 
-EVERY = {**FAMILIES, **TUPLES, **UNSUPPORTED, **FIXED_BATCH, **CHUNKED, **LENGTH_DEPENDENT}
+EVERY = {**FAMILIES, **TUPLES, **UNSUPPORTED, **FIXED_BATCH, **CHUNKED, **BY_PLACE, **LENGTH_DEPENDENT}
 
 
 def make(build: Builder, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> CausalModel:

@@ -9,9 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.bound import lower_bound
-from benchmarks.workloads import corpus, distinct, embedded_model
+from benchmarks.measure import counted
+from benchmarks.side_by_side import SCORER, Case, forked_flops
+from benchmarks.workloads import TASKS, Task, Workload, corpus, distinct, embedded_model, gpt2, random_model
+from tinylab.engine.budget import Budget
+from tinylab.engine.forked import ForkedEngine
 from tinylab.engine.interventions import Intervention, Operation, Patch, Positions, Scale, Site, Variant
 from tinylab.prompts import TokenPair
 
@@ -29,11 +34,11 @@ def variant(site: Site, layer: int, operation: Operation, positions: Positions =
     return Variant((Intervention(site, layer, operation),), "clean", None, positions)
 
 
-def beyond_unmodified(*variants: Variant, spare_equal: bool = False) -> int:
+def beyond_unmodified(*variants: Variant) -> int:
     """States of some variants in three layers, those of the unmodified runs taken off."""
     unmodified = 6 * 2 + 3
     assert lower_bound(PAIRS, [], 3) == unmodified
-    return lower_bound(PAIRS, variants, 3, spare_equal) - unmodified
+    return lower_bound(PAIRS, variants, 3) - unmodified
 
 
 @pytest.mark.parametrize(("site", "layer", "expected"), [
@@ -49,15 +54,12 @@ def test_states_in_front_of_the_first_change_cost_nothing(positions: Positions, 
     assert beyond_unmodified(variant("head_out", 1, ZERO, positions)) == expected
 
 
-def test_what_a_patch_puts_in_tells_prefixes_apart() -> None:
-    """Corrupt 12 gets clean 12 in one pair and clean 15 in the other; corrupt 1 gets clean 1 in both."""
-    assert beyond_unmodified(variant("mlp_out", 1, Patch())) == (1 + 2 + 2) + 2
+def test_a_patch_costs_nothing_where_it_puts_in_what_was_there_before() -> None:
+    """1 is 1 in both pairs, 12 is 12 in the first; from there on what is put in tells corrupt prefixes apart."""
+    assert beyond_unmodified(variant("mlp_out", 1, Patch())) == (2 + 1) + 2
     assert beyond_unmodified(variant("mlp_out", 1, Patch(), "last")) == 2 + 2
-
-
-def test_a_patch_of_what_was_there_before_can_be_spared() -> None:
-    """1 is 1 in both pairs, 12 is 12 in the first."""
-    assert beyond_unmodified(variant("mlp_out", 1, Patch()), spare_equal=True) == (2 + 1) + 2
+    equal = [TokenPair((1, 2), (1, 2), 0, 1)]
+    assert lower_bound(equal, [variant("mlp_out", 0, Patch())], 2) == lower_bound(equal, [], 2)
 
 
 def test_duplicates_cost_nothing() -> None:
@@ -78,6 +80,22 @@ def test_a_battery_that_aligns_positions_gets_pairs_of_equal_length() -> None:
     pairs = corpus("facts", True, 32, embedded_model())
     assert len(pairs) == 32
     assert all(len(pair.clean) == len(pair.corrupt) for pair in pairs)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.label)
+def test_operations_counted_without_data_are_those_that_run(task: Task) -> None:
+    config = gpt2(vocab_size=512, n_embd=32, n_layer=3, n_head=4, bos_token_id=0, eos_token_id=0)
+    model, shadow = (random_model(config, device, "float32") for device in ("cpu", "meta"))
+    case = Case.of(model, task, Workload("distinct", "distinct", distinct(4, 8, 512)))
+    _, executed = counted(lambda: ForkedEngine(model).evaluate(case.workload.pairs, case.variants, SCORER))
+    assert forked_flops(shadow, case, Budget.of("cpu")) == pytest.approx(executed, rel=0.01)
+
+
+def test_attention_is_counted() -> None:
+    query, key = torch.zeros(2, 3, 5, 8), torch.zeros(2, 3, 7, 8)
+    with torch.inference_mode():
+        _, flops = counted(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, key))
+    assert flops == 2 * (2 * 3 * 5 * 7) * (8 + 8)
 
 
 def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from families import (
@@ -109,7 +110,11 @@ def logits_gap(found: np.ndarray, model: CausalModel, prompts: list[tuple[int, .
     return float(np.abs(found - np.stack([plain_logits(model, prompt).double().numpy() for prompt in prompts])).max())
 
 
-@pytest.fixture(params=FAMILIES)
+CORE = ("gpt2", "gpt_neox", "llama", "mistral", "qwen3", "opt", "gemma3")
+"""Families that differ in what matters here; `test_families.py` has all of them, with fewer cases each."""
+
+
+@pytest.fixture(params=CORE)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -168,6 +173,8 @@ def test_without_interventions_logits_are_those_of_plain_transformers(
 
 def test_forked_wraps_the_models_own_eager_attention_too(name: str) -> None:
     assert family(name).model.config._attn_implementation == "sdpa"
+    if name == "gpt2" and transformers.__version__.startswith("5.0."):
+        pytest.skip("GPT-2's eager attention masks by itself in transformers 5.0: the self-check refuses it")
     model = make(FAMILIES[name], attn_implementation="eager")
     assert model.model.config._attn_implementation == "eager"
     pairs = answered(model, ALIGNED[2:8])
@@ -265,8 +272,39 @@ def test_h1_computes_each_distinct_prefix_once_per_variant_and_no_more() -> None
     found = ForkedEngine(model).evaluate(pairs, variants_of(h1_cells()), SCORER)
     clean = {pair.clean[: end + 1] for pair in pairs for end in range(len(pair.clean))}
     corrupt = {pair.corrupt[: end + 1] for pair in pairs for end in range(len(pair.corrupt))}
-    assert found.states == len(clean | corrupt) + (1 + len(h1_cells())) * len(clean)
+    whole = {pair.clean for pair in pairs}
+    unmodified = (LAYERS - 1) * len(clean | corrupt) + len(whole | {pair.corrupt for pair in pairs})
+    behind = [LAYERS - 1 - int(cell.key["layer"]) for cell in h1_cells()]  # full blocks from the head's own to the last but one
+    assert found.states == unmodified + sum(blocks * len(clean) + len(whole) for blocks in behind)
     assert found.forwards == 2
+
+
+def test_patches_at_the_last_position_compute_one_row_per_distinct_pair_and_layer() -> None:
+    model = family("gpt2")
+    pairs = answered(model, ALIGNED)
+    cells = ActivationPatch(name="h2", positions="last").cells(LAYERS, HEADS)
+    unmodified = ForkedEngine(model).evaluate(pairs, [], SCORER).states
+    found = ForkedEngine(model).evaluate(pairs, variants_of(cells), SCORER)
+    changed = {(pair.clean, pair.corrupt) for pair in pairs if pair.clean != pair.corrupt}
+    assert found.states == unmodified + len(changed) * sum(LAYERS - 1 - int(cell.key["layer"]) for cell in cells)
+
+
+@pytest.mark.parametrize("max_states", [None, 30])
+def test_the_plan_is_what_happens(name: str, max_states: int | None) -> None:
+    model = family(name)
+    pairs = answered(model, ALIGNED)
+    engine = ForkedEngine(model, max_states)
+    plan, found = engine.plan(pairs, variants_of(CELLS[::3])), engine.evaluate(pairs, variants_of(CELLS[::3]), SCORER)
+    assert (plan.forwards, plan.states) == (found.forwards, found.states)
+    assert plan.weights == sum(p.numel() * p.element_size() for p in model.model.parameters())
+
+
+def test_the_references_plan_is_what_happens() -> None:
+    model = family("gpt2")
+    pairs = answered(model, UNALIGNED)
+    engine, variants = ReferenceEngine(model), variants_of(h1_cells()[:5])
+    plan, found = engine.plan(pairs, variants), engine.evaluate(pairs, variants, SCORER)
+    assert (plan.forwards, plan.states) == (found.forwards, found.states)
 
 
 class RowCount(Scorer):

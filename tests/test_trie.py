@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylab.engine import trie
-from tinylab.engine.forests import Setting, edited_nodes, forests
+from tinylab.engine.forests import Forest, Layout, Region, Setting
 from tinylab.engine.interventions import Positions, Run
-
+from tinylab.engine.trie import NONE, Trie, acted_on, build, edited, padded
 from tinylab.prompts import TokenPair
 
 PROMPT = st.lists(st.integers(0, 2), min_size=1, max_size=7).map(tuple)  # few words, so that prefixes are shared
@@ -28,51 +27,69 @@ def prefixes(prompts: list[tuple[int, ...]]) -> set[tuple[int, ...]]:
     return {prompt[: end + 1] for prompt in prompts for end in range(len(prompt))}
 
 
+def is_above(tree: Trie | Region, ancestor: int, node: int) -> bool:
+    """Whether a node is another's ancestor, or the same, by their numbers."""
+    return bool(ancestor <= node < tree.end[ancestor])
+
+
 def spelled(tree: Trie, node: int) -> tuple[int, ...]:
-    """The prefix that a node stands for, by walking to the root."""
-    return (*(spelled(tree, int(tree.parent[node])) if tree.parent[node] >= 0 else ()), int(tree.tokens[node]))
+    """The prefix that a node stands for."""
+    return tuple(int(tree.tokens[other]) for other in range(len(tree)) if is_above(tree, other, node))
+
+
+def path(tree: Trie, sequence: int) -> list[int]:
+    return [int(node) for node in tree.paths[sequence] if node != NONE]
 
 
 @given(PROMPTS)
 def test_there_are_as_many_nodes_as_distinct_prefixes(prompts: list[tuple[int, ...]]) -> None:
-    tree = build([plain(prompt) for prompt in prompts])
+    tree = build(padded(prompts))
     assert len(tree) == len(prefixes(prompts))
     assert {spelled(tree, node) for node in range(len(tree))} == prefixes(prompts)
 
 
 @given(PROMPTS)
 def test_paths_spell_their_prompts_and_end_at_their_ends(prompts: list[tuple[int, ...]]) -> None:
-    tree = build([plain(prompt) for prompt in prompts])
-    assert [tuple(tree.tokens[path].tolist()) for path in tree.paths] == prompts
-    for prompt, path, end in zip(prompts, tree.paths, tree.ends(), strict=True):
-        assert spelled(tree, int(end)) == prompt
-        np.testing.assert_array_equal(tree.depth[path], np.arange(len(prompt)))
-        np.testing.assert_array_equal(tree.parent[path], [-1, *path[:-1]])
-
-
-@given(PROMPTS)
-def test_parents_stand_before_their_children(prompts: list[tuple[int, ...]]) -> None:
-    tree = build([plain(prompt) for prompt in prompts])
-    assert (tree.parent < np.arange(len(tree))).all()
+    tree = build(padded(prompts))
+    for sequence, prompt in enumerate(prompts):
+        nodes = path(tree, sequence)
+        assert tuple(tree.tokens[nodes].tolist()) == prompt
+        assert spelled(tree, int(tree.ends[sequence])) == prompt
+        np.testing.assert_array_equal(tree.depth[nodes], np.arange(len(prompt)))
+        assert tree.lengths[sequence] == len(prompt)
+    for node, sequence in enumerate(tree.through):
+        assert node in path(tree, int(sequence))
 
 
 @given(PROMPTS)
 def test_a_node_sees_exactly_its_prefix(prompts: list[tuple[int, ...]]) -> None:
     """Itself, its ancestors, and nobody else: no sibling, no child."""
-    tree = build([plain(prompt) for prompt in prompts])
+    tree = build(padded(prompts))
     words = [spelled(tree, node) for node in range(len(tree))]
     expected = [[row[: len(column)] == column for column in words] for row in words]
-    np.testing.assert_array_equal(tree.ancestors, np.array(expected))
+    assert [[is_above(tree, other, node) for other in range(len(tree))] for node in range(len(tree))] == expected
+
+
+@given(PROMPTS, st.data())
+def test_a_part_is_the_trie_of_its_prompts_alone(prompts: list[tuple[int, ...]], data: Any) -> None:
+    chosen = data.draw(st.lists(st.integers(0, len(prompts) - 1), min_size=1, unique=True))
+    tree = build(padded(prompts))
+    part, nodes = tree.part(np.array(chosen))
+    alone = build(padded([prompts[sequence] for sequence in chosen]))
+    for name in ("tokens", "depth", "end"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(alone, name))
+    for sequence in range(len(chosen)):
+        assert path(part, sequence) == path(alone, sequence)
+    assert [spelled(tree, int(node)) for node in nodes] == [spelled(part, node) for node in range(len(part))]
 
 
 def test_a_small_trie_by_hand() -> None:
-    tree = build([plain((7, 8, 9)), plain((7, 5)), plain((7, 8))])
-    assert tree.tokens.tolist() == [7, 8, 9, 5]
-    assert tree.depth.tolist() == [0, 1, 2, 1]
-    assert tree.parent.tolist() == [-1, 0, 1, 0]
-    assert [path.tolist() for path in tree.paths] == [[0, 1, 2], [0, 3], [0, 1]]
-    assert tree.ends().tolist() == [2, 3, 1]
-    assert tree.ancestors.astype(int).tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]]
+    tree = build(padded([(7, 8, 9), (7, 5), (7, 8)]))
+    assert tree.tokens.tolist() == [7, 5, 8, 9]
+    assert tree.depth.tolist() == [0, 1, 1, 2]
+    assert tree.end.tolist() == [4, 2, 4, 4]
+    assert [path(tree, sequence) for sequence in range(3)] == [[0, 2, 3], [0, 1], [0, 2]]
+    assert tree.ends.tolist() == [3, 1, 2]
 
 
 # Edited prompts
@@ -84,60 +101,71 @@ def places(positions: Positions, length: int) -> list[int]:
     return list(range(length)) if positions == "all" else list(positions)
 
 
-def history(target: tuple[int, ...], source: tuple[int, ...] | None, positions: Positions, at: int) -> Hashable:
+def history(target: tuple[int, ...], source: tuple[int, ...] | None, positions: Positions, at: int, sham: bool) -> Hashable:
     """All that the state at a position depends on: tokens up to it, where it was changed up to it, and what was put in.
 
     What was put in at a position is the source run's state there, which its tokens up to there determine; with
-    several positions the latest one's contains the others'. `last` is each run's own.
+    several positions the latest one's contains the others'. `last` is each run's own. Where that is the state that
+    was there anyway, nothing was changed (a sham counts as a change).
     """
-    here = [place for place in places(positions, len(target)) if place <= at]
-    if source is None:
-        return target[: at + 1], tuple(here)
-    there = places(positions, len(source))[: len(here)]
-    return target[: at + 1], tuple(here), tuple(source[: place + 1] for place in there)
+    changes: list[tuple[int, tuple[int, ...]]] = []
+    for number, place in enumerate(places(positions, len(target))):
+        there = () if source is None else source[: places(positions, len(source))[number] + 1]
+        if place <= at and (source is None or sham or there != target[: place + 1]):
+            changes.append((place, there))
+    return target[: at + 1], tuple(changes)
 
 
-def usable(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]], positions: Positions) -> list[Any]:
+def usable(pairs: list[Any], positions: Positions) -> list[Any]:
     """Those in which a list of positions exists."""
-    return [pair for pair in pairs if not isinstance(positions, tuple) or max(positions) < len(pair[0])]
+    return [pair for pair in pairs if not isinstance(positions, tuple) or max(positions) < min(len(pair[0]), len(pair[1]))]
 
 
-@given(PAIRS, POSITIONS, st.booleans())
+def check_sharing(pairs: list[Any], positions: Positions, source: str) -> None:
+    """Two edited prompts share a node exactly where their states must be equal."""
+    if not pairs:
+        return
+    targets, others = [target for target, _ in pairs], [target if source == "itself" else other for target, other in pairs]
+    both = build(padded([*targets, *others]))
+    own = np.arange(len(pairs))
+    if source == "none":
+        tree, sources = edited(padded(targets), positions, None)
+    else:
+        tree, sources = edited(padded(targets), positions, both, own + len(pairs), None if source == "itself" else own)
+    nodes: dict[Hashable, int] = {}
+    for sequence, (target, other) in enumerate(zip(targets, others, strict=True)):
+        mine = path(tree, sequence)
+        assert tuple(tree.tokens[mine].tolist()) == target
+        for at, node in enumerate(mine):
+            key = history(target, None if source == "none" else other, positions, at, sham=source == "itself")
+            assert nodes.setdefault(key, node) == node
+            assert (tree.marks[node] != NONE) == bool(key[1])  # type: ignore[index]
+            changed_here = [there for place, there in key[1] if place == at]  # type: ignore[index]
+            assert (sources[node] != NONE) == bool(changed_here)
+            if changed_here and source != "none":
+                assert spelled(both, int(sources[node])) == changed_here[0]
+    assert len(set(nodes.values())) == len(nodes) == len(tree)  # distinct histories never meet
+
+
+@given(PAIRS, POSITIONS, st.sampled_from(["other", "itself", "none"]))
 @settings(max_examples=300)
-def test_two_edited_prompts_share_a_node_exactly_where_their_states_must_be_equal(
-    pairs: list[Any], positions: Positions, patched: bool
-) -> None:
-    pairs = usable(pairs, positions)
-    sources = build([plain(source) for _, source in pairs])
-    builder = Builder()
-    nodes: dict[Hashable, int] = {}
-    for (target, source), path in zip(pairs, sources.paths, strict=True):
-        own = builder.add(edited(target, positions, path if patched else None))
-        for at in range(len(target)):
-            key = history(target, source if patched else None, positions, at)
-            assert nodes.setdefault(key, int(own[at])) == own[at]
-    assert len(set(nodes.values())) == len(nodes)  # distinct histories never meet
-    assert len(builder) == len(nodes)
+def test_edited_prompts_share_correctly(pairs: list[Any], positions: Positions, source: str) -> None:
+    check_sharing(usable(pairs, positions), positions, source)
 
 
-@given(st.lists(st.tuples(PROMPT, PROMPT), min_size=1, max_size=8))
-def test_patches_at_the_last_position_share_correctly_at_unequal_lengths(pairs: list[Any]) -> None:
-    sources = build([plain(source) for _, source in pairs])
-    builder = Builder()
-    nodes: dict[Hashable, int] = {}
-    for (target, source), path in zip(pairs, sources.paths, strict=True):
-        own = builder.add(edited(target, "last", path))
-        for at in range(len(target)):
-            assert nodes.setdefault(history(target, source, "last", at), int(own[at])) == own[at]
-    assert len(set(nodes.values())) == len(nodes) == len(builder)
+@given(st.lists(st.tuples(PROMPT, PROMPT), min_size=1, max_size=8), st.sampled_from(["other", "itself"]))
+def test_patches_at_the_last_position_share_correctly_at_unequal_lengths(pairs: list[Any], source: str) -> None:
+    check_sharing(pairs, "last", source)
 
 
-def test_before_the_first_patched_position_the_target_run_alone_counts() -> None:
-    source = build([plain((1, 2, 3, 4)), plain((9, 9, 9, 9))])
-    tree = build([edited((5, 6, 7, 8), (2,), path) for path in source.paths])
-    first, second = tree.paths
-    assert first[:2].tolist() == second[:2].tolist()
-    assert set(first[2:].tolist()).isdisjoint(second[2:].tolist())
+@given(st.lists(st.tuples(PROMPT, PROMPT), min_size=1, max_size=8), LISTED)
+def test_patches_at_listed_positions_share_correctly_at_unequal_lengths(pairs: list[Any], positions: Positions) -> None:
+    check_sharing(usable(pairs, positions), positions, "other")
+
+
+def test_a_position_behind_the_end_of_a_prompt_is_refused() -> None:
+    with pytest.raises(IndexError, match="position 2 in a prompt of 2 tokens"):
+        acted_on(np.array([3, 2]), 3, (0, 2))
 
 
 # Forests
@@ -153,56 +181,77 @@ def settings_of(positions: Positions) -> list[Setting]:
     return [Setting("clean", None, positions), *patches]
 
 
-@given(PAIRS, POSITIONS, st.integers(1, 25))
+def planted(prompts: list[TokenPair], some: list[Setting], limit: int, most: int) -> list[Forest]:
+    layout = Layout(prompts, some)
+    return [layout.forest(examples) for examples in layout.groups(limit, most)]
+
+
+@given(PAIRS, POSITIONS, st.integers(1, 25), st.integers(1, 8))
 @settings(max_examples=150)
-def test_forests_cover_each_example_once_within_the_limit_unless_one_pair_exceeds_it(
-    pairs: list[Any], positions: Positions, limit: int
+def test_forests_cover_each_example_once_within_the_limits_unless_one_pair_exceeds_them(
+    pairs: list[Any], positions: Positions, limit: int, most: int
 ) -> None:
     prompts = token_pairs(usable(pairs, positions))
-    planted = list(forests(prompts, settings_of(positions), limit))
-    assert sorted(b for forest in planted for b in forest.examples) == list(range(len(prompts)))
-    for forest in planted:
-        largest = max(len(tree) for tree in (forest.both, *forest.targets.values()))
+    if not prompts:
+        return
+    found = planted(prompts, settings_of(positions), limit, most)
+    assert sorted(b for forest in found for b in forest.examples.tolist()) == list(range(len(prompts)))
+    for forest in found:
+        largest = max(len(tree) for tree in (forest.whole, *forest.regions.values()))
+        assert len(forest.examples) <= most
         distinct = {(prompts[b].clean, prompts[b].corrupt) for b in forest.examples}
         assert largest <= limit or len(distinct) == 1
 
 
-@given(PAIRS, POSITIONS, st.integers(1, 25))
-def test_forests_spell_their_examples_and_edit_them_at_the_meant_places(
-    pairs: list[Any], positions: Positions, limit: int
-) -> None:
+@given(PAIRS, POSITIONS)
+@settings(max_examples=150)
+def test_regions_hang_where_they_should(pairs: list[Any], positions: Positions) -> None:
+    """Above each state stand, from the root down, unmodified states of the same tokens and then states of the region."""
     prompts = token_pairs(usable(pairs, positions))
-    for forest in forests(prompts, settings_of(positions), limit):
-        for setting, tree in forest.targets.items():
-            sources = dict(zip(*(nodes.tolist() for nodes in edited_nodes(forest, setting)), strict=True))
+    if not prompts:
+        return
+    some = settings_of(positions)
+    for forest in planted(prompts, some, 20, 5):
+        for setting, region in forest.regions.items():
+            for r in range(len(region)):
+                hung, depth = int(region.hung[r]), int(region.depth[r])
+                above = region.above[r, :depth]
+                tokens = [*forest.both.tokens[above[:hung]], *region.tokens[above[hung:]], region.tokens[r]]
+                assert spelled(forest.both, int(region.origin[r])) == tuple(int(token) for token in tokens)
+                inside = [other for other in range(len(region)) if is_above(region, other, r)]
+                assert inside == [*above[hung:], r]
             for e, b in enumerate(forest.examples):
-                target = getattr(prompts[b], setting.target)
-                assert tuple(tree.tokens[tree.paths[e]].tolist()) == target
-                meant = places(positions, len(target))
-                assert [at for at, node in enumerate(tree.paths[e].tolist()) if node in sources] == meant
-                if setting.source is not None:
-                    source = getattr(prompts[b], setting.source)
-                    put_in = [spelled(forest.both, sources[int(tree.paths[e][at])]) for at in meant]
-                    assert put_in == [source[: at + 1] for at in meant]
+                target: tuple[int, ...] = getattr(prompts[b], setting.target)
+                if region.ends[e] == NONE:
+                    assert prompts[b].clean == prompts[b].corrupt or positions != "all"
+                    assert setting.source is not None
+                else:
+                    end = int(region.read[region.ends[e]])
+                    assert spelled(forest.both, int(region.origin[end])) == target
 
 
-@pytest.mark.parametrize("count", [500, 2000])
-def test_cutting_many_prompts_adds_each_pair_at_most_twice_per_group_boundary(
-    count: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Work is linear in the number of pairs: none is laid out more than three times per trie."""
-    added: list[int] = []
-    add = trie.Builder.add
-    monkeypatch.setattr(trie.Builder, "add", lambda self, sequence: added.append(1) or add(self, sequence))
-    prompts = token_pairs([((1, n % 50, n), (2, n % 50, n)) for n in range(count)])
-    planted = list(forests(prompts, [Setting("clean", None, "all")], 100))
-    assert sum(len(forest.examples) for forest in planted) == count
-    assert len(added) <= 3 * 3 * count  # clean, corrupt and one target
+def test_only_what_lies_behind_the_first_real_change_is_computed() -> None:
+    prompts = token_pairs([((1, 2, 3, 4, 5), (1, 2, 9, 4, 5)), ((1, 2, 3, 4, 6), (1, 2, 3, 4, 6))])
+    sizes = {}
+    for setting in [*settings_of("all"), *settings_of("last"), *settings_of((1, 3))]:
+        (forest,) = planted(prompts, [setting], 100, 100)
+        sizes[setting.source, setting.target, setting.positions] = len(forest.regions[setting])
+    assert sizes["clean", "corrupt", "all"] == 3  # 9 4 5; the second pair is equal
+    assert sizes["clean", "clean", "all"] == 6  # a sham: everything
+    assert sizes[None, "clean", "all"] == 6
+    assert sizes["clean", "corrupt", "last"] == 1
+    assert sizes["clean", "corrupt", (1, 3)] == 2  # 4 5: both begin with 1 2
+    assert sizes[None, "clean", (1, 3)] == 5  # 2 3 4 5, and 6
 
 
-def test_twenty_thousand_prompts_are_laid_out_in_one_pass() -> None:
-    prompts = token_pairs([((1, 2, 3, n % 100, 4, n), (1, 2, 3, n % 100, 5, n)) for n in range(20_000)])
-    planted = list(forests(prompts, [Setting("clean", None, "all"), Setting("corrupt", "clean", "last")], 256))
-    assert sum(len(forest.examples) for forest in planted) == 20_000
-    nodes = sum(len(forest.both) for forest in planted)
-    assert nodes < 2 * 20_000 * 2 + 100 * 4 * 3 + 3 * len(planted) * 20  # about: two leaves per pair, few shared nodes
+def test_many_prompts_are_cut_without_losing_what_they_share() -> None:
+    """20,000 prompts with ten tokens in common: each group lays those out once."""
+    count = 10_000
+    tokens = np.random.default_rng(0).integers(0, 50_000, (2 * count, 30))
+    tokens[:, :10], tokens[:, 10] = tokens[0, :10], np.arange(2 * count)
+    prompts = [tuple(row) for row in tokens.tolist()]
+    pairs = token_pairs(list(zip(prompts[:count], prompts[count:], strict=True)))
+    found = planted(pairs, [Setting("clean", None, "all")], 2048, 2048)
+    assert sum(len(forest.examples) for forest in found) == count
+    assert sum(len(forest.whole) for forest in found) == 2 * count * 20 + 10 * len(found)
+    assert len(found) == -(-count // ((2048 - 10) // 40))

@@ -41,6 +41,10 @@ class Reference:
     p_target: torch.Tensor  # [B]
     right: torch.Tensor  # [B] bool: the argmax over the vocabulary is the target
 
+    def of(self, examples: torch.Tensor) -> Reference:
+        """The clean run of some of the examples."""
+        return Reference(*(getattr(self, name)[examples] for name in ("log_probs", "target", "foil", "p_target", "right")))
+
 
 @dataclass(frozen=True)
 class Reading:

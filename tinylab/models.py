@@ -80,6 +80,13 @@ class CausalModel:
         inputs = getattr(projection, "in_features", None) or getattr(projection, "nx", None) or projection.weight.shape[-1]
         return int(inputs) // self.n_heads
 
+    @cached_property
+    def chunks(self) -> dict[int, int]:
+        """The layers whose attention is cut into chunks of positions, with the chunks' size (Llama 4)."""
+        kinds = getattr(self.config, "layer_types", None) or []
+        size = getattr(self.config, "attention_chunk_size", None)
+        return {layer: int(size) for layer, kind in enumerate(kinds) if kind == "chunked_attention" and size is not None}
+
     @property
     def context(self) -> int | None:
         """The longest prompt in tokens, None if the config names no limit."""

@@ -130,7 +130,7 @@ def predict(
     """
     by_setting: dict[Setting, list[Variant]] = {}
     for variant in variants:
-        by_setting.setdefault(Setting(variant.target, variant.source, variant.positions), []).append(variant)
+        by_setting.setdefault(Setting.of(variant), []).append(variant)
     layout = Layout(list(dict.fromkeys(pairs)), list(by_setting))
     needs = Needs.of(variants, layout.hanging)
     limits = Limits.of(budget, shape, needs)
@@ -141,7 +141,7 @@ def predict(
         states += len(forest.whole) * (shape.layers - 1) + len(forest.whole.read)
         nodes, rows = max(nodes, len(forest.whole)), max(rows, len(forest.whole))
         reading = max(reading, len(forest.whole.read))
-        for setting, region in forest.regions.items():
+        for setting, region in ((setting, region) for setting, region in forest.regions.items() if len(region)):
             together = min(limits.variants(region), len(by_setting[setting]))
             forwards += -(-len(by_setting[setting]) // limits.variants(region))
             states += sum(computed_by(variant, region, shape.layers) for variant in by_setting[setting])

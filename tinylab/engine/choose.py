@@ -83,7 +83,7 @@ def self_check(model: CausalModel, pairs: Sequence[TokenPair]) -> float:
         both = [engine.evaluate(prompts, variants, every) for engine in (ForkedEngine(model, together), ReferenceEngine(model))]
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+    except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise EngineUnsupported(f"The forked engine cannot run {type(model.model).__name__} ({what}).") from error
     found, expected = (np.concatenate([*e.baselines.values(), *e.values]) for e in both)

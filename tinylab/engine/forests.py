@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinylab.engine.interventions import Positions, Run
+from tinylab.engine.interventions import Positions, Run, Scale, Variant
 from tinylab.engine.trie import NONE, IntArray, Trie, build, edited, padded
 from tinylab.prompts import TokenPair
 
@@ -25,6 +25,13 @@ class Setting:
     target: Run
     source: Run | None
     positions: Positions
+    scales: bool = False  # some act on what is there, whatever it is: then no position is left out where both runs agree
+
+    @staticmethod
+    def of(variant: Variant) -> Setting:
+        """The setting of a variant."""
+        scales = any(isinstance(i.operation, Scale) for i in variant.interventions)
+        return Setting(variant.target, variant.source, variant.positions, scales)
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Region:
     hung: IntArray  # [R], how many unmodified states each one's path starts with
     origin: IntArray  # [R], the node of `both` with the same tokens: the state before any intervention
     read: IntArray  # [read], the states that have to leave the last block, ascending
-    ends: IntArray  # [B], for each example its reading row's place in `read`
+    ends: IntArray  # [B], for each example its reading row's place in `read`, NONE where nothing changes
     edited: IntArray  # [E], the states at which interventions act, ascending
     source: IntArray  # [E], for each its source's node in `both`, NONE where there is no source
     above: IntArray  # [R, T], each one's ancestors from the root down: nodes of `both`, then states of the region
@@ -82,7 +89,9 @@ class Layout:
             prompts = padded([getattr(pair, setting.target) for pair in pairs])
             source = None if setting.source is None else self._both
             rows = None if setting.source is None else self._rows[setting.source]
-            self._targets[setting] = edited(prompts, setting.positions, source, rows)
+            computed = setting.scales or setting.source == setting.target  # a sham is computed although it changes nothing
+            own = None if computed else self._rows[setting.target]
+            self._targets[setting] = edited(prompts, setting.positions, source, rows, own)
 
     @property
     def hanging(self) -> bool:
@@ -96,29 +105,33 @@ class Layout:
         """
         ends = self._both.ends
         order = np.lexsort((ends[self._rows["corrupt"]], ends[self._rows["clean"]]))
-        growth = self._growth(order)
-        start, size = 0, np.zeros(growth.shape[1], dtype=np.int64)
+        alone, growth = self._growth(order)
+        start, size = 0, alone[0]
         told = size  # the sizes at the last exact count: `growth` only bounds them from above
-        for at in range(self._count):
-            if at > start and (size + growth[at]).max() > limit and (size - told).max() * 16 > limit:
+        for at in range(1, self._count):
+            if (size + growth[at]).max() > limit and (size - told).max() * 16 > limit:
                 told = size = self._sizes(order[start:at])
-            if at > start and ((size + growth[at]).max() > limit or at - start >= most):
+            if (size + growth[at]).max() > limit or at - start >= most:
                 yield order[start:at]
-                start, size, told = at, np.zeros_like(size), np.zeros_like(size)
-            size = size + growth[at]
-        if start < self._count:
-            yield order[start:]
+                start = at
+                told = size = alone[at]
+            else:
+                size = size + growth[at]
+        yield order[start:]
 
-    def _growth(self, order: IntArray) -> IntArray:
-        """[B, tries], how many nodes each pair adds at most to each trie that holds the pair before it."""
+    def _growth(self, order: IntArray) -> tuple[IntArray, IntArray]:
+        """[B, tries], how many nodes each pair needs alone, and adds at most to each trie that holds the pair before it."""
         clean, corrupt = (self._both.paths[self._rows[run]][order] for run in ("clean", "corrupt"))
         lengths = [self._both.lengths[self._rows[run]][order] for run in ("clean", "corrupt")]
-        common = np.maximum.reduce([_shared(corrupt, clean), _with_previous(corrupt, corrupt), _with_previous(corrupt, clean)])
-        columns = [lengths[0] - _with_previous(clean, clean) + lengths[1] - common]
+        own = _shared(corrupt, clean)
+        common = np.maximum.reduce([own, _with_previous(corrupt, corrupt), _with_previous(corrupt, clean)])
+        alone = [lengths[0] + lengths[1] - own]
+        growth = [lengths[0] - _with_previous(clean, clean) + lengths[1] - common]
         for tree, _ in self._targets.values():
             paths = tree.paths[order]
-            columns.append(tree.lengths[order] - _with_previous(paths, paths))
-        return np.stack(columns, axis=1)
+            alone.append(tree.lengths[order])
+            growth.append(tree.lengths[order] - _with_previous(paths, paths))
+        return np.stack(alone, axis=1), np.stack(growth, axis=1)
 
     def _sizes(self, examples: IntArray) -> IntArray:
         """[tries], the exact number of nodes of a group's tries."""
@@ -179,7 +192,10 @@ def _region(tree: Trie, sources: IntArray, unmodified: IntArray) -> Region:
     hung = np.count_nonzero(there & ~touched[tree.paths], axis=1)
     above = tree.paths[through]
     above = np.where(np.arange(above.shape[1]) < hung[through][:, None], unmodified[through][:, : above.shape[1]], numbers[above])
-    read, places = np.unique(numbers[tree.ends], return_inverse=True)
+    changed = touched[tree.ends]
+    read, reached = np.unique(numbers[tree.ends[changed]], return_inverse=True)
+    places = np.full(len(tree.ends), NONE)
+    places[changed] = reached
     edited_nodes = np.flatnonzero(sources != NONE)
     return Region(
         tokens=tree.tokens[nodes], depth=depth, end=np.searchsorted(nodes, tree.end[nodes]), hung=hung[through],

@@ -30,7 +30,7 @@ from tinylab.engine.forests import Forest, Layout, Region, Setting
 from tinylab.engine.interventions import Evaluation, Prediction, Progress, Run, Variant, readable
 from tinylab.engine.passes import Ground, Needs, Pass, Unmodified, fork_of
 from tinylab.engine.reference import forget_lengths
-from tinylab.engine.trie import IntArray
+from tinylab.engine.trie import NONE, IntArray
 from tinylab.metrics import Scorer
 from tinylab.models import CausalModel
 from tinylab.prompts import TokenPair
@@ -144,8 +144,14 @@ class ForkedEngine:
                 self._forest(work, half)
             return
         for setting, members in work.by_setting.items():
-            ground = self._ground(work, forest.regions[setting])
-            size = work.limits.variants(ground.region)
+            region = forest.regions[setting]
+            work.values[np.ix_(np.array(members), examples)] = work.baselines[setting.target][examples]
+            if len(region) == 0:  # no patch changes anything: both prompts are equal
+                for _ in members:
+                    work.done(examples)
+                continue
+            ground = self._ground(work, region)
+            size = work.limits.variants(region)
             for start in range(0, len(members), size):
                 self._chunk(work, begun, ground, members[start : start + size])
 
@@ -158,7 +164,8 @@ class ForkedEngine:
             for part in (chunk[:half], chunk[half:]):
                 self._chunk(work, begun, ground, part)
             return
-        work.values[np.ix_(np.array(chunk), begun.forest.examples)] = scores
+        changed = begun.forest.examples[ground.region.ends != NONE]
+        work.values[np.ix_(np.array(chunk), changed)] = scores
         for _ in chunk:
             work.done(begun.forest.examples)
 
@@ -192,15 +199,19 @@ class ForkedEngine:
         return Begun(forest, unmodified, ref)
 
     def _variants(self, work: Work, begun: Begun, ground: Ground, chunk: Sequence[Variant]) -> metrics.FloatArray:
-        """One forked pass; [variants of the chunk, examples of the forest, M]."""
+        """One forked pass; [variants of the chunk, examples of the forest that it changes, M]."""
         this = self._pass(ground, begun.unmodified, None)
         this.plan(chunk)
         logits = self._forward(work.connect, this, ground).view(len(chunk), len(ground.region.read), -1)
-        ends = torch.from_numpy(ground.region.ends).to(logits.device)
-        return np.stack([work.scorer.score(rows[ends], begun.ref).numpy() for rows in logits])
+        ends = ground.region.ends
+        changed, ref = ends != NONE, begun.ref
+        if not changed.all():
+            ref = ref.of(torch.from_numpy(np.flatnonzero(changed)).to(logits.device))
+        places = torch.from_numpy(ends[changed]).to(logits.device)
+        return np.stack([work.scorer.score(rows[places], ref).numpy() for rows in logits])
 
     def _pass(self, ground: Ground, unmodified: Unmodified, needs: Needs | None) -> Pass:
-        return Pass(ground, self._model.n_layers, self._model.n_heads, unmodified, needs)
+        return Pass(ground, self._model, unmodified, needs)
 
     def _forward(self, connect: Connect, this: Pass, ground: Ground) -> torch.Tensor:
         """Run one pass; logits [rows that leave the last block, W], variant by variant."""
@@ -223,5 +234,5 @@ def sorted_by_setting(variants: Sequence[Variant]) -> dict[Setting, list[int]]:
     """The variants' places by what they share, each list in the order of their forks."""
     by_setting: dict[Setting, list[int]] = {}
     for v in sorted(range(len(variants)), key=lambda v: fork_of(variants[v])):
-        by_setting.setdefault(Setting(variants[v].target, variants[v].source, variants[v].positions), []).append(v)
+        by_setting.setdefault(Setting.of(variants[v]), []).append(v)
     return by_setting

@@ -21,9 +21,10 @@ import torch
 from tinylab.engine.forests import Region
 from tinylab.engine.interventions import Intervention, Scale, Site, Variant
 from tinylab.engine.taps import Arguments, by_row, first, with_first
-from tinylab.engine.tiles import Attend, Keys, Tiling
+from tinylab.engine.tiles import Attend, Keys, Reach, Tiling
 from tinylab.engine.trie import IntArray
 from tinylab.errors import EngineUnsupported
+from tinylab.models import CausalModel
 
 SITES: tuple[Site, ...] = ("head_out", "mlp_out", "resid_post")
 """In the order in which a block comes to them."""
@@ -120,19 +121,18 @@ class Ground:
 class Pass:
     """A forward pass over a region: the unmodified runs, or variants of them."""
 
-    def __init__(self, ground: Ground, n_layers: int, n_heads: int, unmodified: Unmodified, needs: Needs | None = None) -> None:
+    def __init__(self, ground: Ground, model: CausalModel, unmodified: Unmodified, needs: Needs | None = None) -> None:
         """Prepare a pass.
 
         Args:
             ground: the region.
-            n_layers: L.
-            n_heads: H.
+            model: the model, for its sizes.
             unmodified: what variants start from; empty, and to be filled, in the pass of the unmodified runs.
             needs: what the pass of the unmodified runs keeps; None in a pass of variants.
         """
         self.states = 0  # rows that a block computed, summed over the blocks
         self._ground, self._region = ground, ground.region
-        self._last, self._n_heads = n_layers - 1, n_heads
+        self._last, self._n_heads, self._chunks = model.n_layers - 1, model.n_heads, model.chunks
         self._unmodified, self._needs = unmodified, needs
         self._alive = 0 if needs is None else 1
         self._births: dict[Fork, int] = {}
@@ -225,8 +225,9 @@ class Pass:
         else:  # of all rows; here are only the reading rows
             kept, self._kept = self._kept, None
         tiling = self._ground.tilings[len(self._nodes) < len(self._region)]
+        reach = Reach(window, self._chunks.get(self._layer))
         unmodified = self._unmodified.keys.get(self._layer) if self._needs is None else None
-        found = tiling.attend(compute, query, kept, unmodified=unmodified, variants=self._old, window=window)
+        found = tiling.attend(compute, query, kept, unmodified=unmodified, variants=self._old, reach=reach)
         return found[:, None]
 
     def projection(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
@@ -249,7 +250,7 @@ class Pass:
         outputs = [call_with(call, arguments, hidden[at : min(at + step, keep)]) for at in range(0, keep, step)]
         values = [output if isinstance(output, torch.Tensor) else output[0] for output in outputs]
         value = torch.cat(values) if len(values) > 1 else values[0] if values else hidden[:0]
-        middle = hidden.shape[1:-1]
+        middle = value.shape[1:-1] if values else hidden.shape[1:-1]
         value = self._with_born(
             value, self._born_behind_mlp,
             lambda nodes: self._unmodified.site("mlp_out", layer, nodes).reshape(len(nodes), *middle, -1),

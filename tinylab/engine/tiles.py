@@ -31,6 +31,22 @@ Keys = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
+class Reach:
+    """How far back a layer's queries see: everything, a sliding window, or their own chunk of positions."""
+
+    window: int | None = None
+    chunk: int | None = None
+
+    def of(self, depth: IntArray) -> IntArray:
+        """For queries at these depths, the number of positions that they see, their own included."""
+        seen = depth + 1
+        if self.window is not None:
+            seen = np.minimum(seen, self.window)
+        return seen if self.chunk is None else np.minimum(seen, depth % self.chunk + 1)
+
+
+
+@dataclass(frozen=True)
 class Bucket:
     """Tiles with about equally many keys, padded to one shape, for one variant."""
 
@@ -93,7 +109,7 @@ class Tiling:
             parts = np.split(chosen, range(step, len(chosen), step))
             self._buckets += [self._bucket(starts[part], counts[part]) for part in parts]
         self._indices: dict[int, tuple[list[Indices], torch.Tensor]] = {}
-        self._masks: dict[tuple[int | None, torch.dtype, int], list[torch.Tensor]] = {}
+        self._masks: dict[tuple[Reach, torch.dtype, int], list[torch.Tensor]] = {}
 
     def _bucket(self, starts: IntArray, counts: IntArray) -> Bucket:
         region = self._region
@@ -118,7 +134,7 @@ class Tiling:
         return Bucket(queries, real, np.where(hung_real, hung, 0), own, behind_hung, behind_own)
 
     def attend(
-        self, compute: Attend, query: torch.Tensor, kept: Keys, *, unmodified: Keys | None, variants: int, window: int | None
+        self, compute: Attend, query: torch.Tensor, kept: Keys, *, unmodified: Keys | None, variants: int, reach: Reach
     ) -> torch.Tensor:
         """Attention of all variants' queries; [V · queries, H, d].
 
@@ -128,10 +144,10 @@ class Tiling:
             kept: keys and values [V · R, H', d], variant by variant.
             unmodified: keys and values [N, H', d] of the unmodified runs, where the region hangs on them.
             variants: V.
-            window: of a sliding-window layer, else None.
+            reach: of the layer.
         """
         indices, inverse = self._for(variants)
-        masks = self._mask(window, query.dtype, variants)
+        masks = self._mask(reach, query.dtype, variants)
         found = []
         for at in indices:
             batch = at.groups * len(at.bucket.queries)
@@ -183,16 +199,16 @@ class Tiling:
     def _tensor(self, array: IntArray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array).reshape(-1)).to(self._device)
 
-    def _mask(self, window: int | None, dtype: torch.dtype, variants: int) -> list[torch.Tensor]:
+    def _mask(self, reach: Reach, dtype: torch.dtype, variants: int) -> list[torch.Tensor]:
         """The additive masks of the buckets, [groups · tiles, 1, queries, keys]."""
         groups = -(-variants // self.together)
-        key = (window, dtype, groups)
+        key = (reach, dtype, groups)
         if key not in self._masks:
-            self._masks[key] = [self._mask_of(bucket, window, dtype, groups) for bucket in self._buckets]
+            self._masks[key] = [self._mask_of(bucket, reach, dtype, groups) for bucket in self._buckets]
         return self._masks[key]
 
-    def _mask_of(self, bucket: Bucket, window: int | None, dtype: torch.dtype, groups: int) -> torch.Tensor:
-        limit = np.iinfo(np.int64).max if window is None else window
+    def _mask_of(self, bucket: Bucket, reach: Reach, dtype: torch.dtype, groups: int) -> torch.Tensor:
+        limit = reach.of(self._region.depth[self._queries[bucket.queries]])[:, :, None]
         tiles, width = bucket.queries.shape
         count = self.together
         hung = np.repeat(((bucket.sees_hung >= 0) & (bucket.sees_hung < limit))[:, None], count, axis=1)

@@ -127,18 +127,22 @@ def acted_on(lengths: IntArray, width: int, positions: Positions) -> BoolArray:
     return listed
 
 
-def edited(tokens: IntArray, positions: Positions, source: Trie | None, rows: IntArray | None = None) -> tuple[Trie, IntArray]:
+def edited(
+    tokens: IntArray, positions: Positions, source: Trie | None, rows: IntArray | None = None, own: IntArray | None = None
+) -> tuple[Trie, IntArray]:
     """The trie of prompts that are changed at `positions`; also [N] the source's node at each changed node, else NONE.
 
     Before the first changed position a state depends on the prompt's tokens alone. From there on it also depends
     on what was put in: the source run up to the last changed position so far. The source's node at that position
-    names it (it is the mark); where there is no source, as in a scale, the position itself does.
+    names it (it is the mark); where there is no source, as in a scale, the position itself does. Where both runs begin
+    with the same tokens, the source's state is the target's own: nothing changes there.
 
     Args:
         tokens: [B, T] padded prompts of the target runs.
         positions: where they are changed; `last` is each run's own last token.
         source: the trie that the source runs pass, None for an operation without a source.
         rows: [B], each one's source run in it.
+        own: [B], each target run's place in the same trie; None: count what is put in as a change even if it is the same.
     """
     lengths = np.count_nonzero(tokens != NONE, axis=1)
     changed = acted_on(lengths, tokens.shape[1], positions)
@@ -149,8 +153,9 @@ def edited(tokens: IntArray, positions: Positions, source: Trie | None, rows: In
         put_in = np.broadcast_to(source.ends[rows][:, None], tokens.shape)
     else:
         acted_on(source.lengths[rows], source.paths.shape[1], positions)
-        missing = max(0, tokens.shape[1] - source.paths.shape[1])
-        put_in = np.pad(source.paths[rows], ((0, 0), (0, missing)), constant_values=NONE)[:, : tokens.shape[1]]
+        put_in = source.paths[rows][:, : tokens.shape[1]]
+    if source is not None and own is not None:
+        changed = changed & (put_in != source.paths[own][:, : tokens.shape[1]])
     latest = np.maximum.accumulate(np.where(changed, places, NONE), axis=1)
     marks = np.where(latest == NONE, NONE, np.take_along_axis(put_in, np.maximum(latest, 0), axis=1))
     tree = build(tokens, marks)
