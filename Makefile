@@ -4,13 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench clean
+OLD := .venv-oldest
+
+.PHONY: demo test test-families families check bench clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
 
 test: $(VENV)/.dev ## the whole suite
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q
+
+test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; then the whole suite with the oldest transformers
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families
+	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q -m "families or not families"
+
+families: $(VENV)/.dev ## measure docs/families.md anew
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families --write-docs tests/test_families.py
 
 check: $(VENV)/.dev ## lint and types
 	$(BIN)/ruff check .
@@ -20,7 +29,7 @@ bench: $(VENV)/.base ## speed, states, peak and memory against plain hooks; writ
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/run.py
 
 clean: ## remove the environment and caches; outputs/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OLD) .mypy_cache .ruff_cache .pytest_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -32,3 +41,9 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[dev]'
 	touch $@ $(VENV)/.base
+
+$(OLD)/.dev: pyproject.toml constraints.txt constraints-oldest.txt
+	$(PYTHON) -m venv $(OLD)
+	grep -vE "^($$(sed -n 's/==.*//p' constraints-oldest.txt | paste -sd '|'))==" constraints.txt > $(OLD)/rest.txt
+	$(OLD)/bin/pip install --quiet --disable-pip-version-check -c $(OLD)/rest.txt -c constraints-oldest.txt -e '.[dev]'
+	touch $@

@@ -14,6 +14,14 @@ Command = Callable[..., int]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ that tests measure")
+    parser.addoption("--device", default="cpu", help="where tests/test_families.py puts its models: cpu (the default), or cuda")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--device") != "cpu":
+        import torch
+
+        torch.set_default_device(config.getoption("--device"))
 
 
 @pytest.fixture

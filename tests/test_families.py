@@ -150,7 +150,7 @@ def test_rotary_frequencies_that_depend_on_the_length_give_each_prompt_its_own(n
     choice = choose_engine(model, EngineConfig(name="auto"), pairs[::-1])
     assert choice.engine.name == ("forked" if max(lengths) <= LIMIT else "reference")
     logits = choice.engine.evaluate(pairs[::-1], [], LOGITS).baselines["clean"][::-1]
-    expected = np.stack([fresh_logits(name, prompt).double().numpy() for prompt in prompts])
+    expected = np.stack([fresh_logits(name, prompt).double().cpu().numpy() for prompt in prompts])
     assert np.abs(logits - expected).max() <= ROUNDING[torch.float32]
 
 
