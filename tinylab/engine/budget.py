@@ -22,6 +22,8 @@ from tinylab.prompts import TokenPair
 MIB = 2**20
 SAFE = 0.9
 """The part of the free memory that a prediction may fill."""
+LEAST = 64
+"""Rows below which a pass is not made smaller: it would save no memory worth the time."""
 FIXED = 32 * MIB
 """Index arrays, masks and what the allocator rounds up."""
 
@@ -147,9 +149,10 @@ def predict(
             states += sum(computed_by(variant, region, shape.layers) for variant in by_setting[setting])
             rows, reading = max(rows, together * len(region)), max(reading, together * len(region.read))
     gathered = min(max(budget.gather, shape.heads), 4 * rows * shape.heads)
-    activations = nodes * shape.kept_per_node(needs) + max(
-        shape.itemsize * (_block(shape, rows, MLP_ROWS.get(device, rows)) + 4 * gathered),
-        _logits(shape, reading, min(limits.pairs, max(1, len(pairs)))),
+    activations = (  # their sum: an allocator keeps what a block has freed while logits are made
+        nodes * shape.kept_per_node(needs)
+        + shape.itemsize * (_block(shape, rows, MLP_ROWS.get(device, rows)) + 4 * gathered)
+        + _logits(shape, reading, min(limits.pairs, max(1, len(pairs))))
     )
     return Prediction(forwards, states, shape.weights, activations + FIXED)
 
@@ -163,7 +166,7 @@ def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Vari
     sources = {(i.site, i.layer) for variant in variants if variant.source is not None for i in variant.interventions}
     kept = 2 * longest * len(sources) * max(shape.hidden, shape.heads) * shape.itemsize
     block = shape.itemsize * (_block(shape, longest, longest) + 2 * longest * longest * shape.n_heads)
-    activations = kept + max(block, _logits(shape, longest, 1)) + FIXED
+    activations = kept + block + _logits(shape, longest, 1) + FIXED
     return Prediction(len(pairs) * (len(variants) + 2), states, shape.weights, activations)
 
 

@@ -14,6 +14,7 @@ Letters: R states of a region, V variants, B examples.
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -25,7 +26,7 @@ import torch
 
 from tinylab import metrics
 from tinylab.engine import taps
-from tinylab.engine.budget import SAFE, Budget, Limits, Shape, free_memory, out_of_memory, predict
+from tinylab.engine.budget import LEAST, SAFE, Budget, Limits, Shape, free_memory, out_of_memory, predict
 from tinylab.engine.forests import Forest, Layout, Region, Setting
 from tinylab.engine.interventions import Evaluation, Prediction, Progress, Run, Variant, readable
 from tinylab.engine.passes import Ground, Needs, Pass, Unmodified, fork_of
@@ -92,7 +93,7 @@ class ForkedEngine:
         device = self._model.device
         asked, free = self._budget, free_memory(device)
         prediction = predict(self._shape, device.type, pairs, variants, self._budget)
-        while prediction.activations > SAFE * free and self._budget.states > 1:
+        while prediction.activations > SAFE * free and self._budget.states > LEAST:
             self._budget = self._budget.halved()
             prediction = predict(self._shape, device.type, pairs, variants, self._budget)
         if self._budget != asked:
@@ -178,6 +179,7 @@ class ForkedEngine:
                 raise
             log.warning("out of memory with %d %s in one forward pass: going on with half as many (a smaller engine.max_states "
                         "avoids this; the last digits may differ from other machines)", count, what)
+        gc.collect()  # frames of the failed pass
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
         return None
