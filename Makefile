@@ -6,7 +6,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints
 
 OLD := .venv-oldest
 
-.PHONY: demo test test-families families check bench clean
+.PHONY: demo test test-families test-oldest families check bench clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -14,9 +14,12 @@ demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 test: $(VENV)/.dev ## the whole suite
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q
 
-test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; then the whole suite with the oldest transformers
+test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; engines and models with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families
-	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q -m "families or not families"
+	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(addprefix tests/test_,engine.py families.py embedded_engines.py embedded_model.py hub.py verify.py)
+
+test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
+	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q
 
 families: $(VENV)/.dev ## measure docs/families.md anew
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families --write-docs tests/test_families.py
