@@ -16,7 +16,7 @@ test: $(VENV)/.dev ## the whole suite
 
 test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; engines and models with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families
-	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(addprefix tests/test_,engine.py families.py embedded_engines.py embedded_model.py hub.py verify.py)
+	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(addprefix tests/test_,engine.py families.py embedded_model.py hub.py)
 
 test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q
