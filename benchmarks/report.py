@@ -41,7 +41,8 @@ forward pass of a workload costs the same, so their seconds are seconds per pass
 Weights are random (seed {SEED}). `distinct` are random prompts of {DISTINCT_LENGTH} tokens, no two of which begin alike;
 the others are the shipped corpora's test split in the embedded model's tokens."""
 TARGETS_NOTE = """Geometric means over the corpora where there are several. The last but one column is the ratio of the
-operations that (a) and (b) execute: the ratio of times that equal efficiency would give."""
+operations that (a) and (b) execute: the ratio of times that equal efficiency would give. (b) computes no state beyond the
+lower bound, so a target above that ratio asks for more operations per second than (a) makes."""
 STATES_NOTE = """A state is the output of one block for one token prefix under one intervention. The lower bound counts
 the distinct ones, from the prompts alone: all prefixes of the unmodified runs, and for each intervention the distinct
 changed prefixes from the first changed position and block on; in the last block reading rows only. Where both

@@ -1,0 +1,54 @@
+"""`dry_run=true` tells what a command would cost, and does nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import Command, only
+
+FEW = "condition.n_examples=6"
+
+
+def told(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip("│\n").split("│")]
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_a_dry_run_tells_what_the_run_then_does(tinylab: Command, engine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["battery=h2", "battery.granularity=mlp_out", "battery.positions=all", f"engine={engine}", FEW]
+    assert tinylab(*asked, "dry_run=true") == 0
+    lines = [told(line) for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert not any(Path("outputs").rglob("*.*"))
+    assert tinylab(*asked) == 0
+    manifest = json.loads(only(Path("outputs/runs"), "*/manifest.json").read_text())
+    provenance = manifest["provenance"]
+    found = next(line for line in lines if line[0].startswith("h2_cond_a"))
+    assert found[0] == f"h2_cond_a_{manifest['run_id']}"
+    used, name = "forked" if engine == "auto" else "reference", provenance["engine"]
+    assert found[1:6] == ["6", "4", used, f"{provenance['forwards']:,}", f"{provenance['states']:,}"]
+    assert name == used
+    assert found[-1] == "no"
+    assert tinylab(*asked, "dry_run=true") == 0
+    assert next(told(line) for line in capsys.readouterr().out.splitlines() if line.startswith("│ h2_"))[-1] == "yes"
+
+
+def test_a_dry_run_of_a_sweep_lists_every_run_and_launches_none(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tinylab("-m", "condition=cond_a,cond_b", "battery=h1,h2", FEW, "dry_run=true") == 0
+    lines = [told(line) for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert sorted(line[0].rsplit("_", 1)[0] for line in lines) == ["h1_cond_a", "h1_cond_b", "h2_cond_a", "h2_cond_b"]
+    assert not any(Path("outputs").rglob("*.*"))
+
+
+def test_a_dry_run_makes_a_users_mistake_as_plain_as_a_run(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tinylab("condition=jsonl", "condition.path=nowhere.jsonl", "condition.tag=mine", "dry_run=true") == 2
+    assert "nowhere.jsonl" in capsys.readouterr().err
+
+
+def test_the_run_says_its_cost_before_it_starts(tinylab: Command) -> None:
+    assert tinylab(FEW) == 0
+    log = only(Path("outputs/runs"), "*/run.log").read_text()
+    provenance = json.loads(only(Path("outputs/runs"), "*/manifest.json").read_text())["provenance"]
+    assert f"forked engine: {provenance['forwards']:,} forward passes, {provenance['states']:,} states, at most" in log
