@@ -86,23 +86,27 @@ class Found:
     effect: float
 
 
-def against_the_reference(name: str, dtype: torch.dtype, prompts: tuple[Any, ...], variants: list[Variant]) -> Found:
-    """Evaluate with the chosen engine, and with the reference."""
+def against_the_reference(name: str, dtype: torch.dtype, *works: tuple[tuple[Any, ...], list[Variant]]) -> Found:
+    """Evaluate with the engine chosen for the first work, and with the reference; where they are one, there is no difference."""
     model = family(name, dtype)
-    pairs = answered(model, prompts)
-    choice = choose_engine(model, EngineConfig(name="auto"), pairs)
-    found, plain = (engine.evaluate(pairs, variants, SCORER) for engine in (choice.engine, ReferenceEngine(model)))
-    gaps = [(found.values, plain.values), *((found.baselines[run], plain.baselines[run]) for run in ("clean", "corrupt"))]
-    effect = float(np.abs(plain.values[: LAYERS * HEADS] - plain.baselines["clean"]).max(axis=(1, 2)).min())
-    return Found(choice.engine.name, choice.reason, max(float(np.abs(a - b).max()) for a, b in gaps), effect)
+    choice = choose_engine(model, EngineConfig(name="auto"), answered(model, works[0][0]))
+    difference, effect = 0.0, np.inf
+    for prompts, variants in works:
+        pairs = answered(model, prompts)
+        plain = ReferenceEngine(model).evaluate(pairs, variants, SCORER)
+        heads = [v for v, variant in enumerate(variants) if variant.target == "clean"]
+        effect = min(effect, float(np.abs(plain.values[heads] - plain.baselines["clean"]).max(axis=(1, 2)).min()))
+        if choice.engine.name == "forked":
+            found = choice.engine.evaluate(pairs, variants, SCORER)
+            gaps = [(found.values, plain.values), *((found.baselines[run], plain.baselines[run]) for run in plain.baselines)]
+            difference = max(difference, *(float(np.abs(a - b).max()) for a, b in gaps))
+    return Found(choice.engine.name, choice.reason, difference, effect)
 
 
 @cache
 def measured(name: str, dtype: torch.dtype) -> Found:
     """Aligned prompts, longer than every window and chunk, and prompts of unequal length: the worse of both."""
-    both = [against_the_reference(name, dtype, *work) for work in (ALIGNED_WORK, UNALIGNED_WORK)]
-    assert both[0].engine == both[1].engine
-    return Found(both[0].engine, both[0].reason, max(found.difference for found in both), both[0].effect)
+    return against_the_reference(name, dtype, ALIGNED_WORK, UNALIGNED_WORK)
 
 
 def expected_engine(name: str, dtype: torch.dtype = torch.float32, oldest: bool = OLDEST) -> str:
@@ -140,7 +144,7 @@ def long_prompts(longest: int) -> tuple[Any, ...]:
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in PLAIN])
 def test_a_family_equals_the_reference_on_prompts_as_long_as_its_context(name: str) -> None:
     longest = LIMIT if name in SWITCHES else CONTEXT
-    found = against_the_reference(name, torch.float32, long_prompts(longest), battery(("last", "all", [longest // 2]), [0.0]))
+    found = against_the_reference(name, torch.float32, (long_prompts(longest), battery(("last", "all", [longest // 2]), [0.0])))
     assert found.engine == ("reference" if OLDEST and name in PLAIN_IN_OLDEST else "forked")
     assert found.difference <= ROUNDING[torch.float32]
 
