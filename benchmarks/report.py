@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.curves import PROMPT_TOKENS, LayoutPoint, Point
-from benchmarks.embedded import Share
 from benchmarks.memory import PLAIN_PASSES, Style
+from benchmarks.profiles import FEW, HEADS_PER_LAYER, KINDS, MANY, OTHER, OUTSIDE, UNEMBEDDING, Profile
 from benchmarks.side_by_side import ENOUGH_ROUNDS, SAMPLE, Case
+from benchmarks.startup import STARTS
 from benchmarks.workloads import DISTINCT_LENGTH, SEED, TASKS, Kind, Task
 
 EXCESS_TARGET = 0.05
@@ -64,8 +65,14 @@ time grew by since the row above. H1 has layers × heads interventions, each of 
 time grows with the square of the layers; in every other knob it should be proportional or less."""
 LAYOUT_NOTE = """Prompts of {tokens} tokens in pairs, no model: building the tries, cutting them into groups, and making
 the groups' forests."""
-SHARES_NOTE = """(b) on the embedded model, condition=cond_a. Wall time without a profiler; time in torch's operators
-from a profiled run. The rest is Python and numpy: the engine's, transformers' and torch's own."""
+PROFILE_NOTE = """Where the time of (b) goes: shares of the quietest of a few runs, by operators of torch, as torch's
+profiler sees them; for matmuls, in brackets, operations per second as a fraction of the peak. The columns of {model} are of
+the distinct prompts, H1 on {heads} heads per layer; those of the embedded model are of condition=cond_a. Activation
+functions, norms and attention are the model's own code and cost (a) as much per state: what they take bounds the part of
+the peak that (b) as a whole can reach. The last row is what tinylab's and numpy's own Python takes as Python's profiler
+sees it, which is more than it takes without one."""
+STARTUP_NOTE = """A whole default run (`python -m tinylab`, embedded model) in a fresh process, and parts of it, each
+measured in fresh processes too; medians of {repeats}."""
 
 
 @dataclass
@@ -80,7 +87,8 @@ class Results:
     memory: dict[Style, float] = field(default_factory=dict)
     curves: list[Point] = field(default_factory=list)
     layouts: list[LayoutPoint] = field(default_factory=list)
-    shares: list[Share] = field(default_factory=list)
+    profiles: list[Profile] = field(default_factory=list)
+    startup: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,8 +148,10 @@ def sheets(results: Results) -> list[Sheet]:
         found.append(_curves(results.curves))
     if results.layouts:
         found.append(_layouts(results.layouts))
-    if results.shares:
-        found.append(_shares(results.shares))
+    if results.profiles:
+        found.append(_profiles(results.profiles))
+    if results.startup:
+        found.append(_startup(results.startup))
     return found
 
 
@@ -257,15 +267,24 @@ def _layouts(points: Sequence[LayoutPoint]) -> Sheet:
     return Sheet("Layout", LAYOUT_NOTE.format(tokens=PROMPT_TOKENS), columns, rows)
 
 
-def _shares(shares: Sequence[Share]) -> Sheet:
-    rows = [
-        (share.label, str(share.pairs), f"{share.wall:.3f}", f"{share.matmuls / share.wall:.0%}",
-         f"{(share.operators - share.matmuls) / share.wall:.0%}", f"{share.outside:.0%}")
-        for share in shares
-    ]
-    return Sheet(
-        "Overhead on the embedded model", SHARES_NOTE, ("battery", "pairs", "seconds", "matmuls", "other operators", "rest"), rows
-    )
+def _profiles(profiles: Sequence[Profile]) -> Sheet:
+    columns = ("", *(f"{profile.model}: {profile.label}" for profile in profiles))
+    rows = [("seconds", *(f"{profile.wall:.3f}" for profile in profiles))]
+    for kind in (MANY, FEW, UNEMBEDDING, *KINDS, OTHER, OUTSIDE):
+        rows.append((kind, *(_part(profile, kind) for profile in profiles)))
+    rows.append(("tinylab's own Python", *(f"{profile.own:.0%}" for profile in profiles)))
+    note = PROFILE_NOTE.format(model=profiles[0].model, heads=HEADS_PER_LAYER)
+    return Sheet("Profile", note, columns, rows)
+
+
+def _part(profile: Profile, kind: str) -> str:
+    of_peak = profile.of_peak(kind)
+    return f"{profile.share(kind):.0%}" + ("" if of_peak is None else f" ({of_peak:.0%})")
+
+
+def _startup(startup: dict[str, float]) -> Sheet:
+    rows = [(name, f"{seconds:.2f}") for name, seconds in startup.items()]
+    return Sheet("Start-up", STARTUP_NOTE.format(repeats=STARTS), ("", "seconds"), rows)
 
 
 def write(results: Results, out: Path, raw: Path, console: Console) -> None:
@@ -290,5 +309,5 @@ def _raw(results: Results) -> dict[str, Any]:
         }
         for case in results.cases
     ]
-    rest = {name: [asdict(point) for point in getattr(results, name)] for name in ("curves", "layouts", "shares")}
-    return {"machine": machine(results), "cases": cases, "memory": results.memory, **rest}
+    rest = {name: [asdict(point) for point in getattr(results, name)] for name in ("curves", "layouts", "profiles")}
+    return {"machine": machine(results), "cases": cases, "memory": results.memory, "startup": results.startup, **rest}

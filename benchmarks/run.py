@@ -15,10 +15,11 @@ import torch
 from rich.console import Console
 
 from benchmarks.curves import curves, layouts
-from benchmarks.embedded import shares
 from benchmarks.memory import STYLES, Style, peak_memory
+from benchmarks.profiles import profiles
 from benchmarks.report import Results, write
 from benchmarks.side_by_side import Case, measure
+from benchmarks.startup import startup
 from benchmarks.workloads import CORPORA, SHAPES, TASKS, embedded_model, random_model, workloads
 
 ROOT = Path(__file__).parent.parent
@@ -26,7 +27,7 @@ DOCUMENT = ROOT / "docs/benchmarks.md"
 RAW = ROOT / "outputs/benchmarks"
 STANDARD = "gpt2-cpu-float32"
 """The run that docs/benchmarks.md is about; others are written beside the raw numbers."""
-SECTIONS = ("memory", "curves", "layout", "overhead", "engines")
+SECTIONS = ("memory", "curves", "layout", "profile", "startup", "engines")
 """The last one takes the time that the others leave."""
 
 
@@ -102,8 +103,11 @@ def _measure(section: str, results: Results, extent: Extent, pairs: int) -> None
         results.curves = curves(results.device, results.dtype, extent.width, extent.steps, extent.repeats)
     elif section == "layout":
         results.layouts = layouts(extent.layouts)
+    elif section == "startup":
+        results.startup = startup(extent.repeats)
     else:
-        results.shares = shares(pairs, extent.repeats)
+        model = random_model(SHAPES[results.shape](), results.device, results.dtype)
+        results.profiles = profiles(results.shape, model, pairs, extent.repeats)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,9 @@ ZERO = Scale(0.0)
 PAIRS = [TokenPair((1, 2, 3), (1, 2, 4), 0, 1), TokenPair((1, 5, 6), (1, 2, 3), 0, 1)]
 """Clean: 1, 12, 15, 123, 156. Corrupt: 1, 12, 124, 123. Together 6 prefixes, 3 whole prompts."""
 
-TITLES = ("Machine", "Targets", "Speed", "States", "Matmul peak", "Correctness", "Memory", "Curves", "Layout", "Overhead")
+TITLES = (
+    "Machine", "Targets", "Speed", "States", "Matmul peak", "Correctness", "Memory", "Curves", "Layout", "Profile", "Start-up",
+)
 
 
 def variant(site: Site, layer: int, operation: Operation, positions: Positions = "all") -> Variant:
