@@ -14,7 +14,7 @@ import pytest
 
 from tinylab import storage
 from tinylab.errors import OutputError
-from tinylab.storage import read_json, replacing, write_json, write_table, write_text
+from tinylab.storage import read_json, replacing, write_json, write_table, write_text, writing_table
 
 
 def test_what_is_written_can_be_read_and_nothing_else_is_there(tmp_path: Path) -> None:
@@ -115,3 +115,17 @@ def test_reading_what_is_no_document_of_ours_is_an_output_error(text: str, tmp_p
 def test_reading_a_missing_document_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="No such file"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_table_written_part_by_part_is_there_only_when_all_of_it_is(tmp_path: Path) -> None:
+    path, part = tmp_path / "t.parquet", pa.table({"x": [1, 2]})
+    with pytest.raises(ZeroDivisionError), writing_table(path, part.schema) as writer:
+        writer.write_table(part)
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    with writing_table(path, part.schema) as writer:
+        writer.write_table(part)
+        assert not path.exists()
+        writer.write_table(part)
+    assert pq.read_table(path).equals(pa.concat_tables([part, part]))
+    assert list(tmp_path.iterdir()) == [path]

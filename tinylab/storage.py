@@ -64,6 +64,13 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
+@contextmanager
+def writing_table(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
+    """Yield a writer to which a parquet table is given part by part; when the block ends well the file is there."""
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield writer
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON document.
 
