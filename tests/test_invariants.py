@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -9,30 +11,66 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tinylab.sweep.invariants import ConditionRun, Group, Settings, by_chance, find_invariants, scores, top_k
+from tinylab.sweep import invariants
+from tinylab.sweep.invariants import ConditionRun, Settings, by_chance
+from tinylab.sweep.ranking import Ranking, scores, strongest
 
 Table = dict[tuple[int, int], float]
 
 
-def heads_run(condition: str, values: Table, *, baseline: float = 10.0, **more: Table) -> ConditionRun:
+@dataclass(frozen=True)
+class Run:
+    """A run's impact table, and its unmodified target run's metrics."""
+
+    condition: str
+    table: pd.DataFrame
+    baselines: dict[str, float]
+
+    def scores(self, metric: str, rank: str) -> pd.Series[float]:
+        rows = self.table[self.table["metric"] == metric].assign(run=0)
+        return scores(rows, {0: self.baselines[metric]}, rank)
+
+    def ranking(self, metric: str, rank: str, k: int) -> Ranking:
+        return strongest(self.scores(metric, rank), k)[0]
+
+    def ranked(self, settings: Settings) -> ConditionRun:
+        metrics = [metric for metric in settings.metrics if metric in set(self.table["metric"])]
+        return ConditionRun(self.condition, {metric: self.ranking(metric, settings.rank, settings.k) for metric in metrics})
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that may be compared."""
+
+    kind: str
+    describe: dict[str, str]
+    runs: Sequence[Run]
+
+
+def find_invariants(groups: Sequence[Group], settings: Settings, missing: Sequence[str]) -> dict[str, Any]:
+    ranked = [invariants.Group(group.kind, group.describe, [run.ranked(settings) for run in group.runs]) for group in groups]
+    return invariants.find_invariants(ranked, settings, missing)
+
+
+def heads_run(condition: str, values: Table, *, baseline: float = 10.0, **more: Table) -> Run:
     """A run of one scale and seed; `more` are tables of other metrics, whose baseline is 0."""
     rows = [
         {"run_id": "r", "seed": 0, "layer": layer, "head": head, "scale": 0.0, "metric": metric, "value": value}
         for metric, table in {"logit_diff": values, **more}.items()
         for (layer, head), value in table.items()
     ]
-    return ConditionRun(condition, pd.DataFrame(rows), {"logit_diff": baseline, **dict.fromkeys(more, 0.0)})
+    return Run(condition, pd.DataFrame(rows), {"logit_diff": baseline, **dict.fromkeys(more, 0.0)})
 
 
-def layers_run(condition: str, values: list[float], *, baseline: float = 0.0) -> ConditionRun:
+def layers_run(condition: str, values: list[float], *, baseline: float = 0.0) -> Run:
     rows = [
         {"run_id": "r", "seed": 0, "layer": layer, "granularity": "layer_resid", "metric": "logit_diff", "value": value}
         for layer, value in enumerate(values)
     ]
-    return ConditionRun(condition, pd.DataFrame(rows), {"logit_diff": baseline})
+    return Run(condition, pd.DataFrame(rows), {"logit_diff": baseline})
 
 
-def heads(*runs: ConditionRun, **describe: str) -> Group:
+def heads(*runs: Run, **describe: str) -> Group:
     return Group("heads", {"model": "tiny", **describe}, runs)
 
 
@@ -53,10 +91,8 @@ B = heads_run("b", {(0, 0): 3.0, (0, 1): 1.0, (1, 0): 2.5, (1, 1): 2.0}, baselin
     ],
 )
 def test_each_rank_orders_by_its_own_rule(rank: str, order: list[tuple[int, int]]) -> None:
-    score = scores(A, "heads", "logit_diff", rank)
-    assert score is not None
     for k in range(1, 5):
-        assert top_k(score, k) == order[:k]
+        assert A.ranking("logit_diff", rank, k).top == order[:k]
 
 
 @pytest.mark.parametrize(
@@ -84,16 +120,12 @@ def test_the_invariants_are_the_intersection_of_the_top_k(rank: str, k: int, sha
 
 
 def test_magnitude_is_from_each_conditions_own_unmodified_run() -> None:
-    score = scores(B, "heads", "logit_diff", "magnitude")
-    assert score is not None
-    assert score.to_dict() == {(0, 0): 1.0, (0, 1): 1.0, (1, 0): 0.5, (1, 1): 0.0}
+    assert B.scores("logit_diff", "magnitude").droplevel("run").to_dict() == {(0, 0): 1.0, (0, 1): 1.0, (1, 0): 0.5, (1, 1): 0.0}
 
 
 def test_values_are_averaged_over_seeds_before_the_change_is_taken() -> None:
     frame = pd.concat([A.table, A.table.assign(seed=1, value=20 - A.table["value"])])  # the mirror image: no change on average
-    score = scores(ConditionRun("a", frame, A.baselines), "heads", "logit_diff", "magnitude")
-    assert score is not None
-    assert score.tolist() == [0.0] * 4
+    assert Run("a", frame, A.baselines).scores("logit_diff", "magnitude").tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize(
@@ -111,17 +143,13 @@ def test_a_head_of_several_scales_counts_with_its_strongest(rank: str, expected:
             heads_run("a", {(0, 0): 16.0, (0, 1): 13.0}).table.assign(scale=2.0),
         ]
     )
-    score = scores(ConditionRun("a", frame, {"logit_diff": 10.0}), "heads", "logit_diff", rank)
-    assert score is not None
-    assert score.to_dict() == expected
+    assert Run("a", frame, {"logit_diff": 10.0}).scores("logit_diff", rank).droplevel("run").to_dict() == expected
 
 
 def test_ties_break_by_layer_and_head_whatever_the_order_of_the_rows() -> None:
     values = {place: 5.0 for place in product(range(3), range(3))}
     shuffled = heads_run("a", values).table.sample(frac=1, random_state=3)
-    score = scores(ConditionRun("a", shuffled, {"logit_diff": 10.0}), "heads", "logit_diff", "magnitude")
-    assert score is not None
-    assert top_k(score, 4) == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert Run("a", shuffled, {"logit_diff": 10.0}).ranking("logit_diff", "magnitude", 4).top == [(0, 0), (0, 1), (0, 2), (1, 0)]
 
 
 def test_several_metrics_are_intersected_and_listed_one_by_one() -> None:
@@ -158,7 +186,7 @@ def test_one_condition_alone_is_said() -> None:
 
 
 def test_two_runs_of_one_condition_are_both_counted_and_neither_is_lost() -> None:
-    again = ConditionRun("a", B.table, B.baselines)  # as in -m condition.split=train,test
+    again = Run("a", B.table, B.baselines)  # as in -m condition.split=train,test
     found = find_invariants([heads(A, again)], Settings(k=2), [])
     group = found["groups"][0]
     assert group["heads"] == listed((0, 1))
@@ -182,9 +210,7 @@ def test_heads_and_layers_are_two_kinds_with_their_own_lists() -> None:
 
 
 def test_patching_is_measured_from_the_unmodified_corrupt_run() -> None:
-    score = scores(layers_run("a", [-5.0, 0.0, 4.0], baseline=-5.0), "layers", "logit_diff", "magnitude")
-    assert score is not None
-    assert top_k(score, 3) == [(2,), (1,), (0,)]
+    assert layers_run("a", [-5.0, 0.0, 4.0], baseline=-5.0).ranking("logit_diff", "magnitude", 3).top == [(2,), (1,), (0,)]
 
 
 def test_invariants_are_withheld_if_a_condition_is_missing() -> None:

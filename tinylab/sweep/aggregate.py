@@ -4,55 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from tinylab.errors import OutputError
 from tinylab.identity import digest
 from tinylab.manifest import RunFolder
-from tinylab.storage import read_json, write_json, write_table
+from tinylab.storage import read_json, write_json
 from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
-from tinylab.tables import COLUMN_TYPES, KEYS, MATRICES, matrix_columns, schema
+from tinylab.sweep.joining import Child, join
+from tinylab.sweep.ranking import Ranking, rank_matrix
+from tinylab.tables import KEYS, MATRICES
 
 __all__ = ["Settings", "aggregate", "sweep_folder"]
 CROSS_CONDITION = "artifacts/cross_condition"
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Child:
-    """A complete run of a sweep."""
-
-    folder: RunFolder
-    manifest: dict[str, Any]
-    summary: dict[str, Any]
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """What the matrices say about each row's run."""
-        manifest, provenance = self.manifest, self.manifest["provenance"]
-        return {
-            "condition": manifest["condition"],
-            "model": provenance["model"]["name"],
-            "battery": manifest["battery"]["name"],
-            "device": provenance["device"],
-            "dtype": provenance["dtype"],
-            "direction": manifest["direction"],
-            "positions": manifest["positions"],
-        }
-
-    def table(self) -> pa.Table:
-        """The impact table with the labels appended."""
-        table = pq.read_table(self.folder.file(self.manifest["table"]))
-        for name, label in self.labels.items():
-            table = table.append_column(name, pa.array([label] * len(table), COLUMN_TYPES[name]))
-        return table.cast(schema(matrix_columns(self.manifest["table"])))
 
 
 def sweep_folder(path: Path) -> Path:
@@ -156,11 +124,14 @@ def _write_artifacts(
     """Write the cross-condition files; returns their relative paths by name."""
     target = folder / CROSS_CONDITION
     written: dict[str, str] = {}
+    rankings: dict[Path, dict[str, Ranking]] = {}
     for table, name in MATRICES.items():
         file = target / f"{name}.parquet"
-        parts = [child.table() for child in children if child.manifest["table"] == table]
-        if parts:
-            write_table(file, pa.concat_tables(parts))
+        joined = [child for child in children if child.manifest["table"] == table]
+        if joined:
+            found = rank_matrix(join(file, joined), table, [child.baselines for child in joined],
+                                metrics=settings.metrics, rank=settings.rank, k=settings.k)
+            rankings.update(zip((child.folder.path for child in joined), found, strict=True))
             written[name] = f"{CROSS_CONDITION}/{file.name}"
         else:
             file.unlink(missing_ok=True)
@@ -171,7 +142,7 @@ def _write_artifacts(
         for failure in failures
         if not _has(children, failure)
     ]
-    write_json(target / "invariants.json", find_invariants(_groups(children), settings, list(dict.fromkeys(missing))))
+    write_json(target / "invariants.json", find_invariants(groups(children, rankings), settings, list(dict.fromkeys(missing))))
     return {**written, "summary": f"{CROSS_CONDITION}/summary.json", "invariants": f"{CROSS_CONDITION}/invariants.json"}
 
 
@@ -182,36 +153,38 @@ def _has(children: Sequence[Child], failure: dict[str, Any]) -> bool:
 def _summary(children: Sequence[Child], failures: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Per condition that run's summary; several runs of one condition (models, batteries) are told apart by folder."""
     conditions: dict[str, Any] = {}
+    runs_of = Counter(child.manifest["condition"] for child in children)
     for child in children:
         tag = child.manifest["condition"]
-        alone = sum(other.manifest["condition"] == tag for other in children) == 1
-        if alone:
+        if runs_of[tag] == 1:
             conditions[tag] = child.summary
         else:
             conditions.setdefault(tag, {"runs": {}})["runs"][child.folder.path.name] = child.summary
     return {"conditions": conditions, "failed": [{"condition": f["condition"], "error": f["error"]} for f in failures]}
 
 
-def _groups(children: Sequence[Child]) -> list[Group]:
-    """Runs of one model, battery setting, device, dtype and granularity."""
+def groups(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) -> list[Group]:
+    """Runs of one model, battery setting, device, dtype and granularity.
+
+    Args:
+        children: all runs.
+        rankings: each run's strongest components by metric, by its folder.
+    """
     members: dict[str, list[Child]] = {}
     for child in children:
         identity = {**child.labels, **{key: child.manifest["provenance"]["model"][key] for key in ("revision", "digest")}}
         del identity["condition"]
         members.setdefault(json.dumps([identity, child.manifest["battery"]], sort_keys=True), []).append(child)
-    return [_group(runs) for runs in members.values()]
+    return [_group(runs, rankings) for runs in members.values()]
 
 
-def _group(children: Sequence[Child]) -> Group:
+def _group(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) -> Group:
     first = children[0]
     describe = {key: value for key, value in first.labels.items() if key != "condition"}
     describe["battery_digest"] = digest(first.manifest["battery"])
     if "granularity" in KEYS[first.manifest["table"]]:
         describe["granularity"] = first.manifest["battery"]["granularity"]
-    runs = []
-    for child in children:
-        baselines = child.summary["baselines"][child.manifest["target_run"]]
-        frame = pd.read_parquet(child.folder.file(child.manifest["table"]))
-        means = {name: entry["mean"] for name, entry in baselines.items()}
-        runs.append(ConditionRun(child.manifest["condition"], frame, means, child.folder.path.name))
+    runs = [
+        ConditionRun(child.manifest["condition"], rankings[child.folder.path], child.folder.path.name) for child in children
+    ]
     return Group("heads" if "head" in KEYS[first.manifest["table"]] else "layers", describe, runs)

@@ -1,20 +1,18 @@
 """Invariants: components that are among the strongest in every condition.
 
-A component's score is its value averaged over seeds; by `magnitude` |value − unmodified target run|, largest over
-scales. Runs are compared only within a group: one model, battery setting, device, dtype and granularity. What
-chance alone would give is reported beside what was found: m independent top-k sets among N components share
-k^m / N^(m−1) of them on average.
+`tinylab.sweep.ranking` says which are the strongest of a run. Runs are compared only within a group: one model, battery
+setting, device, dtype and granularity. What chance alone would give is reported beside what was found: m independent
+top-k sets among N components share k^m / N^(m−1) of them on average.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
-Component = tuple[int, ...]
+from tinylab.sweep.ranking import Component, Ranking
 
 
 @dataclass(frozen=True)
@@ -34,11 +32,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class ConditionRun:
-    """One run of a group: its impact table, and its unmodified target run's metrics."""
+    """One run of a group, and its strongest components by each metric that it has."""
 
     condition: str
-    table: pd.DataFrame
-    baselines: dict[str, float]
+    rankings: dict[str, Ranking]
     folder: str = ""
 
 
@@ -51,38 +48,6 @@ class Group:
     runs: Sequence[ConditionRun]
 
 
-def scores(run: ConditionRun, kind: str, metric: str, rank: str) -> pd.Series[float] | None:
-    """Every component's score, higher is stronger; None if the run lacks the metric.
-
-    Args:
-        run: the run.
-        kind: `heads` (components are layer and head) or `layers`.
-        metric: which metric.
-        rank: `magnitude`, `highest` or `lowest`.
-    """
-    chosen = run.table[run.table["metric"] == metric]
-    if chosen.empty:
-        return None
-    component = ["layer", "head"] if kind == "heads" else ["layer"]
-    cells = [*component, "scale"] if kind == "heads" else component
-    values = chosen.groupby(cells)["value"].mean()
-    if rank == "magnitude":
-        values = (values - run.baselines[metric]).abs()
-    elif rank == "lowest":
-        values = -values
-    return values.groupby(level=component).max()
-
-
-def top_k(score: pd.Series[float], k: int) -> list[Component]:
-    """The k strongest components, ties broken by (layer, head)."""
-    ordered = sorted(score.items(), key=lambda item: (-item[1], _component(item[0])))
-    return [_component(index) for index, _ in ordered[:k]]
-
-
-def _component(index: Any) -> Component:
-    return tuple(int(part) for part in index) if isinstance(index, tuple) else (int(index),)
-
-
 def by_chance(k: int, components: int, conditions: int) -> float:
     """Expected size of the intersection of `conditions` random k-sets among `components`."""
     k = min(k, components)
@@ -91,9 +56,9 @@ def by_chance(k: int, components: int, conditions: int) -> float:
 
 def run_names(runs: Sequence[ConditionRun]) -> list[str]:
     """What to call each run of a group: its condition, with its folder or number where several runs share one."""
-    tags = [run.condition for run in runs]
+    runs_of = Counter(run.condition for run in runs)
     return [
-        run.condition if tags.count(run.condition) == 1 else f"{run.condition} ({run.folder or number})"
+        run.condition if runs_of[run.condition] == 1 else f"{run.condition} ({run.folder or number})"
         for number, run in enumerate(runs, start=1)
     ]
 
@@ -113,14 +78,14 @@ def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
     for metric in settings.metrics:
         tops: dict[str, list[Component]] = {}
         for name, run in zip(names, group.runs, strict=True):
-            score = scores(run, group.kind, metric, settings.rank)
-            if score is None:
+            ranking = run.rankings.get(metric)
+            if ranking is None:
                 notes.append(f"{name} has no metric {metric}")
                 continue
-            size = len(score)
+            size = ranking.components
             if size < settings.k:
                 notes.append(f"{name} has {size} components, fewer than k={settings.k}")
-            tops[name] = top_k(score, settings.k)
+            tops[name] = ranking.top
         shared = _shared(list(tops.values())) if len(tops) == len(group.runs) else []
         per_metric[metric] = {
             group.kind: _listed(shared, group.kind),

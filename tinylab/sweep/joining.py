@@ -1,0 +1,109 @@
+"""Join the tables of a sweep's runs into a matrix on disk; no more than a few runs are in memory at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinylab.errors import OutputError
+from tinylab.manifest import RunFolder
+from tinylab.storage import writing_table
+from tinylab.tables import matrix_columns, schema
+
+GROUP_ROWS = 2**18
+"""A row group of a matrix is closed once it has so many rows."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A complete run of a sweep."""
+
+    folder: RunFolder
+    manifest: dict[str, Any]
+    summary: dict[str, Any]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """What the matrices say about each row's run."""
+        manifest, provenance = self.manifest, self.manifest["provenance"]
+        return {
+            "condition": manifest["condition"],
+            "model": provenance["model"]["name"],
+            "battery": manifest["battery"]["name"],
+            "device": provenance["device"],
+            "dtype": provenance["dtype"],
+            "direction": manifest["direction"],
+            "positions": manifest["positions"],
+        }
+
+    @property
+    def baselines(self) -> dict[str, float]:
+        """Each metric's mean in the unmodified target run."""
+        return {name: entry["mean"] for name, entry in self.summary["baselines"][self.manifest["target_run"]].items()}
+
+    def table(self) -> pa.Table:
+        """The impact table with the labels appended.
+
+        Raises:
+            OutputError: it cannot be read, or is none of ours.
+        """
+        file = self.folder.file(self.manifest["table"])
+        try:
+            with pq.ParquetFile(file) as stored:
+                table = stored.read()
+            for name, label in self.labels.items():
+                table = table.append_column(name, pa.repeat(label, len(table)))
+            return table.cast(schema(matrix_columns(self.manifest["table"])))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise OutputError(f"{file}: cannot be read ({error}); expected a table written by tinylab, compute the run again "
+                              "with overwrite=true.") from error
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix on disk. A run lies in one row group, whole; `rows` counts, by row group, the rows of its runs."""
+
+    file: Path
+    rows: Sequence[Sequence[int]]
+
+    def parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns, a row group at a time, and the number of each row's run, `run`, in the order of joining."""
+        first = 0
+        with pq.ParquetFile(self.file, read_dictionary=["metric"]) as stored:
+            for number, rows in enumerate(self.rows):
+                run = np.repeat(np.arange(first, first + len(rows)), rows)
+                yield stored.read_row_group(number, columns=list(columns)).append_column("run", pa.array(run))
+                first += len(rows)
+
+
+def join(file: Path, children: Sequence[Child]) -> Matrix:
+    """Write the matrix of runs that have the same kind of table: one after the other, as their tables are.
+
+    Args:
+        file: where to.
+        children: one run or more.
+    """
+    rows = []
+    with writing_table(file, schema(matrix_columns(children[0].manifest["table"]))) as writer:
+        for tables in _row_groups(children):
+            rows.append([len(table) for table in tables])
+            writer.write_table(pa.concat_tables(tables), row_group_size=max(1, sum(rows[-1])))
+    return Matrix(file, rows)
+
+
+def _row_groups(children: Sequence[Child]) -> Iterator[list[pa.Table]]:
+    """The tables, by the row group that they will be in; each is forgotten before the next is read."""
+    tables: list[pa.Table] = []
+    for child in children:
+        tables.append(child.table())
+        if sum(map(len, tables)) >= GROUP_ROWS:
+            yield tables
+            tables.clear()
+    if tables:
+        yield tables
