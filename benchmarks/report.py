@@ -18,6 +18,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import aggregate
 from benchmarks.curves import PROMPT_TOKENS, LayoutPoint, Point
 from benchmarks.memory import PLAIN_PASSES, Style
 from benchmarks.profiles import FEW, HEADS_PER_LAYER, KINDS, MANY, OTHER, OUTSIDE, UNEMBEDDING, Profile
@@ -74,6 +75,11 @@ sees it, which is more than it takes without one."""
 STARTUP_NOTE = """A whole default run (`python -m tinylab`, embedded model) in a fresh process, and parts of it, each
 measured in fresh processes too; medians of {repeats}."""
 
+AGGREGATE_NOTE = """Finished runs made up for the purpose, each a condition of its own: {heads} heads × {metrics} metrics ×
+{seeds} seeds, a row each. `python -m tinylab.aggregate` in all, which also writes the documents, in a fresh process, and
+the MiB that it holds at most beyond its imports; then its parts once more: reading manifests and summaries, joining the
+tables into the matrix, and the invariants by one metric, from the matrix on disk."""
+
 
 @dataclass
 class Results:
@@ -89,6 +95,7 @@ class Results:
     layouts: list[LayoutPoint] = field(default_factory=list)
     profiles: list[Profile] = field(default_factory=list)
     startup: dict[str, float] = field(default_factory=dict)
+    sweeps: list[aggregate.Point] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -152,6 +159,8 @@ def sheets(results: Results) -> list[Sheet]:
         found.append(_profiles(results.profiles))
     if results.startup:
         found.append(_startup(results.startup))
+    if results.sweeps:
+        found.append(_sweeps(results.sweeps))
     return found
 
 
@@ -287,6 +296,18 @@ def _startup(startup: dict[str, float]) -> Sheet:
     return Sheet("Start-up", STARTUP_NOTE.format(repeats=STARTS), ("", "seconds"), rows)
 
 
+def _sweeps(points: Sequence[aggregate.Point]) -> Sheet:
+    rows = [
+        (f"{point.runs:,}", f"{point.rows:,}",
+         *(f"{seconds:.2f}" for seconds in (point.whole, point.read, point.join, point.rank)), f"{point.mebibytes:.0f}")
+        for point in points
+    ]
+    shape = aggregate.Shape()
+    sizes = {"heads": shape.layers * shape.heads, "metrics": len(aggregate.METRICS), "seeds": len(aggregate.SEEDS)}
+    columns = ("runs", "rows", "in all s", "read s", "join s", "invariants s", "MiB")
+    return Sheet("Aggregate", AGGREGATE_NOTE.format(**sizes), columns, rows)
+
+
 def write(results: Results, out: Path, raw: Path, console: Console) -> None:
     """The document, the raw numbers, and the tables on the console."""
     tables = sheets(results)
@@ -309,5 +330,5 @@ def _raw(results: Results) -> dict[str, Any]:
         }
         for case in results.cases
     ]
-    rest = {name: [asdict(point) for point in getattr(results, name)] for name in ("curves", "layouts", "profiles")}
+    rest = {name: [asdict(point) for point in getattr(results, name)] for name in ("curves", "layouts", "profiles", "sweeps")}
     return {"machine": machine(results), "cases": cases, "memory": results.memory, "startup": results.startup, **rest}

@@ -27,6 +27,7 @@ PAIRS = [TokenPair((1, 2, 3), (1, 2, 4), 0, 1), TokenPair((1, 5, 6), (1, 2, 3), 
 
 TITLES = (
     "Machine", "Targets", "Speed", "States", "Matmul peak", "Correctness", "Memory", "Curves", "Layout", "Profile", "Start-up",
+    "Aggregate",
 )
 
 
@@ -110,9 +111,12 @@ def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
     for title in TITLES:
         assert f"\n## {title}" in text
     assert str(ROOT) not in text
-    cases = json.loads(raw.read_text(encoding="utf-8"))["cases"]
+    measured = json.loads(raw.read_text(encoding="utf-8"))
+    cases = measured["cases"]
     assert len(cases) == 9
     for case in cases:
         assert case["bound"] <= case["states"] <= 1.05 * case["bound"], case
         assert case["difference"] <= 1e-4, case
         assert case["difference"] < case["effect"], case
+    assert [(sweep["runs"], sweep["rows"]) for sweep in measured["sweeps"]] == [(4, 4 * 400 * 4 * 3)]
+    assert all(sweep[part] > 0 for sweep in measured["sweeps"] for part in ("whole", "mebibytes", "read", "join", "rank"))
