@@ -24,6 +24,9 @@ SAFE = 0.9
 """The part of the free memory that a prediction may fill."""
 LEAST = 64
 """Rows below which a pass is not made smaller: it would save no memory worth the time."""
+HEAP = {"cpu": 2.75}
+"""How many times the numbers in use a heap grows to, by device type, as passes of different sizes come and go. On GPT-2-XL's
+shape glibc's was measured at 2.6; CUDA's allocator gives back whole blocks, and counts what is in use."""
 FIXED = 32 * MIB
 """Index arrays, masks and what the allocator rounds up."""
 
@@ -136,25 +139,24 @@ def predict(
     layout = Layout(list(dict.fromkeys(pairs)), list(by_setting))
     needs = Needs.of(variants, layout.hanging)
     limits = Limits.of(budget, shape, needs)
-    forwards = states = nodes = rows = reading = 0
+    forwards = states = nodes = rows = reading = together = 0
     for examples in layout.groups(limits.nodes, limits.pairs):
         forest = layout.forest(examples)
-        forwards += 1
+        forwards, together = forwards + 1, max(together, len(examples))
         states += len(forest.whole) * (shape.layers - 1) + len(forest.whole.read)
         nodes, rows = max(nodes, len(forest.whole)), max(rows, len(forest.whole))
         reading = max(reading, len(forest.whole.read))
         for setting, region in ((setting, region) for setting, region in forest.regions.items() if len(region)):
-            together = min(limits.variants(region), len(by_setting[setting]))
+            chunk = min(limits.variants(region), len(by_setting[setting]))
             forwards += -(-len(by_setting[setting]) // limits.variants(region))
             states += sum(computed_by(variant, region, shape.layers) for variant in by_setting[setting])
-            rows, reading = max(rows, together * len(region)), max(reading, together * len(region.read))
+            rows, reading = max(rows, chunk * len(region)), max(reading, chunk * len(region.read))
     gathered = min(max(budget.gather, shape.heads), 4 * rows * shape.heads)
-    activations = (  # their sum: an allocator keeps what a block has freed while logits are made
-        nodes * shape.kept_per_node(needs)
-        + shape.itemsize * (_block(shape, rows, MLP_ROWS.get(device, rows)) + 4 * gathered)
-        + _logits(shape, reading, min(limits.pairs, max(1, len(pairs))))
+    passing = (  # their sum: an allocator keeps what a block has freed while logits are made
+        shape.itemsize * (_block(shape, rows, MLP_ROWS.get(device, rows)) + 4 * gathered) + _logits(shape, reading, together)
     )
-    return Prediction(forwards, states, shape.weights, activations + FIXED)
+    activations = nodes * shape.kept_per_node(needs) + int(HEAP.get(device, 1) * passing) + FIXED
+    return Prediction(forwards, states, shape.weights, activations)
 
 
 def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:

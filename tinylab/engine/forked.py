@@ -28,7 +28,7 @@ from tinylab import metrics
 from tinylab.engine import taps
 from tinylab.engine.budget import LEAST, SAFE, Budget, Limits, Shape, free_memory, out_of_memory, predict
 from tinylab.engine.forests import Forest, Layout, Region, Setting
-from tinylab.engine.interventions import Evaluation, Prediction, Progress, Run, Variant, readable
+from tinylab.engine.interventions import Evaluation, Keeper, Partial, Prediction, Progress, Run, Variant, readable
 from tinylab.engine.passes import Ground, Needs, Pass, Unmodified, fork_of
 from tinylab.engine.reference import forget_lengths
 from tinylab.engine.trie import NONE, IntArray
@@ -64,9 +64,9 @@ class Work:
     needs: Needs
     limits: Limits
     scorer: Scorer
-    baselines: dict[Run, metrics.FloatArray]
-    values: metrics.FloatArray
-    done: Callable[[IntArray], object]
+    partial: Partial  # filled in as the work goes on
+    keeper: Keeper | None
+    done: Callable[[IntArray], object]  # called with the examples of each finished variant
 
 
 class ForkedEngine:
@@ -85,8 +85,6 @@ class ForkedEngine:
         self._model = model
         self._budget = budget or Budget.of(model.device.type, max_states)
         self._shape = Shape.of(model)
-        self._forwards = 0
-        self._states = 0
 
     def plan(self, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:
         """See `tinylab.engine.interventions.Engine`."""
@@ -103,7 +101,8 @@ class ForkedEngine:
 
     @torch.inference_mode()
     def evaluate(
-        self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None
+        self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None,
+        *, keeper: Keeper | None = None,
     ) -> Evaluation:
         """See `tinylab.engine.interventions.Engine`.
 
@@ -112,32 +111,31 @@ class ForkedEngine:
         """
         unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
         copies = np.bincount([unique[pair] for pair in pairs], minlength=len(unique))
-        found = self._evaluate(list(unique), variants, scorer, lambda done: progress and progress(int(copies[done].sum())))
-        every = [unique[pair] for pair in pairs]
-        baselines: dict[Run, metrics.FloatArray] = {run: column[every] for run, column in found.baselines.items()}
-        return Evaluation(baselines, found.values[:, every], found.forwards, found.states)
-
-    def _evaluate(
-        self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, done: Callable[[IntArray], object]
-    ) -> Evaluation:
-        """`evaluate` on distinct pairs; `done` is called with the examples of each finished variant."""
-        self._forwards = self._states = 0
-        forget_lengths(self._model)
+        partial = Partial.empty(len(variants), len(unique), len(scorer.names))
+        if keeper is not None:
+            partial = keeper.restore(partial)
         by_setting = sorted_by_setting(variants)
-        shape = (len(pairs), len(scorer.names))
-        baselines: dict[Run, metrics.FloatArray] = {"clean": np.empty(shape), "corrupt": np.empty(shape)}
-        layout = Layout(pairs, list(by_setting))
+        layout = Layout(list(unique), list(by_setting))
         needs = Needs.of(variants, layout.hanging)
         limits = Limits.of(self._budget, self._shape, needs)
-        values = np.empty((len(variants), *shape))
+        forget_lengths(self._model)
         with taps.tapped(self._model) as connect:
-            work = Work(connect, pairs, variants, by_setting, layout, needs, limits, scorer, baselines, values, done)
+            work = Work(
+                connect, list(unique), variants, by_setting, layout, needs, limits, scorer, partial, keeper,
+                done=lambda examples: progress and progress(int(copies[examples].sum())),
+            )
             for examples in layout.groups(limits.nodes, limits.pairs):
                 self._forest(work, examples)
-        return Evaluation(baselines, work.values, self._forwards, self._states)
+        every = [unique[pair] for pair in pairs]
+        baselines: dict[Run, metrics.FloatArray] = {run: column[every] for run, column in partial.baselines.items()}
+        return Evaluation(baselines, partial.values[:, every], partial.forwards, partial.states)
 
     def _forest(self, work: Work, examples: IntArray) -> None:
         """Everything about one group of examples, in halves if the memory for all is not there."""
+        if work.partial.begun[examples].all() and work.partial.done[:, examples].all():
+            for _ in work.variants:
+                work.done(examples)
+            return
         forest = work.layout.forest(examples)
         begun = self._if_it_fits(lambda: self._unmodified(work, forest), len(examples), "prompt pairs")
         if begun is None:
@@ -146,10 +144,8 @@ class ForkedEngine:
             return
         for setting, members in work.by_setting.items():
             region = forest.regions[setting]
-            work.values[np.ix_(np.array(members), examples)] = work.baselines[setting.target][examples]
             if len(region) == 0:  # no patch changes anything: both prompts are equal
-                for _ in members:
-                    work.done(examples)
+                self._finish(work, members, examples, work.partial.baselines[setting.target][examples])
                 continue
             ground = self._ground(work, region)
             size = work.limits.variants(region)
@@ -158,17 +154,31 @@ class ForkedEngine:
 
     def _chunk(self, work: Work, begun: Begun, ground: Ground, chunk: list[int]) -> None:
         """One forked pass of variants with neighbouring forks, in halves if the memory for all is not there."""
-        chosen = [work.variants[v] for v in chunk]
+        examples, chosen = begun.forest.examples, [work.variants[v] for v in chunk]
+        if work.partial.done[np.ix_(np.array(chunk), examples)].all():
+            for _ in chunk:
+                work.done(examples)
+            return
         scores = self._if_it_fits(lambda: self._variants(work, begun, ground, chosen), len(chunk), "interventions")
         if scores is None:
             half = len(chunk) // 2
             for part in (chunk[:half], chunk[half:]):
                 self._chunk(work, begun, ground, part)
             return
-        changed = begun.forest.examples[ground.region.ends != NONE]
-        work.values[np.ix_(np.array(chunk), changed)] = scores
+        unmodified = work.partial.baselines[chosen[0].target][examples]
+        values = np.broadcast_to(unmodified, (len(chunk), *unmodified.shape)).copy()
+        values[:, ground.region.ends != NONE] = scores
+        self._finish(work, chunk, examples, values)
+
+    def _finish(self, work: Work, chunk: list[int], examples: IntArray, values: metrics.FloatArray) -> None:
+        """Put values [variants of the chunk, examples, M] where they belong."""
+        partial, places = work.partial, np.ix_(np.array(chunk), examples)
+        partial.values[places] = values
+        partial.done[places] = True
+        if work.keeper is not None:
+            work.keeper.keep(partial)
         for _ in chunk:
-            work.done(begun.forest.examples)
+            work.done(examples)
 
     def _if_it_fits(self, compute: Callable[[], T], count: int, what: str) -> T | None:
         """The result, or None where memory ran out and half as many may fit."""
@@ -192,19 +202,20 @@ class ForkedEngine:
         device = self._model.device
         unmodified = Unmodified(forest.whole, self._model.n_layers, device)
         ground = self._ground(work, forest.whole)
-        logits = self._forward(work.connect, self._pass(ground, unmodified, work.needs), ground)
+        logits = self._forward(work, self._pass(ground, unmodified, work.needs), ground)
         clean, corrupt = (logits[torch.from_numpy(ends).to(device)] for ends in (forest.clean_ends(), forest.corrupt_ends()))
         answers = ([getattr(work.pairs[b], name) for b in forest.examples] for name in ("target", "foil"))
         ref = metrics.reference(clean, *(torch.tensor(tokens, device=device) for tokens in answers))
-        work.baselines["clean"][forest.examples] = work.scorer.score(clean, ref).numpy()
-        work.baselines["corrupt"][forest.examples] = work.scorer.score(corrupt, ref).numpy()
+        work.partial.baselines["clean"][forest.examples] = work.scorer.score(clean, ref).numpy()
+        work.partial.baselines["corrupt"][forest.examples] = work.scorer.score(corrupt, ref).numpy()
+        work.partial.begun[forest.examples] = True
         return Begun(forest, unmodified, ref)
 
     def _variants(self, work: Work, begun: Begun, ground: Ground, chunk: Sequence[Variant]) -> metrics.FloatArray:
         """One forked pass; [variants of the chunk, examples of the forest that it changes, M]."""
         this = self._pass(ground, begun.unmodified, None)
         this.plan(chunk)
-        logits = self._forward(work.connect, this, ground).view(len(chunk), len(ground.region.read), -1)
+        logits = self._forward(work, this, ground).view(len(chunk), len(ground.region.read), -1)
         ends = ground.region.ends
         changed, ref = ends != NONE, begun.ref
         if not changed.all():
@@ -215,11 +226,11 @@ class ForkedEngine:
     def _pass(self, ground: Ground, unmodified: Unmodified, needs: Needs | None) -> Pass:
         return Pass(ground, self._model, unmodified, needs)
 
-    def _forward(self, connect: Connect, this: Pass, ground: Ground) -> torch.Tensor:
+    def _forward(self, work: Work, this: Pass, ground: Ground) -> torch.Tensor:
         """Run one pass; logits [rows that leave the last block, W], variant by variant."""
         device = self._model.device
         ids = torch.from_numpy(ground.region.tokens).to(device)[:, None]
-        with connect(this):
+        with work.connect(this):
             logits: torch.Tensor = self._model.model(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -227,8 +238,8 @@ class ForkedEngine:
                 use_cache=False,
             ).logits
         this.check(type(self._model.model).__name__)
-        self._forwards += 1
-        self._states += this.states
+        work.partial.forwards += 1
+        work.partial.states += this.states
         return logits[:, 0]
 
 

@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from tinylab.metrics import FloatArray, Scorer
 from tinylab.prompts import TokenPair
 
@@ -67,6 +70,40 @@ class Evaluation:
     states: int  # (prefix, intervention, block) triples computed
 
 
+@dataclass
+class Partial:
+    """An evaluation in the making: what is filled in so far. Letters as in `Evaluation`."""
+
+    baselines: dict[Run, FloatArray]  # each [B, M]
+    values: FloatArray  # [V, B, M]
+    begun: NDArray[np.bool_]  # [B], whose baselines are there
+    done: NDArray[np.bool_]  # [V, B], which values are there
+    forwards: int = 0
+    states: int = 0
+
+    @staticmethod
+    def empty(variants: int, examples: int, metrics: int) -> Partial:
+        """Nothing is there yet."""
+        return Partial(
+            {"clean": np.zeros((examples, metrics)), "corrupt": np.zeros((examples, metrics))},
+            np.zeros((variants, examples, metrics)),
+            np.zeros(examples, dtype=bool),
+            np.zeros((variants, examples), dtype=bool),
+        )
+
+
+class Keeper(Protocol):
+    """Keeps an evaluation in the making, so that one that was cut off can go on."""
+
+    def restore(self, empty: Partial) -> Partial:
+        """What an earlier attempt kept of this evaluation, or else the empty one."""
+        ...
+
+    def keep(self, partial: Partial) -> None:
+        """Called whenever a part is finished; may keep it or wait for more."""
+        ...
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What an evaluation will cost."""
@@ -93,7 +130,8 @@ class Engine(Protocol):
     name: str
 
     def evaluate(
-        self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None
+        self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None,
+        *, keeper: Keeper | None = None,
     ) -> Evaluation:
         """Evaluate every variant on every pair.
 
@@ -102,6 +140,7 @@ class Engine(Protocol):
             variants: V runs with interventions.
             scorer: turns logits at the reading row (the target run's last prompt token) into M numbers.
             progress: called with the number of (variant, example) evaluations that were just finished.
+            keeper: keeps finished parts; what an earlier attempt kept is not computed again, and the numbers are the same.
         """
         ...
 

@@ -10,12 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-import numpy as np
 import torch
 
 from tinylab import metrics
 from tinylab.engine.budget import Shape, plain_cost
-from tinylab.engine.interventions import Evaluation, Intervention, Prediction, Progress, Run, Scale, Site, Variant, indices
+from tinylab.engine.interventions import (
+    Evaluation,
+    Intervention,
+    Keeper,
+    Partial,
+    Prediction,
+    Progress,
+    Run,
+    Scale,
+    Site,
+    Variant,
+    indices,
+)
 from tinylab.metrics import Scorer
 from tinylab.models import CausalModel
 from tinylab.prompts import TokenPair
@@ -42,14 +53,20 @@ class ReferenceEngine:
 
     @torch.no_grad()
     def evaluate(
-        self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None
+        self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None,
+        *, keeper: Keeper | None = None,
     ) -> Evaluation:
         """See `tinylab.engine.interventions.Engine`."""
-        self._forwards = self._states = 0
+        found = Partial.empty(len(variants), len(pairs), len(scorer.names))
+        if keeper is not None:
+            found = keeper.restore(found)
+        self._forwards, self._states = found.forwards, found.states
         sites = {(i.site, i.layer) for v in variants if v.source is not None for i in v.interventions}
-        baselines: dict[Run, list[torch.Tensor]] = {"clean": [], "corrupt": []}
-        values = np.empty((len(variants), len(pairs), len(scorer.names)))
         for b, pair in enumerate(pairs):
+            if found.begun[b]:  # by an earlier attempt
+                if progress is not None:
+                    progress(len(variants))
+                continue
             prompts: dict[Run, tuple[int, ...]] = {"clean": pair.clean, "corrupt": pair.corrupt}
             sources: dict[Run, Activations] = {"clean": {}, "corrupt": {}}
             logits: dict[Run, torch.Tensor] = {}
@@ -59,15 +76,18 @@ class ReferenceEngine:
             answers = (torch.tensor([token], device=self._model.device) for token in (pair.target, pair.foil))
             ref = metrics.reference(logits["clean"], *answers)
             for run in prompts:
-                baselines[run].append(scorer.score(logits[run], ref))
+                found.baselines[run][b] = scorer.score(logits[run], ref)[0].numpy()
             for v, variant in enumerate(variants):
                 source = None if variant.source is None else (sources[variant.source], len(prompts[variant.source]))
                 with intervene(self._model, variant, len(prompts[variant.target]), source):
-                    values[v, b] = scorer.score(self._read(prompts[variant.target]), ref)[0].numpy()
+                    found.values[v, b] = scorer.score(self._read(prompts[variant.target]), ref)[0].numpy()
                 if progress is not None:
                     progress(1)
-        stacked = {run: torch.cat(rows).numpy() for run, rows in baselines.items()}
-        return Evaluation(stacked, values, self._forwards, self._states)
+            found.begun[b] = found.done[:, b] = True
+            found.forwards, found.states = self._forwards, self._states
+            if keeper is not None:
+                keeper.keep(found)
+        return Evaluation(found.baselines, found.values, self._forwards, self._states)
 
     def _read(self, prompt: Sequence[int]) -> torch.Tensor:
         """Logits at the prompt's last token, [1, W]."""
