@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylab.errors import DeviceError, ModelError, first_sentence
+from tinylab.gpus import take_gpu
 from tinylab.imports import large_import
 from tinylab.schema import ModelConfig
 from tinylab.weights import TOKENIZER_FILES, ModelIdentity, identify, model_folder
@@ -237,6 +238,8 @@ def load_model(config: ModelConfig, device: str) -> CausalModel:
         ModelError: not a model, not a causal language model, not on the hub, no network and not in the cache.
         DeviceError: the device lacks the dtype.
     """
+    if device == "cuda":
+        take_gpu()
     check_dtype(device, config.dtype)
     loaded = _load(config, weights=True)
     loaded.model = loaded.model.to(device)
