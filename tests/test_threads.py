@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from hydra._internal.utils import get_args_parser
 
 from conftest import Command, only
 from tinylab import threads
 from tinylab.composing import Composer
+from tinylab.models import kept_model
+from tinylab.schema import ModelConfig
 from tinylab.sweep.plan import Plan, make_plan
+from tinylab.sweep.room import BESIDE_WEIGHTS, job_bytes
 from tinylab.threads import job_threads, workers
+from tinylab.weights import loaded_bytes
 from typed import SHORT, type_in_shell
 
 JOBLIB = "hydra/launcher=joblib"
@@ -53,6 +59,42 @@ def test_workers_times_threads_are_never_more_than_the_cores(count: int, n_jobs:
 def test_how_many_jobs_run_at_once_on_eight_cores(overrides: list[str], found: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "cores", lambda: 8)
     assert planned(JOBLIB, *overrides).workers == found
+
+
+@pytest.mark.parametrize(
+    ("fit", "overrides", "found"),
+    [
+        (100, ["threads=1"], 8),
+        (3, ["threads=1"], 3),
+        (3, ["threads=1", "hydra.launcher.n_jobs=2"], 2),
+        (3, ["threads=1", "hydra.launcher.n_jobs=8"], 8),
+        (3, ["hydra.launcher.n_jobs=8"], 2),
+        (0, ["threads=1"], 1),
+    ],
+)
+def test_no_more_jobs_at_once_than_the_free_memory_holds(
+    fit: int, overrides: list[str], found: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_bytes(planned().first)
+    monkeypatch.setattr(threads, "cores", lambda: 8)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=job * fit + job // 2))
+    assert planned(JOBLIB, *overrides).workers == found
+    assert ("do not fit into the free memory" in caplog.text) == (found < 8 and found == max(1, fit))
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("bfloat16", 2), ("float64", 8)])
+def test_the_weights_size_in_memory_is_that_of_the_loaded_model(dtype: str, size: int) -> None:
+    config = ModelConfig(path="pkg://tinylab/assets/tiny", dtype=dtype)
+    model = kept_model(ModelConfig(path="pkg://tinylab/assets/tiny"), "cpu").model
+    assert loaded_bytes(config) == size * sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_weights_that_cannot_be_read_count_nothing_and_the_job_tells(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("no tensors")
+    assert loaded_bytes(ModelConfig(path=str(tmp_path))) == 0
+    config = planned("model=local", f"model.path={tmp_path}/gone").first
+    assert job_bytes(config) == BESIDE_WEIGHTS
 
 
 def test_the_basic_launcher_has_no_workers() -> None:

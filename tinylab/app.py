@@ -118,8 +118,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     if not plan.explicit_folder:
         quoted = str(plan.sweep_folder).replace("\\", "\\\\").replace("'", "\\'")
         args.overrides.append(f"hydra.sweep.dir='{quoted}'")
-    if plan.workers is not None:
-        args.overrides.append(f"hydra.launcher.n_jobs={plan.workers}")
+    args.overrides += plan.launcher
     try:
         _hydra(args, parser)
     finally:

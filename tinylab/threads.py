@@ -16,16 +16,19 @@ def job_threads(asked: int | None, multirun: bool) -> int:
     return asked or (max(1, cores() // 2) if multirun else cores())
 
 
-def workers(n_jobs: int, threads: Sequence[int | None]) -> int:
-    """How many jobs a sweep runs at once: as many as asked for, and at most what the cores hold.
+def workers(n_jobs: int, threads: Sequence[int | None], room: int | None = None) -> int:
+    """How many jobs a sweep runs at once: as many as asked for, and at most what the machine holds.
 
     Both numbers asked for are taken as they are: whoever gives them knows the machine.
 
     Args:
         n_jobs: as joblib means it, not 0; -1 is one for each core.
         threads: what each job's config says, None for the default.
+        room: how many jobs the machine has room for, whatever its cores; None if that is not known.
     """
     if n_jobs > 0 and None not in threads:
         return n_jobs
-    fit = max(1, cores() // max(job_threads(asked, multirun=True) for asked in threads))
-    return min(n_jobs if n_jobs > 0 else max(1, cores() + 1 + n_jobs), fit)
+    fit = cores() // max(job_threads(asked, multirun=True) for asked in threads)
+    if room is not None:
+        fit = min(fit, room)
+    return min(n_jobs if n_jobs > 0 else max(1, cores() + 1 + n_jobs), max(1, fit))

@@ -8,12 +8,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 from tinylab.conditions import locate
 from tinylab.errors import ModelError, first_sentence
 from tinylab.schema import ModelConfig
 
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+"""Of one weight, by dtype."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
@@ -56,6 +59,32 @@ def model_folder(path: str) -> Path:
     return folder
 
 
+def loaded_bytes(config: ModelConfig) -> int | None:
+    """Bytes of the weights in the config's dtype, read off the files' headers; None where they are not on this machine.
+
+    Raises:
+        ModelError: see `identify`.
+    """
+    if config.path is not None:
+        folder = model_folder(config.path)
+    else:
+        assert config.name is not None
+        folder = _hub_config(config.name, config.revision).parent
+    files = sorted(folder.glob("*.safetensors"))
+    return sum(map(_parameters, files)) * BYTES[config.dtype] if files else None
+
+
+def _parameters(file: Path) -> int:
+    """How many numbers a safetensors file holds; 0 if it is none, which loading will tell."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as tensors:
+            return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+    except (SafetensorError, OSError):
+        return 0
+
+
 def _folder_digest(folder: Path) -> str:
     """sha256 over the names and contents of what determines a local model's numbers."""
     more = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
@@ -74,9 +103,14 @@ def _file_digest(file: Path, _size: int, _mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@lru_cache(maxsize=64)
 def _hub_commit(name: str, revision: str | None) -> str:
     """The commit that a hub id and revision mean now (asked of the hub, else of the local cache)."""
+    return _hub_config(name, revision).parent.name
+
+
+@lru_cache(maxsize=64)
+def _hub_config(name: str, revision: str | None) -> Path:
+    """The local copy of a hub model's config, in a folder that is named as its commit."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import logging as hub_logging
@@ -84,10 +118,9 @@ def _hub_commit(name: str, revision: str | None) -> str:
     hub_logging.set_verbosity_error()  # what goes wrong is told below, once
 
     try:
-        config = Path(hf_hub_download(name, "config.json", revision=revision))
+        return Path(hf_hub_download(name, "config.json", revision=revision))
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise ModelError(f"model.name={name}: the hub cannot be reached and the model is not in the local cache; connect once "
                          "to download it, or use model=local model.path=<folder>.") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(f"model.name={name}, model.revision={revision}: {first_sentence(error)}.") from error
-    return config.parent.name

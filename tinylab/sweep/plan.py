@@ -20,7 +20,7 @@ from tinylab.identity import digest, run_id
 from tinylab.models import resolve_device
 from tinylab.schema import Config, validate
 from tinylab.storage import read_json, write_json
-from tinylab.threads import cores, workers
+from tinylab.sweep.launch import plan_launch
 
 log = logging.getLogger(__name__)
 IGNORED_IN_ID = ("overwrite", "plots", "dry_run", "threads", "output_dir", "sweep_name", "verify_slice", "invariants")
@@ -48,6 +48,7 @@ class Plan:
     explicit_folder: bool
     jobs: list[Job]
     workers: int | None = None  # how many jobs run at once, where the launcher lets it be chosen
+    launcher: tuple[str, ...] = ()  # overrides that tell the launcher
 
     @property
     def first(self) -> Config:
@@ -95,21 +96,8 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
     folder = Path(str(base.hydra.sweep.dir))
     if not explicit:
         folder = folder.with_name(f"{folder.name}_{_sweep_id(composer, overrides, base)}")
-    return Plan(configs, [folder / job.folder for job in jobs], folder, explicit, jobs, _workers(base, configs))
-
-
-def _workers(base: DictConfig, configs: Sequence[Config]) -> int | None:
-    """How many jobs run at once; None for a launcher that has no such number."""
-    asked = base.hydra.launcher.get("n_jobs")
-    if asked is None:
-        return None
-    if asked == 0:
-        raise ConfigError("hydra.launcher.n_jobs=0: expected how many jobs may run at once, or -1 for as many as the cores hold.")
-    found = workers(asked, [config.threads for config in configs])
-    if found < asked:
-        log.warning("hydra.launcher.n_jobs=%d: only %d at once, their threads fill the %d cores; give threads=… too for more",
-                    asked, found, cores())
-    return found
+    launch = plan_launch(base, configs)
+    return Plan(configs, [folder / job.folder for job in jobs], folder, explicit, jobs, launch.workers, launch.overrides)
 
 
 def _arguments(overrides: Sequence[str], base: DictConfig) -> list[str]:

@@ -1,0 +1,60 @@
+"""What a launcher is told: how many jobs run at once, and what each may use."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from omegaconf import DictConfig
+
+from tinylab.errors import ConfigError
+from tinylab.schema import Config
+from tinylab.sweep.room import room
+from tinylab.threads import cores, workers
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the jobs of a sweep are launched."""
+
+    workers: int | None = None  # how many run at once, where the launcher lets it be chosen
+    overrides: tuple[str, ...] = ()
+
+
+def plan_launch(base: DictConfig, configs: Sequence[Config]) -> Launch:
+    """Decide what the chosen launcher is told.
+
+    Raises:
+        ConfigError: the launcher is not installed, or its number of jobs is none.
+    """
+    launcher = base.hydra.launcher
+    _check_installed(str(launcher._target_), str(base.hydra.runtime.choices["hydra/launcher"]))
+    if launcher.get("n_jobs") is not None:
+        found = _workers(launcher.n_jobs, configs)
+        return Launch(found, (f"hydra.launcher.n_jobs={found}",))
+    return Launch()
+
+
+def _check_installed(target: str, name: str) -> None:
+    package = ".".join(target.split(".")[:2])
+    if package.startswith("hydra_plugins.") and find_spec(package) is None:
+        raise ConfigError(f"hydra/launcher={name}: its package {package.partition('.')[2].replace('_', '-')} is not installed; "
+                          f"pip install 'tinylab[{name}]' (in a checkout: pip install -e '.[{name}]').")
+
+
+def _workers(asked: int, configs: Sequence[Config]) -> int:
+    if asked == 0:
+        raise ConfigError("hydra.launcher.n_jobs=0: expected how many jobs may run at once, or -1 for what the machine holds.")
+    threads = [config.threads for config in configs]
+    by_cores, found = workers(asked, threads), workers(asked, threads, room(configs))
+    if found < by_cores:
+        log.warning("%d jobs at once and not %d: more do not fit into the free memory or on the GPUs; give both threads=… and "
+                    "hydra.launcher.n_jobs=… if they do", found, by_cores)
+    elif found < asked:
+        log.warning("hydra.launcher.n_jobs=%d: only %d at once, their threads fill the %d cores; give threads=… too for more",
+                    asked, found, cores())
+    return found
