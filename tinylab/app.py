@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from hydra._internal.utils import _run_hydra, get_args_parser
@@ -110,6 +110,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     from tinylab import report
     from tinylab.storage import read_json
     from tinylab.sweep.aggregate import Settings, aggregate
+    from tinylab.sweep.attempts import begin_command
 
     assert plan.sweep_folder is not None
     _check_writable(plan.sweep_folder.parent)
@@ -119,6 +120,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
         quoted = str(plan.sweep_folder).replace("\\", "\\\\").replace("'", "\\'")
         args.overrides.append(f"hydra.sweep.dir='{quoted}'")
     args.overrides += plan.launcher
+    begin_command()
     try:
         _hydra(args, parser)
     finally:
@@ -166,6 +168,7 @@ def task(cfg: DictConfig) -> None:
     from tinylab.identity import run_id
     from tinylab.manifest import RunFolder
     from tinylab.schema import validate
+    from tinylab.sweep.attempts import attempt
     from tinylab.threads import job_threads
 
     hydra = HydraConfig.get()
@@ -176,7 +179,8 @@ def task(cfg: DictConfig) -> None:
     try:
         config = validate(cfg)
         identity = run_id(config)
-        run_experiment(config, folder, identity, job_threads(config.threads, multirun))
+        with attempt(folder.path) if multirun else nullcontext():
+            run_experiment(config, folder, identity, job_threads(config.threads, multirun))
     except Exception as error:  # whatever it is: it must reach the manifest
         if not multirun:
             _failures.append(error)

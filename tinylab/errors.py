@@ -9,6 +9,7 @@ TinylabError            exit 1   something failed inside a run
 │   ├── DeviceError              a device or dtype that is not there
 │   └── OutputError              an output folder or a result on disk
 ├── EngineUnsupported   exit 2   the forked engine cannot run this model (`engine=auto` falls back)
+├── WorkerDied          exit 1   the processes that ran a job of a sweep were killed
 ├── SchemaError         exit 1   a table or a JSON document breaks its contract
 └── VerifyFailed        exit 4   `verify_slice.strict=true` and the slice disagreed
 ```
@@ -58,6 +59,10 @@ class EngineUnsupported(TinylabError):
     """The forked engine cannot evaluate this model exactly."""
 
     exit_code = 2
+
+
+class WorkerDied(TinylabError):
+    """The processes that ran a job were killed each time."""
 
 
 class SchemaError(TinylabError):
