@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 OLD := .venv-oldest
+RAY := .venv-ray
 
-.PHONY: demo test test-families test-oldest families check bench clean
+.PHONY: demo test test-families test-oldest test-ray families check bench clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -21,6 +22,9 @@ test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long p
 test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q
 
+test-ray: $(RAY)/.dev ## sweeps on a local Ray: the same tables, a killed worker, nothing left running
+	OMP_WAIT_POLICY=PASSIVE $(RAY)/bin/python -m pytest -q -m ray
+
 families: $(VENV)/.dev ## measure docs/families.md anew
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families --write-docs tests/test_families.py
 
@@ -32,7 +36,7 @@ bench: $(VENV)/.base ## speed, states, peak and memory against plain hooks; writ
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/run.py
 
 clean: ## remove the environment and caches; outputs/ stays
-	rm -rf $(VENV) $(OLD) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OLD) $(RAY) .mypy_cache .ruff_cache .pytest_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -45,8 +49,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[dev]'
 	touch $@ $(VENV)/.base
 
-$(OLD)/.dev: pyproject.toml constraints.txt constraints-oldest.txt
-	$(PYTHON) -m venv $(OLD)
-	grep -vE "^($$(sed -n 's/==.*//p' constraints-oldest.txt | paste -sd '|'))==" constraints.txt > $(OLD)/rest.txt
-	$(OLD)/bin/pip install --quiet --disable-pip-version-check -c $(OLD)/rest.txt -c constraints-oldest.txt -e '.[dev]'
+extras-oldest := dev
+extras-ray := dev,ray
+
+# Environments with the versions of another file instead of those that constraints.txt names for the same packages.
+.venv-%/.dev: pyproject.toml constraints.txt constraints-%.txt
+	$(PYTHON) -m venv $(@D)
+	grep -vE "^($$(sed -n 's/==.*//p' constraints-$*.txt | paste -sd '|'))==" constraints.txt > $(@D)/rest.txt
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -c $(@D)/rest.txt -c constraints-$*.txt -e '.[$(extras-$*)]'
 	touch $@

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
+
+from conftest import needs_ray
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,10 +41,17 @@ def user(tmp_path: Path, tinylab: Callable[..., int]) -> Callable[..., int]:
     return tinylab
 
 
-@pytest.mark.parametrize("command", [c for c in commands("python -m tinylab ") if not any(n in c for n in NEEDS_A_HUB)])
-def test_a_command_of_the_documents_runs(user: Callable[..., int], command: str) -> None:
+def runnable() -> list[ParameterSet]:
+    """Commands that need no hub; those for Ray belong to make test-ray."""
+    found = [c for c in commands("python -m tinylab ") if not any(n in c for n in NEEDS_A_HUB)]
+    return [pytest.param(c, marks=[needs_ray, pytest.mark.ray] if "launcher=ray" in c else []) for c in found]
+
+
+@pytest.mark.parametrize("command", runnable())
+def test_a_command_of_the_documents_runs(user: Callable[..., int], command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     words = shlex.split(command)[3:]
-    in_process = "joblib" not in command
+    in_process = "hydra/launcher" not in command
     small = [] if "n_examples" in command else SMALL
     if in_process:
         assert user(*words, *small) == 0

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from hydra._internal.utils import get_args_parser
 
-from conftest import Command, only
+from conftest import Command, has_ray, only
 from tinylab import threads
 from tinylab.composing import Composer
 from tinylab.models import kept_model
@@ -95,6 +95,16 @@ def test_weights_that_cannot_be_read_count_nothing_and_the_job_tells(tmp_path: P
     assert loaded_bytes(ModelConfig(path=str(tmp_path))) == 0
     config = planned("model=local", f"model.path={tmp_path}/gone").first
     assert job_bytes(config) == BESIDE_WEIGHTS
+
+
+@pytest.mark.skipif(has_ray, reason="the Ray launcher is installed here")
+def test_a_launcher_that_is_not_installed_is_exit_code_2(
+    tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tinylab("-m", "condition=cond_a,cond_b", "hydra/launcher=ray") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "pip install -e '.[ray]'" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_basic_launcher_has_no_workers() -> None:

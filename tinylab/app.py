@@ -111,6 +111,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     from tinylab.storage import read_json
     from tinylab.sweep.aggregate import Settings, aggregate
     from tinylab.sweep.attempts import begin_command
+    from tinylab.sweep.local_ray import local_ray
 
     assert plan.sweep_folder is not None
     _check_writable(plan.sweep_folder.parent)
@@ -122,7 +123,9 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     args.overrides += plan.launcher
     begin_command()
     try:
-        _hydra(args, parser)
+        with local_ray(plan.own_ray) as overrides:
+            args.overrides += overrides
+            _hydra(args, parser)
     finally:
         outcome = read_json(plan.sweep_folder / "manifest.json")
         if outcome["status"] == "running":  # the callback never ran, or it broke

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 from tinylab.errors import ConfigError
 from tinylab.schema import Config
-from tinylab.sweep.room import room
-from tinylab.threads import cores, workers
+from tinylab.sweep.room import room, uses_gpu
+from tinylab.threads import cores, job_threads, workers
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ class Launch:
 
     workers: int | None = None  # how many run at once, where the launcher lets it be chosen
     overrides: tuple[str, ...] = ()
+    own_ray: bool = False
 
 
 def plan_launch(base: DictConfig, configs: Sequence[Config]) -> Launch:
@@ -36,6 +37,8 @@ def plan_launch(base: DictConfig, configs: Sequence[Config]) -> Launch:
     if launcher.get("n_jobs") is not None:
         found = _workers(launcher.n_jobs, configs)
         return Launch(found, (f"hydra.launcher.n_jobs={found}",))
+    if launcher.get("ray") is not None and launcher.ray.init.get("address") == "local":
+        return _ray(launcher.ray, configs)
     return Launch()
 
 
@@ -58,3 +61,20 @@ def _workers(asked: int, configs: Sequence[Config]) -> int:
         log.warning("hydra.launcher.n_jobs=%d: only %d at once, their threads fill the %d cores; give threads=… too for more",
                     asked, found, cores())
     return found
+
+
+def _ray(ray: DictConfig, configs: Sequence[Config]) -> Launch:
+    """A Ray of our own: each job has its threads as CPUs, and Ray as many CPUs as jobs at once need."""
+    each = max(job_threads(config.threads, multirun=True) for config in configs)
+    found = workers(-1, [config.threads for config in configs], room(configs))
+    told = {
+        "init.num_cpus": found * each,
+        "remote.num_cpus": each,
+        "remote.num_gpus": 1 if any(map(uses_gpu, configs)) else 0,
+    }
+    given = [key for key in told if ray[key.split(".")[0]].get(key.split(".")[1]) is not None]
+    return Launch(
+        None if given else found,
+        tuple(f"++hydra.launcher.ray.{key}={value}" for key, value in told.items() if key not in given),
+        own_ray=True,
+    )

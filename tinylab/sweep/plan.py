@@ -49,6 +49,7 @@ class Plan:
     jobs: list[Job]
     workers: int | None = None  # how many jobs run at once, where the launcher lets it be chosen
     launcher: tuple[str, ...] = ()  # overrides that tell the launcher
+    own_ray: bool = False  # whether a Ray is started for the sweep
 
     @property
     def first(self) -> Config:
@@ -97,7 +98,8 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
     if not explicit:
         folder = folder.with_name(f"{folder.name}_{_sweep_id(composer, overrides, base)}")
     launch = plan_launch(base, configs)
-    return Plan(configs, [folder / job.folder for job in jobs], folder, explicit, jobs, launch.workers, launch.overrides)
+    return Plan(configs, [folder / job.folder for job in jobs], folder, explicit, jobs, launch.workers, launch.overrides,
+                launch.own_ray)
 
 
 def _arguments(overrides: Sequence[str], base: DictConfig) -> list[str]:
