@@ -6,8 +6,9 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints
 
 OLD := .venv-oldest
 RAY := .venv-ray
+PEERS := .venv-peers
 
-.PHONY: demo test test-families test-oldest test-ray families check bench clean
+.PHONY: demo test test-families test-oldest test-ray test-peers families check bench clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -25,6 +26,9 @@ test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
 test-ray: $(RAY)/.dev ## sweeps on a local Ray: the same tables, a killed worker, nothing left running
 	OMP_WAIT_POLICY=PASSIVE $(RAY)/bin/python -m pytest -q -m ray
 
+test-peers: $(PEERS)/.dev ## H1 and H2 tables against TransformerLens's own hooks, in ten families
+	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q tests/test_peers.py
+
 families: $(VENV)/.dev ## measure docs/families.md anew
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families --write-docs tests/test_families.py
 
@@ -36,7 +40,7 @@ bench: $(VENV)/.base ## speed, states, peak and memory against plain hooks; writ
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/run.py
 
 clean: ## remove the environment and caches; outputs/ stays
-	rm -rf $(VENV) $(OLD) $(RAY) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OLD) $(RAY) $(PEERS) .mypy_cache .ruff_cache .pytest_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -57,4 +61,9 @@ extras-ray := dev,ray
 	$(PYTHON) -m venv $(@D)
 	grep -vE "^($$(sed -n 's/==.*//p' constraints-$*.txt | paste -sd '|'))==" constraints.txt > $(@D)/rest.txt
 	$(@D)/bin/pip install --quiet --disable-pip-version-check -c $(@D)/rest.txt -c constraints-$*.txt -e '.[$(extras-$*)]'
+	touch $@
+
+$(PEERS)/.dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
 	touch $@
