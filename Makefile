@@ -8,7 +8,7 @@ OLD := .venv-oldest
 RAY := .venv-ray
 PEERS := .venv-peers
 
-.PHONY: demo test test-families test-oldest test-ray test-peers families check bench clean
+.PHONY: demo test test-families test-oldest test-ray test-peers families check bench bench-peers clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -26,8 +26,8 @@ test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
 test-ray: $(RAY)/.dev ## sweeps on a local Ray: the same tables, a killed worker, nothing left running
 	OMP_WAIT_POLICY=PASSIVE $(RAY)/bin/python -m pytest -q -m ray
 
-test-peers: $(PEERS)/.dev ## H1 and H2 tables against TransformerLens's own hooks, in ten families
-	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q tests/test_peers.py
+test-peers: $(PEERS)/.dev ## H1 and H2 tables against TransformerLens's own hooks, in ten families; the benchmark beside other tools
+	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q tests/test_peers.py tests/test_benchmarks.py
 
 families: $(VENV)/.dev ## measure docs/families.md anew
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families --write-docs tests/test_families.py
@@ -38,6 +38,9 @@ check: $(VENV)/.dev ## lint and types
 
 bench: $(VENV)/.base ## speed, states, peak and memory against plain hooks; writes docs/benchmarks.md
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/run.py
+
+bench-peers: $(PEERS)/.dev ## the same with TransformerLens and nnsight beside it on the distinct prompts
+	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python benchmarks/run.py
 
 clean: ## remove the environment and caches; outputs/ stays
 	rm -rf $(VENV) $(OLD) $(RAY) $(PEERS) .mypy_cache .ruff_cache .pytest_cache

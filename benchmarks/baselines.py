@@ -49,7 +49,7 @@ class PlainRuns:
     def __init__(self, model: CausalModel, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer) -> None:
         """Lay out the batches; nothing is computed yet."""
         self._model, self._scorer = model, scorer
-        self._batches = {run: Batch.of([getattr(pair, run) for pair in pairs], model.device) for run in RUNS}
+        self.batches: dict[Run, Batch] = {run: Batch.of([getattr(pair, run) for pair in pairs], model.device) for run in RUNS}
         answers = ([getattr(pair, name) for pair in pairs] for name in ("target", "foil"))
         self._answers = [torch.tensor(tokens, device=model.device) for tokens in answers]
         self._sites = {(i.site, i.layer) for v in variants if v.source is not None for i in v.interventions}
@@ -87,7 +87,7 @@ class PlainRuns:
 
     def _forward(self, run: Run, reading_rows_only: bool) -> torch.Tensor:
         """Logits at the reading rows, [B, W]."""
-        batch = self._batches[run]
+        batch = self.batches[run]
         last = torch.tensor([batch.ids.shape[1] - 1], device=batch.ids.device)
         fewer = {"logits_to_keep": last} if reading_rows_only else {}
         logits: torch.Tensor = self._model.model(
@@ -103,7 +103,7 @@ class PlainRuns:
         return keep
 
     def _changer(self, intervention: Intervention, positions: Positions) -> Change:
-        places = _places(positions)
+        columns = places(positions)
 
         def change(value: torch.Tensor) -> torch.Tensor:
             value = value.clone()
@@ -111,15 +111,15 @@ class PlainRuns:
             head = intervention.head
             part = slice(None) if head is None else slice(head * width, (head + 1) * width)
             if isinstance(intervention.operation, Scale):
-                value[:, places, part] *= intervention.operation.factor
+                value[:, columns, part] *= intervention.operation.factor
             else:
-                value[:, places, part] = self._cache[intervention.site, intervention.layer][:, places, part]
+                value[:, columns, part] = self._cache[intervention.site, intervention.layer][:, columns, part]
             return value
 
         return change
 
 
-def _places(positions: Positions) -> slice:
+def places(positions: Positions) -> slice:
     """The changed columns of a batch that is padded on the left."""
     if positions == "last":
         return slice(-1, None)

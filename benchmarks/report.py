@@ -57,6 +57,11 @@ everything, not matmuls only."""
 CORRECTNESS_NOTE = """The largest difference of any metric between (b) and (a) or (a'), over the unmodified runs and the
 interventions that both evaluated. For scale: the largest change of any metric that any intervention of the battery
 makes."""
+BESIDE_NOTE = """What (a) does, by the hooks of {tools}, each in the way its documentation
+shows: `run_with_hooks` of a TransformerBridge with the weights as they are, `with model.trace(...)` of nnsight. The same
+weights and padded batch, one forward pass per intervention, the logits of every row, sampled as (a) is and in the same
+rounds. TransformerLens sets eager attention itself. Seconds of the whole battery; the largest difference of any metric
+from (b) over the interventions that both evaluated."""
 MEMORY_NOTE = """The most memory held beyond the loaded model: resident set of a fresh process on a CPU, torch's
 allocator on a GPU. Distinct prompts; (b) runs H1 on one head per layer, (a) and (a') the unmodified runs and {passes}
 interventions."""
@@ -90,6 +95,7 @@ class Results:
     dtype: str
     parameters: int = 0
     cases: list[Case] = field(default_factory=list)
+    tools: dict[str, str] = field(default_factory=dict)  # other tools that were measured, with their versions
     memory: dict[Style, float] = field(default_factory=dict)
     curves: list[Point] = field(default_factory=list)
     layouts: list[LayoutPoint] = field(default_factory=list)
@@ -149,6 +155,8 @@ def sheets(results: Results) -> list[Sheet]:
     if results.cases:
         cases = results.cases
         found += [_verdicts(cases), _speed(cases), _states(cases), _peaks(cases), _differences(cases)]
+    if results.tools:
+        found.append(_beside(results))
     if results.memory:
         found.append(_memory(results))
     if results.curves:
@@ -248,6 +256,19 @@ def _differences(cases: Sequence[Case]) -> Sheet:
     return Sheet("Correctness", CORRECTNESS_NOTE, ("battery", "prompts", "largest difference", "largest effect"), rows)
 
 
+def _beside(results: Results) -> Sheet:
+    rows = [
+        (*_names(case), f"{len(case.variants)} × {len(case.workload.pairs)}", tool, _spread(seconds), _spread(case.plain),
+         _spread(case.forked), f"{median(seconds) / median(case.forked):.2f}", f"{case.beside_difference[tool]:.1e}")
+        for case in results.cases for tool, seconds in case.beside.items()
+    ]
+    columns = (
+        "battery", "prompts", "interventions × pairs", "tool", "tool s", "(a) s", "(b) s", "tool/(b)", "largest difference",
+    )
+    tools = " and ".join(f"{tool} {number}" for tool, number in results.tools.items())
+    return Sheet("Beside other tools", BESIDE_NOTE.format(tools=tools), columns, rows)
+
+
 def _memory(results: Results) -> Sheet:
     names: dict[Style, str] = {"plain": "(a)", "plain, reading rows": "(a')", "forked": "(b)"}
     rows = [(names[style], f"{mebibytes:.0f}") for style, mebibytes in results.memory.items()]
@@ -331,4 +352,4 @@ def _raw(results: Results) -> dict[str, Any]:
         for case in results.cases
     ]
     rest = {name: [asdict(point) for point in getattr(results, name)] for name in ("curves", "layouts", "profiles", "sweeps")}
-    return {"machine": machine(results), "cases": cases, "memory": results.memory, "startup": results.startup, **rest}
+    return {"machine": machine(results), "cases": cases, "tools": results.tools, "memory": results.memory, "startup": results.startup, **rest}

@@ -17,6 +17,7 @@ from rich.console import Console
 from benchmarks import aggregate
 from benchmarks.curves import curves, layouts
 from benchmarks.memory import STYLES, Style, peak_memory
+from benchmarks.peers import installed, tools
 from benchmarks.profiles import profiles
 from benchmarks.report import Results, write
 from benchmarks.side_by_side import Case, measure
@@ -90,11 +91,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _engines(results: Results, corpora: Sequence[str], pairs: int, until: float, console: Console) -> None:
-    """(a), (a') and (b) side by side, into the results."""
+    """(a), (a') and (b) side by side, and other tools where they are installed, into the results."""
     model, tokeniser = random_model(SHAPES[results.shape](), results.device, results.dtype), embedded_model()
+    results.tools = installed()
     results.parameters = model.model.num_parameters()
     results.cases = [Case.of(model, task, some) for task in TASKS for some in workloads(task, model, tokeniser, pairs, corpora)]
-    measure(model, results.cases, until - time.perf_counter(), console.print)
+    measure(model, results.cases, tools(model, tokeniser.tokenizer), until - time.perf_counter(), console.print)
 
 
 def _measure(section: str, results: Results, extent: Extent, pairs: int) -> None:

@@ -2,8 +2,8 @@
 
 (a) costs one forward pass per intervention, and every pass of a workload costs the same, so a few interventions,
 spread over layers and heads, are timed and multiplied. (b) is always run in full. A round of a case is: matmul peak,
-some passes of (a), (b), the same passes of (a'). Every case gets one round. While the time lasts, the cheaper cases
-get more, up to three, then the others too.
+some passes of (a), (b), the same passes of (a'), and, on distinct prompts, of other tools where they are installed.
+Every case gets one round. While the time lasts, the cheaper cases get more, up to three, then the others too.
 
 Letters: V interventions of a battery.
 """
@@ -22,6 +22,7 @@ import torch
 from benchmarks.baselines import PlainRuns
 from benchmarks.bound import lower_bound
 from benchmarks.measure import counted, matmul_peak, timed
+from benchmarks.peers import PeerRuns, Tool
 from benchmarks.workloads import Task, Workload, random_model
 from tinylab import metrics
 from tinylab.engine.budget import Budget
@@ -61,6 +62,8 @@ class Case:
     reading: list[float] = field(default_factory=list)
     forked: list[float] = field(default_factory=list)
     peak: list[float] = field(default_factory=list)
+    beside: dict[str, list[float]] = field(default_factory=dict)  # other tools, by name
+    beside_difference: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0  # of the last round
 
     @staticmethod
@@ -95,19 +98,23 @@ class Case:
 class Runner:
     """Measures one case."""
 
-    def __init__(self, model: CausalModel, case: Case) -> None:
-        """Hold model and case; nothing is computed yet."""
+    def __init__(self, model: CausalModel, case: Case, tools: Sequence[Tool]) -> None:
+        """Hold model, case and other tools; nothing is computed yet."""
         self._model, self.case = model, case
         self._plain = PlainRuns(model, case.workload.pairs, case.variants, SCORER)
+        batches, pairs = self._plain.batches, case.workload.pairs
+        self._peers = [PeerRuns(tool, batches, pairs, case.variants, SCORER) for tool in tools]
         places = np.unique(np.linspace(0, len(case.variants) - 1, SAMPLE).astype(int))
         self._sample: list[int] = [int(place) for place in places]
         self._at = 0
         self._baselines: dict[Run, FloatArray] = {}
 
     def prepare(self, shadow: CausalModel) -> None:
-        """The unmodified runs of (a), which also warm up, and the operations of (a) and (b)."""
+        """The unmodified runs of (a) and of other tools, which also warm up, and the operations of (a) and (b)."""
         case = self.case
         self._baselines, flops = counted(self._plain.unmodified)
+        for peer in self._peers:
+            peer.unmodified()
         case.flops_plain = round(flops * (1 + len(case.variants) * case.rows_each / case.rows))
         case.flops_forked = forked_flops(shadow, case, Budget.of(self._model.device.type))
 
@@ -118,10 +125,10 @@ class Runner:
         chosen = [self._sample[(self._at + step) % len(self._sample)] for step in range(passes)]
         self._at += passes
         case.peak.append(matmul_peak(self._model))
-        plain = self._timed(chosen, False)
+        plain = self._timed(chosen, partial(self._plain.evaluate, reading_rows_only=False))
         engine = ForkedEngine(self._model)
         found, seconds = timed(self._model.device, lambda: engine.evaluate(case.workload.pairs, case.variants, SCORER))
-        reading = self._timed(chosen, True)
+        reading = self._timed(chosen, partial(self._plain.evaluate, reading_rows_only=True))
         case.plain.append(plain.seconds * (len(case.variants) + 2))
         case.forked.append(seconds)
         case.reading.append(reading.seconds * (len(case.variants) + 2))
@@ -130,14 +137,18 @@ class Runner:
         gaps += [float(np.abs(self._baselines[run] - rows).max()) for run, rows in found.baselines.items()]
         case.difference = max(case.difference, *gaps)
         case.effect = float(np.abs(found.values - found.baselines[case.task.battery.target]).max())
+        for peer in self._peers:
+            theirs, name = self._timed(chosen, peer.evaluate), peer.tool.name
+            case.beside.setdefault(name, []).append(theirs.seconds * (len(case.variants) + 2))
+            gap = float(np.abs(theirs.values - found.values[chosen]).max())
+            case.beside_difference[name] = max(gap, case.beside_difference.get(name, 0.0))
         case.seconds = time.perf_counter() - began
 
-    def _timed(self, chosen: Sequence[int], reading_rows_only: bool) -> Sampled:
-        """Some variants by plain hooks."""
+    def _timed(self, chosen: Sequence[int], evaluate: Callable[[Variant], FloatArray]) -> Sampled:
+        """Some variants, one at a time."""
         values, seconds = [], []
         for v in chosen:
-            run = partial(self._plain.evaluate, self.case.variants[v], reading_rows_only)
-            value, took = timed(self._model.device, run)
+            value, took = timed(self._model.device, partial(evaluate, self.case.variants[v]))
             values.append(value)
             seconds.append(took)
         return Sampled(np.stack(values), mean(seconds))
@@ -145,7 +156,7 @@ class Runner:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Some variants by plain hooks: their metrics [variants, B, M], and seconds per forward pass."""
+    """Some variants by hooks: their metrics [variants, B, M], and seconds per forward pass."""
 
     values: FloatArray
     seconds: float
@@ -179,14 +190,14 @@ def forked_flops(shadow: CausalModel, case: Case, budget: Budget) -> int:
     return unmodified + sizes.pop() * (one_each - unmodified)
 
 
-def measure(model: CausalModel, cases: Sequence[Case], seconds: float, say: Say) -> None:
+def measure(model: CausalModel, cases: Sequence[Case], tools: Sequence[Tool], seconds: float, say: Say) -> None:
     """Fill in the cases, in about this many seconds; every case gets one round at least."""
     began = time.perf_counter()
     shadow = random_model(model.model.config, "meta", str(model.dtype).removeprefix("torch."))
     runners = []
     for case in cases:
         say(f"{case.task.label}, {case.workload.name}: {len(case.variants)} interventions, {len(case.workload.pairs)} pairs")
-        runners.append(Runner(model, case))
+        runners.append(Runner(model, case, tools if case.workload.kind == "distinct" else ()))
         runners[-1].prepare(shadow)
         runners[-1].round()
     while fitting := [r for r in runners if _fits(r.case, seconds - (time.perf_counter() - began))]:

@@ -7,14 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from benchmarks.baselines import PlainRuns
 from benchmarks.bound import lower_bound
 from benchmarks.measure import counted
+from benchmarks.peers import KINDS, PeerRuns, installed
 from benchmarks.side_by_side import SCORER, Case, forked_flops
-from benchmarks.workloads import TASKS, Task, Workload, corpus, distinct, embedded_model, gpt2, random_model
+from benchmarks.workloads import SHAPES, TASKS, Task, Workload, corpus, distinct, embedded_model, gpt2, random_model
 from tinylab.engine.budget import Budget
 from tinylab.engine.forked import ForkedEngine
 from tinylab.engine.interventions import Intervention, Operation, Patch, Positions, Scale, Site, Variant
@@ -101,6 +105,26 @@ def test_attention_is_counted() -> None:
     assert flops == 2 * (2 * 3 * 5 * 7) * (8 + 8)
 
 
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.label)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_another_tool_gives_the_numbers_of_plain_hooks_on_padded_prompts(kind: Any, task: Task) -> None:
+    pytest.importorskip(kind.package, reason=f"{kind.name} is not installed: make test-peers has it")
+    model, tokenizer = random_model(SHAPES["quick"](), "cpu", "float32"), embedded_model().tokenizer
+    before = {name: value.clone() for name, value in model.model.state_dict().items()}
+    pairs = distinct(4, 8, model.vocabulary) + distinct(3, 5, model.vocabulary)
+    variants = task.variants(model)
+    plain = PlainRuns(model, pairs, variants, SCORER)
+    peer = PeerRuns(kind(model, tokenizer), plain.batches, pairs, variants, SCORER)
+    peer.unmodified()
+    baselines = plain.unmodified()
+    for variant in variants:
+        expected = plain.evaluate(variant, reading_rows_only=False)
+        assert np.abs(expected - baselines[variant.target]).max() > 1e-3
+        np.testing.assert_allclose(peer.evaluate(variant), expected, rtol=0, atol=1e-5)
+    after = model.model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
     document, raw = tmp_path / "benchmarks.md", tmp_path / "raw.json"
     command = [sys.executable, str(ROOT / "benchmarks/run.py"), "--quick", "--out", str(document), "--raw", str(raw)]
@@ -110,6 +134,8 @@ def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for title in TITLES:
         assert f"\n## {title}" in text
+    assert ("\n## Beside other tools" in text) == bool(installed())
+    assert all(f"{tool} {number}" in text for tool, number in installed().items())
     assert str(ROOT) not in text
     measured = json.loads(raw.read_text(encoding="utf-8"))
     cases = measured["cases"]
@@ -118,5 +144,7 @@ def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
         assert case["bound"] <= case["states"] <= 1.05 * case["bound"], case
         assert case["difference"] <= 1e-4, case
         assert case["difference"] < case["effect"], case
+        assert set(case["beside"]) == (set(installed()) if case["kind"] == "distinct" else set())
+        assert all(difference <= 1e-4 for difference in case["beside_difference"].values()), case
     assert [(sweep["runs"], sweep["rows"]) for sweep in measured["sweeps"]] == [(4, 4 * 400 * 4 * 3)]
     assert all(sweep[part] > 0 for sweep in measured["sweeps"] for part in ("whole", "mebibytes", "read", "join", "rank"))
