@@ -351,5 +351,7 @@ def _raw(results: Results) -> dict[str, Any]:
         }
         for case in results.cases
     ]
-    rest = {name: [asdict(point) for point in getattr(results, name)] for name in ("curves", "layouts", "profiles", "sweeps")}
-    return {"machine": machine(results), "cases": cases, "tools": results.tools, "memory": results.memory, "startup": results.startup, **rest}
+    tables = ("curves", "layouts", "profiles", "sweeps")
+    rest: dict[str, Any] = {name: [asdict(point) for point in getattr(results, name)] for name in tables}
+    rest |= {name: getattr(results, name) for name in ("tools", "memory", "startup")}
+    return {"machine": machine(results), "cases": cases, **rest}

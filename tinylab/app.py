@@ -24,10 +24,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.composing import CONFIG_NAME, Composer, config_folder, one_sentence
 from tinylab.errors import ConfigError, OutputError, TinylabError, UserError, VerifyFailed
+from tinylab.interrupts import end_children, exit_code, terminable
+from tinylab.manifest import RunFolder
 from tinylab.sweep.plan import Plan, make_plan
 
 EXIT_MISSING_RUNS = 3
-EXIT_INTERRUPTED = 130
 log = logging.getLogger(__name__)
 
 _failures: list[Exception] = []
@@ -42,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.prog = "tinylab"
     args = parser.parse_args(None if argv is None else list(argv))
     try:
-        with _full_errors():
+        with _full_errors(), terminable():
             return _command(args, parser)
-    except KeyboardInterrupt:
-        return _say("interrupted", EXIT_INTERRUPTED)
+    except KeyboardInterrupt as interrupt:
+        return _say("interrupted; the same command again goes on from here", exit_code(interrupt))
     except TinylabError as error:
         if show_traceback:
             raise
@@ -110,7 +111,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     from tinylab import report
     from tinylab.storage import read_json
     from tinylab.sweep.aggregate import Settings, aggregate
-    from tinylab.sweep.attempts import begin_command
+    from tinylab.sweep.attempts import begin_command, launched
     from tinylab.sweep.local_ray import local_ray
 
     assert plan.sweep_folder is not None
@@ -122,22 +123,28 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
         args.overrides.append(f"hydra.sweep.dir='{quoted}'")
     args.overrides += plan.launcher
     begin_command()
+    error: Exception | None = None
     try:
         with local_ray(plan.own_ray) as overrides:
             args.overrides += overrides
-            _hydra(args, parser)
+            error = launched(lambda *more: _hydra(args, parser, more), plan.sweep_folder)
+    except KeyboardInterrupt:
+        if not plan.own_ray:  # Ray ends its own
+            end_children()
+        raise
     finally:
         outcome = read_json(plan.sweep_folder / "manifest.json")
         if outcome["status"] == "running":  # the callback never ran, or it broke
-            outcome = aggregate(plan.sweep_folder, Settings.of(plan.first.invariants))
+            outcome = aggregate(plan.sweep_folder, Settings.of(plan.first.invariants), error)
     report.print_sweep(plan.sweep_folder, outcome)
     if outcome["failures"]:
         return EXIT_MISSING_RUNS
     return 4 if outcome["verify_failed"] else 0
 
 
-def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    _run_hydra(args, parser, task, config_path=str(config_folder()), config_name=CONFIG_NAME)
+def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
+    asked = argparse.Namespace(**{**vars(args), "overrides": [*args.overrides, *more]})
+    _run_hydra(asked, parser, task, config_path=str(config_folder()), config_name=CONFIG_NAME)
 
 
 def _check_writable(folder: Path) -> list[Path]:
@@ -169,9 +176,9 @@ def task(cfg: DictConfig) -> None:
     """
     from tinylab.experiment import run_experiment
     from tinylab.identity import run_id
-    from tinylab.manifest import RunFolder
     from tinylab.schema import validate
     from tinylab.sweep.attempts import attempt
+    from tinylab.sweep.finished import alone, placed
     from tinylab.threads import job_threads
 
     hydra = HydraConfig.get()
@@ -182,16 +189,26 @@ def task(cfg: DictConfig) -> None:
     try:
         config = validate(cfg)
         identity = run_id(config)
-        with attempt(folder.path) if multirun else nullcontext():
-            run_experiment(config, folder, identity, job_threads(config.threads, multirun))
+        with alone(Path(config.output_dir), identity):
+            folder = placed(folder, identity, config.overwrite) if multirun else folder
+            with attempt(folder.path) if multirun else nullcontext():
+                run_experiment(config, folder, identity, job_threads(config.threads, multirun))
     except Exception as error:  # whatever it is: it must reach the manifest
         if not multirun:
             _failures.append(error)
-        if not multirun and fresh and isinstance(error, UserError):
-            folder.discard()  # nothing was computed, leave nothing behind
-        elif (finished := folder.finished()) is None:
-            folder.fail(identity, error)
-        elif multirun and not isinstance(error, VerifyFailed):  # the manifest has that verdict already
-            folder.note_failed_attempt(finished, error)
+        try:
+            _record(folder, identity, error, multirun=multirun, fresh=fresh)
+        except OutputError as unwritable:  # of a full disk, say: then the log is all there is
+            log.error("%s", unwritable)
         if multirun:
             log.error("%s failed: %s", folder.path, error, exc_info=not isinstance(error, TinylabError))
+
+
+def _record(folder: RunFolder, identity: str | None, error: Exception, *, multirun: bool, fresh: bool) -> None:
+    """Leave word of a failure in a run's folder; finished work stays what it was."""
+    if not multirun and fresh and isinstance(error, UserError):
+        folder.discard()  # nothing was computed, leave nothing behind
+    elif (finished := folder.finished()) is None:
+        folder.fail(identity, error)
+    elif multirun and not isinstance(error, VerifyFailed):  # the manifest has that verdict already
+        folder.note_failed_attempt(finished, error)

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tinylab.engine.interventions import Partial
+from tinylab.engine.interventions import Partial, Run
+from tinylab.metrics import FloatArray
 from tinylab.storage import replacing
 
 WAIT = 1.0
@@ -70,5 +71,5 @@ class Checkpoint:
 
 def _partial(arrays: Any) -> Partial:
     forwards, states = (int(count) for count in arrays["counts"])
-    baselines = {"clean": arrays["clean"], "corrupt": arrays["corrupt"]}
-    return Partial(baselines, arrays["values"], arrays["begun"], arrays["done"], forwards, states)  # type: ignore[arg-type]
+    baselines: dict[Run, FloatArray] = {"clean": arrays["clean"], "corrupt": arrays["corrupt"]}
+    return Partial(baselines, arrays["values"], arrays["begun"], arrays["done"], forwards, states)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import time
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +15,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from tinylab import report
+from tinylab.checkpoint import Checkpoint
 from tinylab.conditions import corpus_sha256, load_condition
 from tinylab.engine.interventions import Engine
 from tinylab.errors import OutputError, TinylabError, VerifyFailed
@@ -96,7 +99,13 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
     if folder.complete(run_id) is None:
         folder.write(started)
     engine_began = time.monotonic()
-    impact, forwards, states = _evaluate(config, prepared, choice.engine)
+    checkpoint = Checkpoint(folder.checkpoint, {
+        "run_id": run_id, "threads": threads, "engine": choice.engine.name, "device": device,
+        "forwards": prediction.forwards, "states": prediction.states, "packages": package_versions(),
+    })
+    if config.overwrite:
+        checkpoint.discard()
+    impact, forwards, states = _evaluate(config, prepared, choice.engine, checkpoint)
     engine_seconds = time.monotonic() - engine_began
     _check_finite(impact, config)
     folder.write(started)  # only now is a finished run, if there is one, overwritten
@@ -121,6 +130,7 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
             "finished": now(),
         },
     })
+    checkpoint.discard()
 
 
 def set_threads(threads: int) -> None:
@@ -159,11 +169,12 @@ def _started(config: Config, run_id: str) -> dict[str, Any]:
         "target_run": battery.target,
         "positions": str(list(battery.acts_at)) if isinstance(battery.acts_at, tuple) else battery.acts_at,
         "model": config.model.name or config.model.path,
+        "process": {"host": socket.gethostname(), "pid": os.getpid()},
         "started": now(),
     }
 
 
-def _evaluate(config: Config, prepared: Prepared, engine: Engine) -> tuple[Impact, int, int]:
+def _evaluate(config: Config, prepared: Prepared, engine: Engine, checkpoint: Checkpoint) -> tuple[Impact, int, int]:
     """Evaluate every cell on every example, with a progress bar; also forwards and states computed."""
     computed = with_logit_diff(config.metric_names)
     examples = len(prepared.tokens)
@@ -175,6 +186,7 @@ def _evaluate(config: Config, prepared: Prepared, engine: Engine) -> tuple[Impac
             [cell.variant for cell in prepared.cells],
             Scorer(computed),
             lambda done: bar.update(done / examples),
+            keeper=checkpoint,
         )
     impact = assemble(
         config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation,

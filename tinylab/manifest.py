@@ -41,6 +41,11 @@ class RunFolder:
         """The manifest's path."""
         return self.path / "manifest.json"
 
+    @property
+    def checkpoint(self) -> Path:
+        """What an unfinished run has computed so far (`tinylab.checkpoint`)."""
+        return self.path / "checkpoint.npz"
+
     def file(self, artifact: str) -> Path:
         """The path of an artifact, by its key in the manifest."""
         return self.path / self.ARTIFACTS[artifact]
@@ -74,7 +79,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove what a run that never computed anything has written, and its folder if nothing else is in it."""
-        for file in (self.manifest, *(self.path / path for path in self.ARTIFACTS.values())):
+        for file in (self.manifest, self.checkpoint, *(self.path / path for path in self.ARTIFACTS.values())):
             file.unlink(missing_ok=True)
         for folder in (self.path / "metrics", self.path):
             if folder.is_dir() and not any(folder.iterdir()):

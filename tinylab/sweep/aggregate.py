@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 from tinylab.errors import OutputError
 from tinylab.identity import digest
-from tinylab.manifest import RunFolder
+from tinylab.manifest import RunFolder, describe
 from tinylab.storage import read_json, write_json
+from tinylab.sweep.finished import is_computed, output_root, run_folders
 from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
 from tinylab.sweep.joining import Child, join
 from tinylab.sweep.ranking import Ranking, rank_matrix
@@ -45,23 +47,27 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
-def aggregate(folder: Path, settings: Settings) -> dict[str, Any]:
+def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None = None) -> dict[str, Any]:
     """Join the runs of a sweep's folder and write the cross-condition artifacts and the manifest.
 
     Args:
         folder: the sweep's folder.
         settings: how to look for invariants.
+        launcher_error: what the launcher died of, if it did: it explains jobs that never started.
 
     Returns:
         The sweep's manifest.
     """
     before = _manifest(folder)
-    jobs = before.get("jobs") or _found_jobs(folder)
+    root = output_root(folder.resolve())
+    jobs = _with_places(folder, before.get("jobs") or _found_jobs(folder), root)
     children: list[Child] = []
     failures: list[dict[str, Any]] = []
     for job in jobs:
         run = RunFolder(folder / job["folder"])
-        child, error = _child(run, job["run_id"])
+        child, error = _child(run, job["run_id"], root)
+        if error is not None and error["type"] == "NotRun" and launcher_error is not None:
+            error = describe(launcher_error)
         if child is not None:
             children.append(child)
         if error is not None:
@@ -85,6 +91,20 @@ def aggregate(folder: Path, settings: Settings) -> dict[str, Any]:
     return manifest
 
 
+def _with_places(folder: Path, jobs: Sequence[dict[str, Any]], root: Path | None) -> list[dict[str, Any]]:
+    """The jobs, each with the folder where its run lies: that of an earlier command where its own holds no finished run."""
+    elsewhere = {} if root is None else run_folders(root)
+    return [{**job, "folder": _place(folder, job, elsewhere)} for job in jobs]
+
+
+def _place(folder: Path, job: dict[str, Any], elsewhere: dict[str, list[Path]]) -> str:
+    own, run_id = folder / job["folder"], job["run_id"]
+    for path in [own, *elsewhere.get(run_id, ())]:
+        if RunFolder(path).complete(run_id) is not None:
+            return os.path.relpath(path, folder)
+    return str(job["folder"])
+
+
 def _found_jobs(folder: Path) -> list[dict[str, Any]]:
     """Jobs read off the run folders, for a sweep whose own manifest is lost."""
     jobs = []
@@ -95,7 +115,7 @@ def _found_jobs(folder: Path) -> list[dict[str, Any]]:
     return jobs
 
 
-def _child(run: RunFolder, run_id: str) -> tuple[Child | None, dict[str, str] | None]:
+def _child(run: RunFolder, run_id: str, root: Path | None) -> tuple[Child | None, dict[str, str] | None]:
     """A job's complete run, and what is wrong: either may be None (a finished run whose verify slice broke has both)."""
     manifest = run.complete(run_id)
     if manifest is not None:
@@ -110,7 +130,12 @@ def _child(run: RunFolder, run_id: str) -> tuple[Child | None, dict[str, str] | 
         return None, {"type": "NotRun", "message": message}
     if found.get("status") == "failed":
         return None, found["error"]
-    return None, {"type": "Interrupted", "message": f"the manifest says {found.get('status')}, but the run did not finish"}
+    if root is not None and is_computed(root, run_id):
+        return None, {"type": "StillRunning", "message": "another process computes this run right now"}
+    process = found.get("process", {})
+    told = (f"process {process.get('pid')} on {process.get('host')} ended before the run did: killed (out of memory?) or "
+            "interrupted; the same command goes on from there")
+    return None, {"type": "Interrupted", "message": told}
 
 
 def _strict_verify_failed(manifest: dict[str, Any]) -> bool:
@@ -147,7 +172,7 @@ def _write_artifacts(
 
 
 def _has(children: Sequence[Child], failure: dict[str, Any]) -> bool:
-    return any(child.folder.path.name == failure["folder"] for child in children)
+    return any(child.folder.path.name == Path(failure["folder"]).name for child in children)
 
 
 def _summary(children: Sequence[Child], failures: Sequence[dict[str, Any]]) -> dict[str, Any]:

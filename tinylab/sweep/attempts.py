@@ -1,4 +1,6 @@
-"""How often a job is started in one command: a worker that is killed cannot say so itself.
+"""Workers that die: how often a job is started in one command, and going on where a pool of workers broke.
+
+A worker that is killed cannot say so itself.
 
 Launchers start a job again whose worker died. One that dies each time, for want of memory for example, would take its
 launcher with it, or be started for ever. So every start leaves a line in the run's folder, every end removes the file,
@@ -8,8 +10,9 @@ and a job that finds too many lines of its own command fails, like any other.
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -21,6 +24,47 @@ ATTEMPTS = 2
 COMMAND = "TINYLAB_COMMAND"
 """The environment variable in which workers inherit which command they work for."""
 FILE = ".attempts"
+ONE_AT_A_TIME = ("hydra.launcher.pre_dispatch=1",)
+"""Makes joblib hand out a job when the one before has ended. With n_jobs=1 jobs would run in the parent, and kill it too."""
+log = logging.getLogger(__name__)
+
+
+def launched(launch: Callable[..., object], sweep_folder: Path) -> Exception | None:
+    """Launch a sweep's jobs; where a pool of workers breaks, those that are not finished are launched again.
+
+    joblib ends all workers of a pool when one dies, the innocent ones too. So after that jobs go one at a time.
+
+    Args:
+        launch: launches all jobs, and takes more overrides; finished runs are reused.
+        sweep_folder: of the sweep.
+
+    Returns:
+        What the launcher died of, None if it did not.
+    """
+    before: dict[str, int] = _traces(sweep_folder)
+    more: tuple[str, ...] = ()
+    while True:
+        try:
+            launch(*more)
+        except Exception as error:  # of any launcher: what its jobs have done is on disk
+            after = _traces(sweep_folder)
+            if not _pool_broke(error) or after == before:
+                log.error("the launcher failed: %s", error)
+                return error
+            log.warning("a worker process was killed (out of memory?): running the unfinished jobs again, one at a time")
+            before, more = after, ONE_AT_A_TIME
+        else:
+            return None
+
+
+def _pool_broke(error: Exception) -> bool:
+    return any(cls.__name__ == "BrokenProcessPool" for cls in type(error).__mro__)
+
+
+def _traces(sweep_folder: Path) -> dict[str, int]:
+    """What jobs have left behind so far: when each file that tells of one was last written."""
+    files = [*sweep_folder.glob(f"*/{FILE}"), *sweep_folder.glob("*/manifest.json")]
+    return {str(file): file.stat().st_mtime_ns for file in files if file.is_file()}
 
 
 def begin_command() -> None:
