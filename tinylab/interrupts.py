@@ -43,14 +43,24 @@ def terminable() -> Iterator[None]:
 
 
 def end_children() -> None:
-    """End every process that this one has started, and theirs."""
-    children = psutil.Process().children(recursive=True)
+    """End every process that this one has started, and theirs.
+
+    joblib's resource tracker is left alone: it ends by itself behind its parent, when it has removed what workers left.
+    """
+    children = [child for child in psutil.Process().children(recursive=True) if not _tracks_resources(child)]
     for child in children:
         _tell(child, signal.SIGTERM)
     _, alive = psutil.wait_procs(children, timeout=GRACE)
     for child in alive:
         _tell(child, signal.SIGKILL)
     psutil.wait_procs(alive, timeout=GRACE)
+
+
+def _tracks_resources(process: psutil.Process) -> bool:
+    try:
+        return any("resource_tracker" in part for part in process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def _tell(process: psutil.Process, number: int) -> None:
