@@ -8,7 +8,7 @@ OLD := .venv-oldest
 RAY := .venv-ray
 PEERS := .venv-peers
 
-.PHONY: demo test test-families test-oldest test-ray test-peers families check bench bench-peers clean
+.PHONY: demo test test-families test-oldest test-faults test-ray test-peers families check bench bench-peers clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -22,6 +22,9 @@ test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long p
 
 test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q
+
+test-faults: $(VENV)/.dev ## sweeps whose workers, parent or disk fail
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m faults
 
 test-ray: $(RAY)/.dev ## sweeps on a local Ray: the same tables, a killed worker, nothing left running
 	OMP_WAIT_POLICY=PASSIVE $(RAY)/bin/python -m pytest -q -m ray

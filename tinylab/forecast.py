@@ -15,6 +15,7 @@ from tinylab.models import resolve_device, skeleton
 from tinylab.preparation import prepare
 from tinylab.report import console
 from tinylab.schema import Config
+from tinylab.sweep.finished import placed
 
 
 def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
@@ -34,7 +35,9 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
     view.add_column("already complete")
     for config, folder in zip(configs, folders, strict=True):
         pairs, cells, cost = forecast(config)
-        complete = "yes" if RunFolder(folder).complete(run_id(config)) is not None and not config.overwrite else "no"
+        identity = run_id(config)
+        there = placed(RunFolder(folder), identity, config.overwrite).complete(identity)
+        complete = "yes" if there is not None and not config.overwrite else "no"
         engine = "reference" if config.engine.name == "reference" else "forked"
         numbers = (f"{number:,}" for number in (cost.forwards, cost.states))
         view.add_row(folder.name, str(pairs), str(cells), engine, *numbers, readable(cost.weights), readable(cost.activations),

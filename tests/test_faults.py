@@ -1,0 +1,294 @@
+"""What happens to a sweep whose workers, parent or disk fail: nothing finished is lost, nothing is silent."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import only
+from tinylab.results import load_sweep
+from typed import snapshot
+
+pytestmark = pytest.mark.faults
+CONDITIONS = ("facts", "negation", "logic", "ioi")
+SWEEP = ("-m", f"condition={','.join(CONDITIONS)}", "condition.n_examples=12", "plots=false", "threads=1")
+SLOW = ("engine=reference", "battery.scales=[0.0,0.5]", "condition.n_examples=60")
+JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+LAUNCHERS = {"basic": (), "joblib": JOBLIB}
+LONGEST = 120
+"""Seconds that anything here may take."""
+
+
+def until(happened: Callable[[], Any], process: subprocess.Popen[str] | None = None) -> Any:
+    """Wait for something to happen, and return it."""
+    end = time.monotonic() + LONGEST
+    while not (found := happened()):
+        assert time.monotonic() < end, "it never happened"
+        assert process is None or process.poll() is None, "the process ended before"
+        time.sleep(0.01)
+    return found
+
+
+@contextmanager
+def started(folder: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that is running, in a process group of its own, with Ctrl-C as in a terminal."""
+    code = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from tinylab.app import main; sys.exit(main())")
+    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
+    environment.pop("HYDRA_FULL_ERROR", None)
+    with (folder / "said").open("w") as said, subprocess.Popen(
+        [sys.executable, "-c", code, *overrides], cwd=folder, env=environment, stdout=said, stderr=said, text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def typed(folder: Path, *overrides: str) -> tuple[int, str]:
+    """Run a command to its end: exit code, and what it said."""
+    with started(folder, *overrides) as process:
+        code = process.wait(LONGEST)
+    return code, (folder / "said").read_text()
+
+
+def sweep_of(folder: Path) -> Path:
+    return only(folder, "outputs/sweeps/*")
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    return content
+
+
+def running(folder: Path, condition: str) -> int | None:
+    """The process that computes a job right now."""
+    for file in folder.glob(f"outputs/sweeps/*/h1_{condition}_*/.attempts"):
+        try:
+            return int(json.loads(file.read_text().splitlines()[-1])["pid"])
+        except (OSError, IndexError, ValueError):  # it is just being written or removed
+            return None
+    return None
+
+
+def failed(folder: Path) -> dict[str, str]:
+    return {failure["condition"]: failure["error"]["type"] for failure in manifest(sweep_of(folder))["failures"]}
+
+
+@contextmanager
+def killing(folder: Path, condition: str, times: int) -> Iterator[list[int]]:
+    """While open, processes that run a job are killed, so many of them."""
+    killed: list[int] = []
+    done = threading.Event()
+
+    def kill() -> None:
+        while len(killed) < times and not done.is_set():
+            pid = running(folder, condition)
+            if pid is not None and pid not in killed:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield killed
+    finally:
+        done.set()
+        thread.join()
+
+
+def tables(folder: Path) -> dict[str, Any]:
+    return {run.manifest["condition"]: pq.read_table(run.path / "metrics/head_impact.parquet")
+            for run in load_sweep(sweep_of(folder)).runs}
+
+
+def finished_work(folder: Path) -> dict[str, tuple[int, str]]:
+    """The files of a sweep's complete runs, with time and content; logs go on."""
+    runs = [file.parent for file in folder.glob("outputs/sweeps/*/*/manifest.json")]
+    complete = [run for run in runs if manifest(run)["status"] == "complete"]
+    return {f"{run.name}/{name}": state for run in complete for name, state in snapshot(run).items() if name != "run.log"}
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The tables of a sweep to which nothing happens."""
+    folder = tmp_path_factory.mktemp("expected")
+    code, said = typed(folder, *SWEEP)
+    assert code == 0, said
+    return tables(folder)
+
+
+# --- failure ---
+
+
+def test_a_worker_that_is_killed_once_costs_nothing(tmp_path: Path, expected: dict[str, Any]) -> None:
+    with killing(tmp_path, "negation", 1) as killed:
+        code, said = typed(tmp_path, *SWEEP, *JOBLIB)
+    assert len(killed) == 1
+    assert code == 0, said
+    assert "a worker process was killed" in said
+    assert all(table.equals(expected[condition]) for condition, table in tables(tmp_path).items())
+    assert set(tables(tmp_path)) == set(CONDITIONS)
+
+
+def test_a_job_that_kills_its_workers_is_named_and_the_others_finish(tmp_path: Path, expected: dict[str, Any]) -> None:
+    with killing(tmp_path, "negation", 2) as killed:
+        code, said = typed(tmp_path, *SWEEP, *JOBLIB)
+    assert len(killed) == 2
+    assert (code, failed(tmp_path)) == (3, {"negation": "WorkerDied"}), said
+    message = manifest(sweep_of(tmp_path))["failures"][0]["error"]["message"]
+    assert all(str(pid) in message for pid in killed)
+    assert "withheld" in json.loads((sweep_of(tmp_path) / "artifacts/cross_condition/invariants.json").read_text())
+    before = finished_work(tmp_path)
+    code, said = typed(tmp_path, *SWEEP, *JOBLIB)
+    assert code == 0, said
+    after = finished_work(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert all(table.equals(expected[condition]) for condition, table in tables(tmp_path).items())
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_corrupt_corpus_fails_its_own_job_only(launcher: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text("{no json\n", encoding="utf-8")
+    own = tmp_path / "conf/condition/bad.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [jsonl, _self_]\npath: bad.jsonl\ntag: bad\n", encoding="utf-8")
+    code, said = typed(tmp_path, "--config-dir", "conf", *SWEEP[:1], "condition=bad,facts", *SWEEP[2:], *LAUNCHERS[launcher])
+    assert code == 3, said
+    assert failed(tmp_path) == {"bad": "CorpusError"}
+    assert set(tables(tmp_path)) == {"facts"}
+
+
+def test_the_basic_launcher_dies_with_its_job_and_the_next_command_recovers(tmp_path: Path, expected: dict[str, Any]) -> None:
+    with killing(tmp_path, "negation", 1):
+        code, _ = typed(tmp_path, *SWEEP)
+    assert code == -signal.SIGKILL
+    assert manifest(sweep_of(tmp_path))["status"] == "running"
+    before = finished_work(tmp_path)
+    command = [sys.executable, "-m", "tinylab.aggregate", str(sweep_of(tmp_path))]
+    aggregated = subprocess.run(command, capture_output=True, check=False)
+    assert (aggregated.returncode, failed(tmp_path)) == (3, {"negation": "Interrupted", "logic": "NotRun", "ioi": "NotRun"})
+    code, said = typed(tmp_path, *SWEEP)
+    assert code == 0, said
+    after = finished_work(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert all(table.equals(expected[condition]) for condition, table in tables(tmp_path).items())
+
+
+# --- interruption ---
+
+
+@pytest.mark.parametrize("whole_group", [False, True], ids=["parent", "group"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_signal_ends_everything_and_what_is_complete_is_joined(
+    launcher: str, number: int, code: int, whole_group: bool, tmp_path: Path
+) -> None:
+    assert typed(tmp_path, *SWEEP[:1], "condition=facts", *SWEEP[2:], *SLOW)[0] == 0  # is reused: one run is complete
+    with started(tmp_path, *SWEEP, *SLOW, "sweep_name=cut", *LAUNCHERS[launcher]) as process:
+        until(lambda: list(tmp_path.glob("outputs/sweeps/cut_*/h1_negation_*/checkpoint.npz")), process)
+        family = psutil.Process(process.pid).children(recursive=True)
+        (os.killpg if whole_group else os.kill)(process.pid, number)
+        assert process.wait(10) == code, (tmp_path / "said").read_text()
+        _, alive = psutil.wait_procs(family, timeout=5)
+        assert not alive
+    found = manifest(only(tmp_path, "outputs/sweeps/cut_*"))
+    assert found["status"] == "partial"
+    assert "facts" not in {failure["condition"] for failure in found["failures"]}
+    assert not [path for path in tmp_path.rglob(".*.parquet")], "half-written files"
+    before = only(tmp_path, "outputs/sweeps/cut_*/h1_negation_*/checkpoint.npz").stat()
+    assert before.st_size > 0
+
+
+# --- resume, extend, share ---
+
+
+def test_a_longer_sweep_reuses_the_runs_of_earlier_ones_where_they_lie(tmp_path: Path, expected: dict[str, Any]) -> None:
+    assert typed(tmp_path, SWEEP[0], "condition=facts,negation", *SWEEP[2:])[0] == 0
+    first = sweep_of(tmp_path)
+    before = snapshot(first)
+    code, said = typed(tmp_path, *SWEEP, "sweep_name=longer")
+    assert code == 0, said
+    assert said.count("forward passes") == 2, "only what is missing is computed"
+    assert snapshot(first) == before
+    longer = only(tmp_path, "outputs/sweeps/longer_*")
+    places = {job["condition"]: job["folder"] for job in manifest(longer)["jobs"]}
+    assert {condition for condition, place in places.items() if place.startswith("..")} == {"facts", "negation"}
+    found = load_sweep(longer)
+    assert {run.manifest["condition"] for run in found.runs} == set(CONDITIONS)
+    for run in found.runs:
+        assert pq.read_table(run.path / "metrics/head_impact.parquet").equals(expected[run.manifest["condition"]])
+
+
+@pytest.mark.parametrize("second", ["sweep_name=sweep", "sweep_name=other"], ids=["the same sweep", "another sweep"])
+def test_two_commands_at_once_compute_each_run_once(second: str, tmp_path: Path, expected: dict[str, Any]) -> None:
+    (tmp_path / "outputs").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    sweep = (*SWEEP, f"output_dir={tmp_path / 'outputs'}")
+    with started(tmp_path / "one", *sweep) as one, started(tmp_path / "two", *sweep, second) as two:
+        assert (one.wait(LONGEST), two.wait(LONGEST)) == (0, 0)
+    said = (tmp_path / "one/said").read_text() + (tmp_path / "two/said").read_text()
+    assert said.count("forward passes") == len(CONDITIONS)
+    for sweep_folder in tmp_path.glob("outputs/sweeps/*"):
+        assert manifest(sweep_folder)["status"] == "complete"
+        for run in load_sweep(sweep_folder).runs:
+            assert pq.read_table(run.path / "metrics/head_impact.parquet").equals(expected[run.manifest["condition"]])
+
+
+# --- disk ---
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_full_disk_is_said_and_the_resume_works_once_there_is_room(
+    launcher: str, tmp_path: Path, small_disk: Path, expected: dict[str, Any]
+) -> None:
+    sweep = (*SWEEP, f"output_dir={small_disk}", *LAUNCHERS[launcher])
+    assert typed(tmp_path, SWEEP[0], "condition=facts", *SWEEP[2:], f"output_dir={small_disk}")[0] == 0
+    finished = only(small_disk, "sweeps/*/h1_facts_*")
+    before = snapshot(finished)
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 24_000))
+    code, said = typed(tmp_path, *sweep)
+    assert code in {2, 3}, said
+    assert "No space left on device" in said
+    assert "Traceback" not in said
+    assert snapshot(finished) == before
+    filler.unlink()
+    code, said = typed(tmp_path, *sweep)
+    assert code == 0, said
+    assert snapshot(finished) == before
+    whole = next(path for path in small_disk.glob("sweeps/*") if len(manifest(path)["jobs"]) == len(CONDITIONS))
+    for run in load_sweep(whole).runs:
+        assert pq.read_table(run.path / "metrics/head_impact.parquet").equals(expected[run.manifest["condition"]])
