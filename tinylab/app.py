@@ -181,6 +181,7 @@ def task(cfg: DictConfig) -> None:
     from tinylab.sweep.finished import alone, placed
     from tinylab.threads import job_threads
 
+    logging.raiseExceptions = False  # a log that cannot be written, on a full disk, must not fill the screen with tracebacks
     hydra = HydraConfig.get()
     multirun = hydra.mode == RunMode.MULTIRUN
     folder = RunFolder(Path(hydra.runtime.output_dir))

@@ -41,7 +41,7 @@ class Checkpoint:
         if not self._path.is_file():
             return empty
         try:
-            with np.load(self._path, allow_pickle=False) as arrays:
+            with self._path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 found = _partial(arrays) if str(arrays["work"]) == self._work else empty
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             log.warning("%s cannot be read (%s): starting from the beginning", self._path, error)

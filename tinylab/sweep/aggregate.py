@@ -14,6 +14,7 @@ from tinylab.errors import OutputError
 from tinylab.identity import digest
 from tinylab.manifest import RunFolder, describe
 from tinylab.storage import read_json, write_json
+from tinylab.sweep.attempts import last_attempt
 from tinylab.sweep.finished import is_computed, output_root, run_folders
 from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
 from tinylab.sweep.joining import Child, join
@@ -125,16 +126,14 @@ def _child(run: RunFolder, run_id: str, root: Path | None) -> tuple[Child | None
         found = run.read()
     except OutputError as error:
         return None, {"type": "OutputError", "message": str(error)}
-    if found is None:
-        message = "the job left no manifest: it never started, or was killed before it could write"
-        return None, {"type": "NotRun", "message": message}
-    if found.get("status") == "failed":
-        return None, found["error"]
     if root is not None and is_computed(root, run_id):
         return None, {"type": "StillRunning", "message": "another process computes this run right now"}
-    process = found.get("process", {})
-    told = (f"process {process.get('pid')} on {process.get('host')} ended before the run did: killed (out of memory?) or "
-            "interrupted; the same command goes on from there")
+    if found is not None and found.get("status") == "failed":
+        return None, found["error"]
+    process = last_attempt(run.path) if found is None else found.get("process", {}).get("pid")
+    if found is None and process is None:
+        return None, {"type": "NotRun", "message": "the job left no manifest: it never started"}
+    told = f"process {process} ended before the run did: killed (out of memory?) or interrupted; the same command goes on"
     return None, {"type": "Interrupted", "message": told}
 
 

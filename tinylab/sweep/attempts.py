@@ -18,6 +18,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from tinylab.errors import WorkerDied
+from tinylab.storage import write_text
 
 ATTEMPTS = 2
 """Starts of a job in one command."""
@@ -72,6 +73,13 @@ def begin_command() -> None:
     os.environ[COMMAND] = uuid4().hex
 
 
+def last_attempt(folder: Path) -> int | None:
+    """The process that started a run last and did not come to its end, None if there is none."""
+    file = folder / FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return int(json.loads(lines[-1])["pid"]) if lines else None
+
+
 @contextmanager
 def attempt(folder: Path) -> Iterator[None]:
     """Run a job in this block: its start is noted in the run's folder, and forgotten when the block is left alive.
@@ -89,8 +97,7 @@ def attempt(folder: Path) -> Iterator[None]:
             raise WorkerDied(f"the processes {pids} that ran this job were killed (out of memory?), and one command starts a job "
                              f"{ATTEMPTS} times at most; give it more memory, or lower engine.max_states=…, and type it again.")
         entry = json.dumps({"command": command, "pid": os.getpid()})
-        folder.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(f"{line}\n" for line in [*lines, entry]), encoding="utf-8")
+        write_text(file, "".join(f"{line}\n" for line in [*lines, entry]))
         yield
     finally:
         file.unlink(missing_ok=True)
