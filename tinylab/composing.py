@@ -37,6 +37,15 @@ def config_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "conf"
 
 
+def ignore_schema_notice() -> None:
+    """Let a launcher's preset in `conf/` be checked against its plugin's schema without Hydra's notice that it is."""
+    notice = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+    warnings.filterwarnings("ignore", message=notice, category=UserWarning)
+
+
+ignore_schema_notice()  # at import: workers compose too
+
+
 class Composer:
     """Composes the shipped config, with the user's own folder before it, as Hydra's own entry point would.
 
@@ -49,6 +58,7 @@ class Composer:
         Raises:
             ConfigError: the folder given by --config-dir does not exist.
         """
+        ignore_schema_notice()
         search_path = create_config_search_path(args.config_path or str(config_folder()))
         if args.config_dir is not None:
             folder = os.path.abspath(args.config_dir)

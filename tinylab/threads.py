@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from omegaconf import OmegaConf
+
 
 def cores() -> int:
     """The cores that this process may use."""
@@ -12,7 +14,13 @@ def cores() -> int:
 
 
 def job_threads(asked: int | None, multirun: bool) -> int:
-    """Torch threads of a job: all cores alone; in a sweep half of them, the same for every launcher."""
+    """Torch threads of a job: all cores alone; in a sweep half of them, the same for every launcher.
+
+    A job that submitit gave to SLURM has as many as CPUs were reserved for it (`hydra.launcher.cpus_per_task`): half the
+    cores of the machine where the sweep was typed, if nothing else was asked for.
+    """
+    if asked is None and os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and "SLURM_CPUS_PER_TASK" in os.environ:
+        return int(os.environ["SLURM_CPUS_PER_TASK"])
     return asked or (max(1, cores() // 2) if multirun else cores())
 
 
@@ -32,3 +40,6 @@ def workers(n_jobs: int, threads: Sequence[int | None], room: int | None = None)
     if room is not None:
         fit = min(fit, room)
     return min(n_jobs if n_jobs > 0 else max(1, cores() + 1 + n_jobs), max(1, fit))
+
+
+OmegaConf.register_new_resolver("job_threads", lambda asked: job_threads(asked, multirun=True), replace=True)
