@@ -110,6 +110,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     """Run a multirun; what came of it is read from disk."""
     from tinylab import report
     from tinylab.storage import read_json
+    from tinylab.sweep import slurm
     from tinylab.sweep.aggregate import Settings, aggregate
     from tinylab.sweep.attempts import begin_command, launched
     from tinylab.sweep.local_ray import local_ray
@@ -123,12 +124,18 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
         args.overrides.append(f"hydra.sweep.dir='{quoted}'")
     args.overrides += plan.launcher
     begin_command()
+    if plan.submitit == "submitit_slurm":
+        slurm.ask_the_controller()
     error: Exception | None = None
     try:
         with local_ray(plan.own_ray) as overrides:
             args.overrides += overrides
             error = launched(lambda *more: _hydra(args, parser, more), plan.sweep_folder)
+        if error is not None and plan.submitit is not None:  # a job left no result; others may still run
+            slurm.settle(plan.sweep_folder, plan.submitit, error)
     except KeyboardInterrupt:
+        if plan.submitit is not None:
+            slurm.cancel(plan.sweep_folder)
         if not plan.own_ray:  # Ray ends its own
             end_children()
         raise

@@ -67,8 +67,10 @@ def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None
     for job in jobs:
         run = RunFolder(folder / job["folder"])
         child, error = _child(run, job["run_id"], root)
-        if error is not None and error["type"] == "NotRun" and launcher_error is not None:
+        if child is None and error is not None and error["type"] == "NotRun" and launcher_error is not None:
             error = describe(launcher_error)
+        if child is None and error is not None and "ended" in job and error["type"] in ("NotRun", "Interrupted"):
+            error = {**error, "message": f"{error['message']}; {job['ended']}"}
         if child is not None:
             children.append(child)
         if error is not None:

@@ -21,6 +21,7 @@ from tinylab.models import resolve_device
 from tinylab.schema import Config, validate
 from tinylab.storage import read_json, write_json
 from tinylab.sweep.launch import plan_launch
+from tinylab.sweep.slurm import check_launcher
 
 log = logging.getLogger(__name__)
 IGNORED_IN_ID = ("overwrite", "plots", "dry_run", "threads", "output_dir", "sweep_name", "verify_slice", "invariants")
@@ -50,6 +51,7 @@ class Plan:
     workers: int | None = None  # how many jobs run at once, where the launcher lets it be chosen
     launcher: tuple[str, ...] = ()  # overrides that tell the launcher
     own_ray: bool = False  # whether a Ray is started for the sweep
+    submitit: str | None = None  # submitit_local or submitit_slurm, None for the other launchers
 
     @property
     def first(self) -> Config:
@@ -91,7 +93,8 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
         config = validate(base)
         _check_device(config)
         return Plan([config], [Path(str(base.hydra.run.dir))], None, False, [])
-    jobs, configs = _jobs(composer, overrides, base)
+    launcher = check_launcher(str(base.hydra.launcher._target_))
+    jobs, configs = _jobs(composer, overrides, base, devices_are_here=launcher != "submitit_slurm")
     _check(jobs, configs)
     explicit = any(override.key_or_group == "hydra.sweep.dir" for override in parsed)
     folder = Path(str(base.hydra.sweep.dir))
@@ -99,7 +102,7 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
         folder = folder.with_name(f"{folder.name}_{_sweep_id(composer, overrides, base)}")
     launch = plan_launch(base, configs)
     return Plan(configs, [folder / job.folder for job in jobs], folder, explicit, jobs, launch.workers, launch.overrides,
-                launch.own_ray)
+                launch.own_ray, launcher)
 
 
 def _arguments(overrides: Sequence[str], base: DictConfig) -> list[str]:
@@ -108,7 +111,9 @@ def _arguments(overrides: Sequence[str], base: DictConfig) -> list[str]:
     return [*(f"{key}={value}" for key, value in params.items()), *overrides]
 
 
-def _jobs(composer: Composer, overrides: Sequence[str], base: DictConfig) -> tuple[list[Job], list[Config]]:
+def _jobs(
+    composer: Composer, overrides: Sequence[str], base: DictConfig, *, devices_are_here: bool
+) -> tuple[list[Job], list[Config]]:
     target = str(base.hydra.sweeper._target_)
     if not target.endswith("BasicSweeper"):
         raise ConfigError(f"hydra/sweeper: {target} chooses its jobs as it goes, but tinylab checks every job before the first "
@@ -123,7 +128,8 @@ def _jobs(composer: Composer, overrides: Sequence[str], base: DictConfig) -> tup
     for lines in batches[0]:
         composed = composer.compose([*lines, *hydra_lines])
         config = validate(composed)
-        _check_device(config)
+        if devices_are_here:
+            _check_device(config)
         folder = str(composed.hydra.sweep.subdir)
         jobs.append(Job(list(lines), config.condition.tag, config.battery.name, run_id(config), folder))
         configs.append(config)
