@@ -8,7 +8,7 @@ OLD := .venv-oldest
 RAY := .venv-ray
 PEERS := .venv-peers
 
-.PHONY: demo test test-families test-oldest test-faults test-ray test-peers families check bench bench-peers clean
+.PHONY: demo test test-families test-oldest test-faults test-slurm test-ray test-peers families check bench bench-peers clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -19,6 +19,9 @@ test: $(VENV)/.dev ## the whole suite
 test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; engines and models with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(addprefix tests/test_,engine.py families.py embedded_model.py hub.py)
+
+test-slurm: $(VENV)/.dev ## sweeps on a real SLURM on this machine; fetches Debian's packages if they are missing
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m slurm tests/test_slurm.py
 
 test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q

@@ -18,6 +18,8 @@ from conftest import needs_ray
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NEEDS_A_HUB = ("model=gpt2", "model=hf")
+NEEDS_SLURM = "submitit_slurm"  # those commands run in tests/test_slurm.py
+ELSEWHERE = (*NEEDS_A_HUB, NEEDS_SLURM)
 SMALL = ["condition.n_examples=4"]
 
 
@@ -43,7 +45,7 @@ def user(tmp_path: Path, tinylab: Callable[..., int]) -> Callable[..., int]:
 
 def runnable() -> list[ParameterSet]:
     """Commands that need no hub; those for Ray belong to make test-ray."""
-    found = [c for c in commands("python -m tinylab ") if not any(n in c for n in NEEDS_A_HUB)]
+    found = [c for c in commands("python -m tinylab ") if not any(n in c for n in ELSEWHERE)]
     return [pytest.param(c, marks=[needs_ray, pytest.mark.ray] if "launcher=ray" in c else []) for c in found]
 
 
@@ -51,7 +53,7 @@ def runnable() -> list[ParameterSet]:
 def test_a_command_of_the_documents_runs(user: Callable[..., int], command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     words = shlex.split(command)[3:]
-    in_process = "hydra/launcher" not in command
+    in_process = "hydra/launcher=" not in command
     small = [] if "n_examples" in command else SMALL
     if in_process:
         assert user(*words, *small) == 0
