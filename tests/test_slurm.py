@@ -197,7 +197,8 @@ def test_a_job_that_takes_more_memory_than_it_asked_for_is_named(machine: Cluste
     assert typed(tmp_path, *overrides, "hydra.launcher.mem_gb=0.1", environment=machine.environment) == 2  # whole GB only
     assert typed(tmp_path, *overrides, "hydra.launcher.mem_gb=null", "+hydra.launcher.additional_parameters.mem=60M",
                  environment=machine.environment) == 3, (tmp_path / "said").read_text()
-    assert "SIGKILL" in failures(tmp_path)["facts"]["message"] or "OUT_OF_MEMORY" in failures(tmp_path)["facts"]["message"]
+    message = failures(tmp_path)["facts"]["message"]
+    assert "SIGKILL" in message or "OUT_OF_MEMORY" in message
 
 
 # --- interruption ---
