@@ -171,7 +171,8 @@ def _ending(submission: Path) -> str:
     except subprocess.CalledProcessError:
         shown = []
     if not shown:
-        return f"SLURM's job {job} left no result, and SLURM does not know it: cancelled while it waited, or ended long ago; {where}"
+        gone = "SLURM does not know it: cancelled while it waited, or ended long ago"
+        return f"SLURM's job {job} left no result, and {gone}; {where}"
     state, code, number = shown[0]
     killed = number or (code - 128 if code > 128 else 0)
     how = f"killed by signal {killed}, {_signal_name(killed)}" if killed else f"exit code {code}"
