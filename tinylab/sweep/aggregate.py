@@ -67,10 +67,8 @@ def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None
     for job in jobs:
         run = RunFolder(folder / job["folder"])
         child, error = _child(run, job["run_id"], root)
-        if child is None and error is not None and error["type"] == "NotRun" and launcher_error is not None:
-            error = describe(launcher_error)
-        if child is None and error is not None and "ended" in job and error["type"] in ("NotRun", "Interrupted"):
-            error = {**error, "message": f"{error['message']}; {job['ended']}"}
+        if child is None and error is not None:
+            error = _explained(error, job, launcher_error)
         if child is not None:
             children.append(child)
         if error is not None:
@@ -137,6 +135,13 @@ def _child(run: RunFolder, run_id: str, root: Path | None) -> tuple[Child | None
         return None, {"type": "NotRun", "message": "the job left no manifest: it never started"}
     told = f"process {process} ended before the run did: killed (out of memory?) or interrupted; the same command goes on"
     return None, {"type": "Interrupted", "message": told}
+
+
+def _explained(error: dict[str, str], job: dict[str, Any], launcher_error: Exception | None) -> dict[str, str]:
+    """What is known beside a job's manifest: how SLURM says that it ended, or what the launcher died of."""
+    if "ended" in job and error["type"] in {"NotRun", "Interrupted"}:
+        return {**error, "message": f"{error['message']}; {job['ended']}"}
+    return describe(launcher_error) if launcher_error is not None and error["type"] == "NotRun" else error
 
 
 def _strict_verify_failed(manifest: dict[str, Any]) -> bool:
