@@ -77,7 +77,7 @@ def test_another_model_another_dtype_or_another_bos_is_loaded(
     values = [impact(run)["value"].to_list() for run in (tmp_path / "outputs/sweeps").glob("*/h1_*")]
     assert len(values) == 2 and values[0] != values[1]
     for swept in ("model.add_bos=true,false", "model.dtype=float64,float32"):
-        assert tinylab("-m", swept, "battery.heads=[0]", *SHORT) == 0
+        assert tinylab("-m", swept, "battery.heads=[0]", *SHORT, "overwrite=true") == 0
         assert capsys.readouterr().out.count(": loaded ") == 2
 
 
