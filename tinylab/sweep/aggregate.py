@@ -128,9 +128,10 @@ def _child(run: RunFolder, run_id: str, root: Path | None) -> tuple[Child | None
         return None, {"type": "OutputError", "message": str(error)}
     if root is not None and is_computed(root, run_id):
         return None, {"type": "StillRunning", "message": "another process computes this run right now"}
-    if found is not None and found.get("status") == "failed":
+    died = last_attempt(run.path)
+    if found is not None and found.get("status") == "failed" and died is None:
         return None, found["error"]
-    process = last_attempt(run.path) if found is None else found.get("process", {}).get("pid")
+    process = died if died is not None or found is None else found.get("process", {}).get("pid")
     if found is None and process is None:
         return None, {"type": "NotRun", "message": "the job left no manifest: it never started"}
     told = f"process {process} ended before the run did: killed (out of memory?) or interrupted; the same command goes on"
