@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.activations import NewGELUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from families import (
@@ -405,6 +406,25 @@ def test_an_exception_in_the_midst_of_a_forward_leaves_the_model_as_it_was(
     assert trace(model) == before
     handle.remove()
     assert self_check(model, pairs) <= ROUNDING[torch.float32]
+
+
+@pytest.mark.parametrize("kind", taps.TANH_GELUS)
+def test_an_activation_that_is_replaced_is_torchs_tanh_gelu(kind: type[torch.nn.Module]) -> None:
+    x = torch.linspace(-20, 20, 4001, dtype=torch.float64)
+    difference = (kind()(x) - torch.nn.functional.gelu(x, approximate="tanh")).abs().max()
+    assert difference < 1e-9  # FastGELU has ten digits of a constant
+
+
+def test_no_activation_is_computed_in_several_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: Any) -> None:
+        raise RuntimeError("in several steps")
+
+    model = make(FAMILIES["gpt2"])
+    pairs = answered(model, ALIGNED[:2])
+    monkeypatch.setattr(NewGELUActivation, "forward", explode)
+    with pytest.raises(RuntimeError, match="in several steps"):
+        ReferenceEngine(model).evaluate(pairs, [], SCORER)
+    ForkedEngine(model).evaluate(pairs, variants_of(h1_cells()), SCORER)
 
 
 @pytest.mark.parametrize("unsupported", UNSUPPORTED)

@@ -21,7 +21,7 @@ from tinylab.models import resolve_device
 from tinylab.schema import Config, validate
 from tinylab.weights import identify
 
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raised when a change of the code changes numbers."""
 
 

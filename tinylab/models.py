@@ -82,6 +82,11 @@ class CausalModel:
         return int(inputs) // self.n_heads
 
     @cached_property
+    def widest(self) -> int:
+        """Numbers in the widest activation of a row in a block: the MLP's inside, as a rule."""
+        return int(max(max(p.shape[-2:]) for p in self.blocks[0].parameters() if p.dim() > 1))
+
+    @cached_property
     def chunks(self) -> dict[int, int]:
         """The layers whose attention is cut into chunks of positions, with the chunks' size (Llama 4)."""
         kinds = getattr(self.config, "layer_types", None) or []

@@ -15,7 +15,7 @@ import torch
 
 from tinylab.engine.forests import Layout, Region, Setting
 from tinylab.engine.interventions import Prediction, Variant
-from tinylab.engine.passes import MLP_ROWS, SITES, Needs, fork_of
+from tinylab.engine.passes import SITES, Needs, fork_of, mlp_rows
 from tinylab.models import CausalModel
 from tinylab.prompts import TokenPair
 
@@ -78,13 +78,12 @@ class Shape:
         heads = model.head_width * model.n_heads
         per_key = int(getattr(model.config, "num_key_value_heads", None) or model.n_heads)
         unembedding = model.model.get_output_embeddings().weight
-        widest = max(max(p.shape[-2:]) for p in model.blocks[0].parameters() if p.dim() > 1)
         stored = {p.data_ptr() if p.device.type != "meta" else id(p): p.numel() * p.element_size()
                   for p in model.model.parameters()}
         return Shape(
             layers=model.n_layers, n_heads=model.n_heads, hidden=int(model.config.hidden_size), heads=heads,
             keys=heads // model.n_heads * per_key,
-            widest=int(widest), vocabulary=int(unembedding.shape[0]), itemsize=unembedding.element_size(),
+            widest=model.widest, vocabulary=int(unembedding.shape[0]), itemsize=unembedding.element_size(),
             weights=sum(stored.values()),
         )
 
@@ -152,8 +151,9 @@ def predict(
             states += sum(computed_by(variant, region, shape.layers) for variant in by_setting[setting])
             rows, reading = max(rows, chunk * len(region)), max(reading, chunk * len(region.read))
     gathered = min(max(budget.gather, shape.heads), 4 * rows * shape.heads)
+    block = _block(shape, rows, mlp_rows(device, shape.widest) or rows)
     passing = (  # their sum: an allocator keeps what a block has freed while logits are made
-        shape.itemsize * (_block(shape, rows, MLP_ROWS.get(device, rows)) + 4 * gathered) + _logits(shape, reading, together)
+        shape.itemsize * (block + 4 * gathered) + _logits(shape, reading, together)
     )
     activations = nodes * shape.kept_per_node(needs) + int(HEAP.get(device, 1) * passing) + FIXED
     return Prediction(forwards, states, shape.weights, activations)
@@ -174,7 +174,7 @@ def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Vari
 
 def _block(shape: Shape, rows: int, wide: int) -> int:
     """Numbers that a block holds at once, beside gathered keys."""
-    return rows * (8 * shape.hidden + 6 * shape.heads + 4 * shape.keys) + 5 * min(rows, wide) * shape.widest
+    return rows * (8 * shape.hidden + 6 * shape.heads + 4 * shape.keys) + 4 * min(rows, wide) * shape.widest
 
 
 def _logits(shape: Shape, reading: int, pairs: int) -> int:

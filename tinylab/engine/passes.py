@@ -28,11 +28,17 @@ from tinylab.models import CausalModel
 
 SITES: tuple[Site, ...] = ("head_out", "mlp_out", "resid_post")
 """In the order in which a block comes to them."""
-MLP_ROWS = {"cpu": 512}
-"""Rows that an MLP gets at once, by device type: on a CPU its wide activations should stay in the cache."""
+MLP_NUMBERS = {"cpu": 2**22}
+"""Numbers in the widest activation of the rows that an MLP gets at once, by device type (1,365 rows of GPT-2 small). With fewer,
+matmuls get small and slow; more cost memory, a large model's above all."""
 
 Fork = tuple[int, int]
 """Where a variant leaves the unmodified run: the layer, and the number of the site in `SITES`."""
+
+
+def mlp_rows(device: str, widest: int) -> int | None:
+    """How many rows an MLP gets at once, None for all."""
+    return max(1, MLP_NUMBERS[device] // widest) if device in MLP_NUMBERS else None
 
 
 class Stopped(Exception):
@@ -133,6 +139,7 @@ class Pass:
         self.states = 0  # rows that a block computed, summed over the blocks
         self._ground, self._region = ground, ground.region
         self._last, self._n_heads, self._chunks = model.n_layers - 1, model.n_heads, model.chunks
+        self._mlp_rows = mlp_rows(model.device.type, model.widest)
         self._unmodified, self._needs = unmodified, needs
         self._alive = 0 if needs is None else 1
         self._births: dict[Fork, int] = {}
@@ -246,8 +253,8 @@ class Pass:
         """See `taps.Tap`: the site `mlp_out` is what comes out; variants that are born there skip the MLP."""
         hidden = first(arguments)
         keep = (self._old + self._born_before_mlp) * len(self._nodes)
-        step = MLP_ROWS.get(hidden.device.type, keep) or 1
-        outputs = [call_with(call, arguments, hidden[at : min(at + step, keep)]) for at in range(0, keep, step)]
+        parts = -(-keep // (self._mlp_rows or max(1, keep)))
+        outputs = [call_with(call, arguments, part) for part in hidden[:keep].chunk(parts)] if keep else []
         values = [output if isinstance(output, torch.Tensor) else output[0] for output in outputs]
         value = torch.cat(values) if len(values) > 1 else values[0] if values else hidden[:0]
         middle = value.shape[1:-1] if values else hidden.shape[1:-1]

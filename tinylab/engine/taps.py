@@ -14,10 +14,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.functional import gelu
+from transformers.activations import AccurateGELUActivation, FastGELUActivation, NewGELUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tinylab.engine.tiles import Attend, Keys
@@ -25,6 +28,8 @@ from tinylab.errors import EngineUnsupported
 from tinylab.models import CausalModel
 
 NAME = "tinylab_forked"
+TANH_GELUS = (NewGELUActivation, FastGELUActivation, AccurateGELUActivation)
+"""Activation functions that transformers computes in five passes over memory, and torch in one: to rounding the same."""
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
@@ -74,7 +79,10 @@ def tapped(model: CausalModel) -> Iterator[Callable[[Tap], AbstractContextManage
                 ("projection", model.projection(layer)),
                 ("mlp", model.mlp(layer)),
             ):
-                stack.enter_context(_rerouted(module, name, layer))
+                stack.enter_context(_forward(module, _through(name, layer, module.forward)))
+        for module in model.model.modules():
+            if type(module) in TANH_GELUS:
+                stack.enter_context(_forward(module, partial(gelu, approximate="tanh")))
         stack.callback(model.model.set_attn_implementation, original)
         try:
             model.model.set_attn_implementation(NAME)
@@ -92,15 +100,19 @@ def _connect(tap: Tap, original: str) -> Iterator[None]:
         _current.reset(token)
 
 
-@contextmanager
-def _rerouted(module: nn.Module, name: str, layer: int) -> Iterator[None]:
-    """While open, the tap's method of this name decides how the module's own forward is called."""
-    own = vars(module).get("forward")
-    call = module.forward
+def _through(name: str, layer: int, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that leaves it to the tap's method of this name how a module's own is called."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return getattr(_current.get()[0], name)(layer, call, (args, kwargs))
 
+    return forward
+
+
+@contextmanager
+def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """While open, the module's forward is another one."""
+    own = vars(module).get("forward")
     module.forward = forward
     try:
         yield
