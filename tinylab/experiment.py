@@ -19,7 +19,7 @@ from tinylab.checkpoint import Checkpoint
 from tinylab.conditions import corpus_sha256, load_condition
 from tinylab.engine.interventions import Engine
 from tinylab.errors import OutputError, TinylabError, VerifyFailed
-from tinylab.identity import battery_content, digest
+from tinylab.identity import battery_content, battery_settings, digest
 from tinylab.impact import Impact, assemble
 from tinylab.imports import large_import
 from tinylab.manifest import RunFolder, git_state, now, package_versions, peak_memory_bytes
@@ -80,6 +80,7 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
     condition = load_condition(config.condition)
     identify(config.model)  # what cannot be found is told before torch is imported
     with large_import("transformers"):
+        from tinylab.engine.biases import biases_for, convention
         from tinylab.engine.choose import choose_engine
 
     set_threads(threads)
@@ -92,8 +93,10 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
     if prepared.condition.dropped:
         told = ", ".join(f"{reason}: {count}" for reason, count in prepared.condition.dropped.items())
         log.warning("%d of %d rows dropped (%s)", sum(prepared.condition.dropped.values()), rows, told)
+    variants = [cell.variant for cell in prepared.cells]
+    value_bias = convention(biases_for(model, variants))
     choice = choose_engine(model, config.engine, prepared.tokens)
-    prediction = choice.engine.plan(prepared.tokens, [cell.variant for cell in prepared.cells])
+    prediction = choice.engine.plan(prepared.tokens, variants)
     log.info("%s engine: %s", choice.engine.name, prediction.sentence())
     started = _started(config, run_id)
     if folder.complete(run_id) is None:
@@ -115,6 +118,7 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
         "status": "complete",
         "provenance": {
             **_provenance(model, prepared, device),
+            "value_bias": value_bias,
             "config_digest": digest(_plain(config)),
             "dtype": config.model.dtype,
             "engine": choice.engine.name,
@@ -222,6 +226,7 @@ def _draw(folder: RunFolder, manifest: dict[str, Any], config: Config) -> None:
         pq.read_table(folder.file(manifest["table"])),
         baselines,
         title=f"{config.battery.name} on {config.condition.tag}, {manifest['model']}{direction}",
+        patched=manifest["direction"] != "none",
     )
 
 
@@ -243,7 +248,6 @@ def _provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str
             "used": len(prepared.condition.pairs),
             "dropped": prepared.condition.dropped,
         },
-        "value_bias": "scaled with its head",
         "device": device,
         "threads": torch.get_num_threads(),
         "attention": model.model.config._attn_implementation,
@@ -254,7 +258,7 @@ def _provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str
 
 def _plain(config: Config) -> dict[str, Any]:
     """The resolved config as plain data."""
-    return {**asdict(config), "battery": battery_content(config)}
+    return {**asdict(config), "battery": battery_settings(config)}
 
 
 def _still_the_same(config: Config, manifest: dict[str, Any]) -> bool:

@@ -25,6 +25,10 @@ RESULTS_VERSION = 3
 """Raised when a change of the code changes numbers."""
 
 
+LATER = {"keep_value_bias": False, "per_head": False}
+"""Settings of batteries that came later: at these values they are left out, so that runs from before keep their ids."""
+
+
 def digest(content: Any) -> str:
     """Twelve hex digits of the sha256 of a JSON-able value."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
@@ -32,7 +36,13 @@ def digest(content: Any) -> str:
 
 
 def battery_content(config: Config) -> dict[str, Any]:
-    """The battery's class and settings."""
+    """The battery's class and settings, as they count for what a run is."""
+    settings = battery_settings(config)
+    return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+
+
+def battery_settings(config: Config) -> dict[str, Any]:
+    """The battery's class and all its settings."""
     cls = type(config.battery)
     return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **asdict(config.battery)}  # type: ignore[call-overload]
 

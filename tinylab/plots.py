@@ -13,7 +13,7 @@ from tinylab.metrics import FloatArray
 from tinylab.storage import replacing
 
 
-def heatmap(path: Path, impacts: pa.Table, baselines: dict[str, Any], title: str) -> None:
+def heatmap(path: Path, impacts: pa.Table, baselines: dict[str, Any], title: str, *, patched: bool = False) -> None:
     """Draw a run: layer × head (one panel per scale) by logit_diff, or layer × metric.
 
     Heads are coloured by the change of the first metric from the unmodified run: red where it falls, blue where it
@@ -24,6 +24,7 @@ def heatmap(path: Path, impacts: pa.Table, baselines: dict[str, Any], title: str
         impacts: the run's impact table.
         baselines: metric → {"mean": …} of the unmodified target run.
         title: what the picture shows.
+        patched: whether heads were replaced by the source run's, not scaled.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ def heatmap(path: Path, impacts: pa.Table, baselines: dict[str, Any], title: str
     figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=120)
     FigureCanvasAgg(figure)
     if "head" in table:
-        _heads(figure, table, baselines)
+        _heads(figure, table, baselines, patched)
     else:
         _layers(figure, table, baselines)
     figure.suptitle(title, fontsize=11)
@@ -40,7 +41,7 @@ def heatmap(path: Path, impacts: pa.Table, baselines: dict[str, Any], title: str
         figure.savefig(temporary)
 
 
-def _heads(figure: Any, table: pd.DataFrame, baselines: dict[str, Any]) -> None:
+def _heads(figure: Any, table: pd.DataFrame, baselines: dict[str, Any], patched: bool) -> None:
     metric = str(table["metric"].iloc[0])
     chosen = table[table["metric"] == metric].groupby(["scale", "layer", "head"])["value"].mean().reset_index()
     chosen["value"] -= baselines[metric]["mean"]
@@ -51,7 +52,7 @@ def _heads(figure: Any, table: pd.DataFrame, baselines: dict[str, Any]) -> None:
     for axis, scale in zip(axes, scales, strict=True):
         grid = chosen[chosen["scale"] == scale].pivot(index="layer", columns="head", values="value")
         image = axis.imshow(grid.to_numpy(), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-        axis.set_title(f"head × {scale:g}", fontsize=9)
+        axis.set_title("head of the source run" if patched else f"head × {scale:g}", fontsize=9)
         _ticks(axis, "head", grid.columns, "layer", grid.index)
     figure.colorbar(image, ax=list(axes), label=f"change of {metric}")
 

@@ -1,7 +1,8 @@
 """H1, heads_zero: multiply one head's output by a scale, at every position, and see what the task loses.
 
 Zero ablation is one baseline among several (Miller et al. 2407.08734): it removes the head's value bias with the
-head, and other heads may repair the damage, so a small effect is a lower bound (McGrath et al. 2307.15771).
+head, unless `keep_value_bias` leaves that where it is, and other heads may repair the damage, so a small effect is a lower
+bound (McGrath et al. 2307.15771).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class HeadsZero:
     scales: list[float] = field(default_factory=lambda: [0.0])
     layers: list[int] | None = None
     heads: list[int] | None = None
+    keep_value_bias: bool = False
 
     table: ClassVar[str] = "head_impact"
     metrics: ClassVar[tuple[str, ...]] = BASIC_METRICS
@@ -40,7 +42,7 @@ class HeadsZero:
         """One cell per layer, head and scale."""
         return [
             Cell(
-                Variant((Intervention("head_out", layer, Scale(scale), head),), self.target),
+                Variant((Intervention("head_out", layer, Scale(scale, self.keep_value_bias), head),), self.target),
                 {"layer": layer, "head": head, "scale": scale},
             )
             for layer in chosen("battery.layers", self.layers, n_layers)

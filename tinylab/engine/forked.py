@@ -26,6 +26,7 @@ import torch
 
 from tinylab import metrics
 from tinylab.engine import taps
+from tinylab.engine.biases import biases_for
 from tinylab.engine.budget import LEAST, SAFE, Budget, Limits, Shape, free_memory, out_of_memory, predict
 from tinylab.engine.forests import Forest, Layout, Region, Setting
 from tinylab.engine.interventions import Evaluation, Keeper, Partial, Prediction, Progress, Run, Variant, readable
@@ -63,6 +64,7 @@ class Work:
     layout: Layout
     needs: Needs
     limits: Limits
+    biases: list[torch.Tensor] | None  # of each layer's heads, where a variant keeps one
     scorer: Scorer
     partial: Partial  # filled in as the work goes on
     keeper: Keeper | None
@@ -108,6 +110,7 @@ class ForkedEngine:
 
         Raises:
             EngineUnsupported: the model's attention does not go through transformers' interface.
+            ModelError: a variant keeps a value bias that cannot be told apart.
         """
         unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
         copies = np.bincount([unique[pair] for pair in pairs], minlength=len(unique))
@@ -118,10 +121,11 @@ class ForkedEngine:
         layout = Layout(list(unique), list(by_setting))
         needs = Needs.of(variants, layout.hanging)
         limits = Limits.of(self._budget, self._shape, needs)
+        biases = biases_for(self._model, variants)
         forget_lengths(self._model)
         with taps.tapped(self._model) as connect:
             work = Work(
-                connect, list(unique), variants, by_setting, layout, needs, limits, scorer, partial, keeper,
+                connect, list(unique), variants, by_setting, layout, needs, limits, biases, scorer, partial, keeper,
                 done=lambda examples: progress and progress(int(copies[examples].sum())),
             )
             for examples in layout.groups(limits.nodes, limits.pairs):
@@ -214,7 +218,7 @@ class ForkedEngine:
     def _variants(self, work: Work, begun: Begun, ground: Ground, chunk: Sequence[Variant]) -> metrics.FloatArray:
         """One forked pass; [variants of the chunk, examples of the forest that it changes, M]."""
         this = self._pass(ground, begun.unmodified, None)
-        this.plan(chunk)
+        this.plan(chunk, work.biases)
         logits = self._forward(work, this, ground).view(len(chunk), len(ground.region.read), -1)
         ends = ground.region.ends
         changed, ref = ends != NONE, begun.ref

@@ -20,9 +20,13 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Scale:
-    """Multiply the activation by a factor; 0 removes it, 1 leaves it."""
+    """Multiply the activation by a factor; 0 removes it, 1 leaves it.
+
+    A head's output z holds its value bias b: with `keep_bias` it becomes factor · (z − b) + b (see `tinylab.engine.biases`).
+    """
 
     factor: float
+    keep_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,16 @@ class Intervention:
     layer: int
     operation: Operation
     head: int | None = None
+
+    def __post_init__(self) -> None:
+        """Heads alone have a value bias."""
+        if self.keeps_bias and self.site != "head_out":
+            raise ValueError(f"a value bias can be kept at head_out, not at {self.site}")
+
+    @property
+    def keeps_bias(self) -> bool:
+        """Whether the value bias stays as it is."""
+        return isinstance(self.operation, Scale) and self.operation.keep_bias
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ class Pass:
         self._unmodified, self._needs = unmodified, needs
         self._alive = 0 if needs is None else 1
         self._births: dict[Fork, int] = {}
+        self._biases: Sequence[torch.Tensor] | None = None
         self._edits: dict[tuple[Site, int], list[tuple[int, Intervention]]] = {}
         self._made = self._planned = 0
         self._attended: set[int] = set()
@@ -152,8 +153,14 @@ class Pass:
         self._stopping = False
         self._kept: Keys | None = None
 
-    def plan(self, variants: Sequence[Variant]) -> None:
-        """Plan variants, given in the order of their forks."""
+    def plan(self, variants: Sequence[Variant], biases: Sequence[torch.Tensor] | None = None) -> None:
+        """Plan variants, given in the order of their forks.
+
+        Args:
+            variants: V of them.
+            biases: of each layer's heads, [H, d_head], where a variant keeps one.
+        """
+        self._biases = biases
         for row, variant in enumerate(variants):
             fork = fork_of(variant)
             self._births[fork] = self._births.get(fork, 0) + 1
@@ -301,10 +308,11 @@ class Pass:
             part = slice(None) if intervention.head is None else slice(intervention.head * width, (intervention.head + 1) * width)
             mine = rows[row, :, part]
             if isinstance(intervention.operation, Scale):
-                if everywhere:
-                    mine *= intervention.operation.factor
-                else:
-                    mine[at] *= intervention.operation.factor
+                factor, where = intervention.operation.factor, slice(None) if everywhere else at
+                mine[where] *= factor
+                if intervention.keeps_bias:
+                    assert self._biases is not None
+                    mine[where] += (1 - factor) * self._biases[layer].flatten()[part]
             else:
                 if source is None:
                     source = self._unmodified.site(site, layer, region.source[there]).reshape(len(here), rows.shape[-1])

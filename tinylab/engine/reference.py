@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from tinylab import metrics
+from tinylab.engine.biases import biases_for
 from tinylab.engine.budget import Shape, plain_cost
 from tinylab.engine.interventions import (
     Evaluation,
@@ -61,6 +62,7 @@ class ReferenceEngine:
         if keeper is not None:
             found = keeper.restore(found)
         self._forwards, self._states = found.forwards, found.states
+        biases = biases_for(self._model, variants)
         sites = {(i.site, i.layer) for v in variants if v.source is not None for i in v.interventions}
         for b, pair in enumerate(pairs):
             if found.begun[b]:  # by an earlier attempt
@@ -79,7 +81,7 @@ class ReferenceEngine:
                 found.baselines[run][b] = scorer.score(logits[run], ref)[0].numpy()
             for v, variant in enumerate(variants):
                 source = None if variant.source is None else (sources[variant.source], len(prompts[variant.source]))
-                with intervene(self._model, variant, len(prompts[variant.target]), source):
+                with intervene(self._model, variant, len(prompts[variant.target]), source, biases):
                     found.values[v, b] = scorer.score(self._read(prompts[variant.target]), ref)[0].numpy()
                 if progress is not None:
                     progress(1)
@@ -128,8 +130,14 @@ def capture(model: CausalModel, sites: set[tuple[Site, int]], into: Activations)
 
 
 @contextmanager
-def intervene(model: CausalModel, variant: Variant, length: int, source: tuple[Activations, int] | None) -> Iterator[None]:
-    """While open, a forward pass of a prompt of `length` tokens makes the variant's interventions."""
+def intervene(
+    model: CausalModel, variant: Variant, length: int, source: tuple[Activations, int] | None,
+    biases: Sequence[torch.Tensor] | None = None,
+) -> Iterator[None]:
+    """While open, a forward pass of a prompt of `length` tokens makes the variant's interventions.
+
+    `biases`: of each layer's heads, [H, d_head], where one is kept.
+    """
     here = indices(variant.positions, length)
     there = None if source is None else indices(variant.positions, source[1])
 
@@ -137,7 +145,12 @@ def intervene(model: CausalModel, variant: Variant, length: int, source: tuple[A
         value = value.clone()
         part = value if intervention.head is None else value[:, :, intervention.head]
         if isinstance(intervention.operation, Scale):
-            part[:, here] = part[:, here] * intervention.operation.factor
+            factor = intervention.operation.factor
+            part[:, here] = part[:, here] * factor
+            if intervention.keeps_bias:
+                assert biases is not None
+                bias = biases[intervention.layer]
+                part[:, here] += (1 - factor) * (bias if intervention.head is None else bias[intervention.head])
         else:
             assert source is not None
             other = source[0][intervention.site, intervention.layer]
