@@ -10,7 +10,7 @@ from hydra._internal.utils import get_args_parser
 
 from conftest import write_jsonl
 from tinylab.composing import Composer
-from tinylab.identity import run_id
+from tinylab.identity import battery_content, run_id
 from tinylab.schema import validate
 from tinylab.sweep.plan import Plan, make_plan
 
@@ -37,6 +37,7 @@ SAME = [
     "overwrite=true",
     "invariants.k=3",
     "device=cpu",
+    "battery.keep_value_bias=false",
     "hydra/launcher=joblib",
     "hydra.job_logging.root.level=DEBUG",
     "metrics=[logit_diff,kl_div,acc_flip_rate,p_drop]",
@@ -54,6 +55,7 @@ OTHER = [
     "battery=h2",
     "battery.scales=[0.5]",
     "battery.layers=[0]",
+    "battery.keep_value_bias=true",
     "metrics=[kl_div]",
     "engine=reference",
     "condition.strict=true",
@@ -129,3 +131,17 @@ def test_the_id_of_a_composed_config_is_the_one_in_its_folders_name() -> None:
     with Composer(get_args_parser().parse_args([])) as composer:
         config = composer.compose(["condition=facts"])
         assert str(config.hydra.run.dir) == f"outputs/runs/h1_facts_{run_id(validate(config))}"
+
+
+def test_a_setting_that_came_later_is_not_part_of_a_run_that_does_not_use_it() -> None:
+    """Exactly what was hashed before these settings existed: runs from then keep their ids, and their groups in a sweep."""
+    h1, h2 = (battery_content(planned(f"battery={name}").first) for name in ("h1", "h2"))
+    assert h1 == {
+        "_target_": "tinylab.batteries.heads_zero.HeadsZero", "name": "h1", "scales": [0.0], "layers": None, "heads": None,
+    }
+    assert h2 == {
+        "_target_": "tinylab.batteries.activation_patch.ActivationPatch", "name": "h2", "granularity": "layer_resid",
+        "patch_direction": "clean->corrupt", "positions": "last", "layers": None, "sham_control": False,
+    }
+    heads = ("battery=h2", "battery.granularity=head_out")
+    assert identity(*heads) == identity(*heads, "battery.per_head=false") != identity(*heads, "battery.per_head=true")

@@ -40,11 +40,15 @@ def print_run(folder: RunFolder) -> None:
     metric = "logit_diff" if "logit_diff" in summary["metrics"] else next(iter(summary["metrics"]))
     keys = list(KEYS[manifest["table"]])
     rows = strongest(table, keys, baselines, metric).head(STRONGEST)
-    shown = [key for key in keys if key != "granularity"]
+    patched = manifest["direction"] != "none"
+    shown = [key for key in keys if key != "granularity" and not (key == "scale" and patched)]
     metrics = [name for name in summary["metrics"] if name in rows and name != "recovery_mean"]
     what = f"{manifest['battery']['name']} on {manifest['condition']}, {manifest['model']}"
-    if "granularity" in keys:
-        what += f", {manifest['battery']['granularity']} {manifest['direction']} at {manifest['positions']}"
+    if patched:
+        one = " of one head" if "head" in keys else ""
+        what += f", {manifest['battery']['granularity']}{one} {manifest['direction']} at {manifest['positions']}"
+    if manifest["battery"].get("keep_value_bias"):
+        what += ", value bias kept"
     unmodified = f"unmodified {manifest['target_run']} run: {baselines[metric]['mean']:.3f}"
     view = Table(title=f"{what}: strongest by change of {metric} ({unmodified})", title_justify="left")
     for name in [*shown, "change", *metrics]:
@@ -88,7 +92,8 @@ def _invariants_table(group: dict[str, Any], invariants: dict[str, Any]) -> Tabl
              f"{invariants['rank']} of {', '.join(invariants['metrics'])}: {len(found)}")
     if chance is not None and not any("one condition only" in note for note in group["notes"]):
         title += f", by chance {chance:.2f}"
-    view = Table(title=f"{group['battery']} on {group['model']}: {title}", title_justify="left")
+    direction = "" if group["direction"] == "none" else f" {group['direction']} at {group['positions']}"
+    view = Table(title=f"{group['battery']}{direction} on {group['model']}: {title}", title_justify="left")
     heads = group["kind"] == "heads"
     columns = ["layer", "head"] if heads else ["layer"]
     tops = {(metric, condition): top for metric, entry in group["per_metric"].items()

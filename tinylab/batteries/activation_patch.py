@@ -21,16 +21,19 @@ DIRECTIONS: dict[str, tuple[Run, Run]] = {"clean->corrupt": ("clean", "corrupt")
 
 @dataclass(kw_only=True)
 class ActivationPatch:
-    """Every chosen layer, patched at the chosen positions; `head_out` patches all heads of the layer together."""
+    """Every chosen layer, patched at the chosen positions.
+
+    `head_out` patches all heads of the layer together, with `per_head` each of them alone.
+    """
 
     name: str
     granularity: str = "layer_resid"
     patch_direction: str = "clean->corrupt"
     positions: Any = None
     layers: list[int] | None = None
+    per_head: bool = False
     sham_control: bool = False
 
-    table: ClassVar[str] = "layer_impact"
     metrics: ClassVar[tuple[str, ...]] = PATCHING_METRICS
 
     def __post_init__(self) -> None:
@@ -38,6 +41,9 @@ class ActivationPatch:
         one_of("battery.granularity", self.granularity, tuple(SITES))
         one_of("battery.patch_direction", self.patch_direction, tuple(DIRECTIONS))
         distinct("battery.layers", self.layers)
+        if self.per_head and self.granularity != "head_out":
+            raise ConfigError(f"battery.per_head=true with battery.granularity={self.granularity}: only attention has heads; "
+                              "use battery.granularity=head_out, or battery.per_head=false.")
         self._check_positions()
 
     def _check_positions(self) -> None:
@@ -57,6 +63,11 @@ class ActivationPatch:
                 "battery.positions=all with battery.granularity=layer_resid turns the target run into the source run, so "
                 "every layer would return the same number; use positions=last, a list, or another granularity."
             )
+
+    @property
+    def table(self) -> str:
+        """Heads that are patched alone have a table like H1's."""
+        return "head_impact" if self.per_head else "layer_impact"
 
     @property
     def source(self) -> Run:
@@ -79,15 +90,19 @@ class ActivationPatch:
         return bool(self.positions != "last")
 
     def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
-        """One cell per layer, and with `sham_control` one more in which the target run is its own source."""
-        del n_heads
+        """One cell per layer, or per head; with `sham_control` one more in which the target run is its own source.
+
+        In a table of heads `scale` is 1: the whole activation is replaced.
+        """
+        heads: list[int | None] = [*range(n_heads)] if self.per_head else [None]
         shams: list[tuple[str, Run]] = [("sham", self.target)] if self.sham_control else []
         return [
             Cell(
-                Variant((Intervention(SITES[self.granularity], layer, Patch()),), self.target, source, self.acts_at),
-                {"layer": layer, "granularity": self.granularity},
+                Variant((Intervention(SITES[self.granularity], layer, Patch(), head),), self.target, source, self.acts_at),
+                {"layer": layer, **({"granularity": self.granularity} if head is None else {"head": head, "scale": 1.0})},
                 control,
             )
             for control, source in [("none", self.source), *shams]
             for layer in chosen("battery.layers", self.layers, n_layers)
+            for head in heads
         ]

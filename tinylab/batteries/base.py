@@ -29,11 +29,14 @@ class Cell:
 class Battery(Protocol):
     """Which interventions to make."""
 
-    table: ClassVar[str]
-    """`head_impact` or `layer_impact`."""
     metrics: ClassVar[tuple[str, ...]]
     """The metrics that make sense for it."""
     name: str
+
+    @property
+    def table(self) -> str:
+        """`head_impact` or `layer_impact`."""
+        ...
 
     @property
     def target(self) -> Run:

@@ -214,7 +214,7 @@ def _group(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) 
     first = children[0]
     describe = {key: value for key, value in first.labels.items() if key != "condition"}
     describe["battery_digest"] = digest(first.manifest["battery"])
-    if "granularity" in KEYS[first.manifest["table"]]:
+    if "granularity" in first.manifest["battery"]:
         describe["granularity"] = first.manifest["battery"]["granularity"]
     runs = [
         ConditionRun(child.manifest["condition"], rankings[child.folder.path], child.folder.path.name) for child in children
