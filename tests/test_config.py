@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from conftest import Command, only, write_jsonl
 from tinylab.app import main
@@ -58,7 +58,8 @@ def test_there_are_the_groups_and_options_that_the_design_names() -> None:
     assert set(groups) == {"battery", "condition", "model", "device", "verify_slice", "engine"}
     assert groups["battery"] >= {"h1", "h2"}
     assert groups["condition"] >= {"cond_a", "cond_b", "facts", "negation", "logic", "ioi", "induction", "jsonl"}
-    assert groups["model"] >= {"tiny", "gpt2", "gpt2-medium", "pythia-160m", "llama-3.2-1b", "hf", "local"}
+    assert groups["condition"] >= {f"planted_{name}" for name in "abcdefg"}
+    assert groups["model"] >= {"tiny", "gpt2", "gpt2-medium", "pythia-160m", "llama-3.2-1b", "hf", "local", "planted"}
     assert groups["device"] == {"auto", "cpu", "cuda", "mps"}
     assert groups["verify_slice"] == {"none", "cpu"}
     assert {file.stem for file in CONF.glob("experiment/*.yaml")} >= {"scan_h1", "scan_h2", "h2_with_verify"}
@@ -67,11 +68,12 @@ def test_there_are_the_groups_and_options_that_the_design_names() -> None:
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes_and_validates(group: str, option: str) -> None:
     config = composed(f"{group}={option}", *REQUIRED.get((group, option), []))
-    raw = yaml.safe_load((CONF / group / f"{option}.yaml").read_text(encoding="utf-8"))
+    raw = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{option}.yaml"), resolve=True)
+    assert isinstance(raw, dict)
     node = getattr(config, group)
     for key, value in raw.items():
-        if value != "???" and not key.startswith(("_", "defaults")):
-            assert getattr(node, key) == value
+        if value != "???" and not str(key).startswith(("_", "defaults")):
+            assert getattr(node, str(key)) == value
 
 
 @pytest.mark.parametrize(("group", "option"), REQUIRED)
@@ -117,6 +119,7 @@ def test_the_defaults_of_h2_are_those_of_the_design() -> None:
 MISTAKES = {
     "unknown option": (["condition=nope"], ["nope", "cond_a", "cond_b", "jsonl"]),
     "unknown model": (["model=gpt5"], ["gpt5", "tiny", "gpt2-medium"]),
+    "unknown variant": (["model=planted", "model.variant=twin"], ["model.variant=twin", "did you mean 'twins'", "ledger, gates"]),
     "unknown experiment": (["experiment=nope"], ["nope", "scan_h1", "h2_with_verify"]),
     "mistyped group": (["batery=h1"], ["batery", "did you mean 'battery'", "condition"]),
     "mistyped key": (["condition.pth=x"], ["condition.pth", "did you mean 'path'", "n_examples"]),

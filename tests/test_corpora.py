@@ -46,7 +46,8 @@ def training_text() -> list[str]:
 def test_writing_the_corpora_again_gives_the_shipped_files_byte_for_byte(tmp_path: Path) -> None:
     corpora.write(tmp_path)
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert written == {path.name: path.read_bytes() for path in (ASSETS / "corpora").iterdir()}
+    own = [path for path in (ASSETS / "corpora").iterdir() if not path.name.startswith("planted_")]  # see test_planted_models
+    assert written == {path.name: path.read_bytes() for path in own}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -114,6 +114,13 @@ class CausalModel:
                              "use model.add_bos=false.")
         return int(self.tokenizer.bos_token_id)
 
+    @property
+    def unknown(self) -> int | None:
+        """The token for words that the vocabulary lacks; None where there is none, or it is that of a document's begin or end."""
+        tokenizer = self.tokenizer
+        token = tokenizer.unk_token_id
+        return None if token in (None, tokenizer.bos_token_id, tokenizer.eos_token_id) else int(token)
+
     def describe_tokenizer(self) -> dict[str, Any]:
         """Its class, its size, and a digest of what it does (None for tokenizers written in Python)."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)

@@ -36,6 +36,7 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
         condition,
         model.encode,
         bos=model.bos,
+        unknown=model.unknown,
         context=model.context,
         single_token=config.condition.single_token,
         aligned=config.battery.aligned,

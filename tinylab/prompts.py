@@ -2,6 +2,7 @@
 
 Prompts and answers are tokenised alone, verbatim and without special tokens; the BOS token is put first where
 `model.add_bos` says so, never by the tokenizer. An answer is scored by its first token.
+A word that the vocabulary lacks is an error, never a silent token for the unknown.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def tokenise(
     encode: Encode,
     *,
     bos: int | None,
+    unknown: int | None = None,
     context: int | None,
     single_token: bool,
     aligned: bool,
@@ -41,6 +43,7 @@ def tokenise(
         condition: the text pairs.
         encode: text to token ids, without special tokens.
         bos: the token put before every prompt, or none.
+        unknown: the token that stands for words that the vocabulary lacks, or none.
         context: the longest prompt in tokens that the model takes, None if it has no limit.
         single_token: whether an answer of several tokens is an error.
         aligned: whether the positions of both prompts must align, so that unequal lengths are unusable.
@@ -50,8 +53,8 @@ def tokenise(
         The condition with what is left, and its pairs as tokens, in the same order.
 
     Raises:
-        CorpusError: a prompt longer than the context, an answer of several tokens where one is asked for,
-            nothing left to use.
+        CorpusError: a word that the vocabulary lacks, a prompt longer than the context, an answer of several tokens where
+            one is asked for, nothing left to use.
     """
     prefix = () if bos is None else (bos,)
     tokens: dict[int, TokenPair] = {}
@@ -59,6 +62,8 @@ def tokenise(
     for pair in condition.pairs:
         clean, corrupt = ((*prefix, *encode(text)) for text in (pair.clean, pair.corrupt))
         answers = [encode(text) for text in (pair.target, pair.foil)]
+        if unknown is not None and unknown in (*clean, *corrupt, *answers[0], *answers[1]):
+            raise CorpusError(_unknown_words(condition, pair, encode, unknown))
         _check_context(condition, pair, max(len(clean), len(corrupt)), context)
         if single_token:
             _check_single_token(condition, pair, answers)
@@ -74,6 +79,13 @@ def tokenise(
             tokens[pair.row] = TokenPair(clean, corrupt, answers[0][0], answers[1][0])
     kept = drop(condition, reasons, strict)
     return kept, [tokens[pair.row] for pair in kept.pairs]
+
+
+def _unknown_words(condition: Condition, pair: PromptPair, encode: Encode, unknown: int) -> str:
+    words = dict.fromkeys(" ".join((pair.clean, pair.corrupt, pair.target, pair.foil)).split())
+    lacking = ", ".join(word for word in words if unknown in encode(word))
+    return (f"{condition.path}: row {pair.row} has words that the model's vocabulary lacks ({lacking}); "
+            "use a condition that was made for this model, or another model.")
 
 
 def _check_context(condition: Condition, pair: PromptPair, length: int, context: int | None) -> None:

@@ -24,6 +24,8 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 ENGINES = ("auto", "forked", "reference")
 RANKS = ("magnitude", "highest", "lowest")
+VARIANTS = ("ledger", "gates", "twins")
+"""Of model=planted: folders of `tinylab/assets/planted`."""
 BASIC_METRICS = ("logit_diff", "kl_div", "acc_flip_rate", "p_drop")
 PATCHING_METRICS = (*BASIC_METRICS, "recovery")
 
@@ -74,10 +76,11 @@ class ConditionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A causal language model: a hub id (`name`), or a local folder (`path`)."""
+    """A causal language model: a hub id (`name`), or a local folder (`path`), of which there may be a `variant`."""
 
     name: str | None = None
     path: str | None = None
+    variant: str | None = None
     revision: str | None = None
     dtype: str = "float32"
     add_bos: bool = True
@@ -87,6 +90,11 @@ class ModelConfig:
         one_of("model.dtype", self.dtype, DTYPES)
         if self.name is None and self.path is None:
             raise ConfigError("model: expected model.name=<hub id> or model.path=<folder>, got neither.")
+        if self.variant is not None:
+            one_of("model.variant", self.variant, VARIANTS)
+            if self.path is None or not self.path.endswith(f"/planted/{self.variant}"):
+                raise ConfigError(f"model.variant={self.variant}: only model=planted has variants, got model.path={self.path}; "
+                                  "leave model.variant out, or use model=local for a folder of your own.")
 
 
 @dataclass(kw_only=True)

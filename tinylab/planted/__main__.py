@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tinylab.planted import corpora, gates, ledger, twins
-from tinylab.planted.identity_norm import POSITIONS
 
 ASSETS: Final = Path(__file__).parent.parent / "assets"
 """Where the shipped files are."""
@@ -56,7 +55,6 @@ def write_model(folder: Path, model: Any, config: dict[str, Any], vocabulary: Se
         "bos_token": corpora.BOS,
         "clean_up_tokenization_spaces": False,
         "eos_token": corpora.BOS,
-        "model_max_length": POSITIONS,
         "tokenizer_class": "TokenizersBackend",
         "unk_token": corpora.UNKNOWN,
     })

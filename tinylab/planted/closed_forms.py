@@ -11,8 +11,8 @@ of them: (g − h) / n remains. 1.2 adds a constant to every logit, 0.1 writes w
 a recovery of g / (g − h), and −h / (g − h) for 1.1. Without 0.0 *and* 1.0 the suppressor alone reads 1 / n of T: −h / n.
 
 **Gates** (`gates`). logit(open) = a·AND(0.0, 0.1) + o·OR(0.2, 0.3) and logit(shut) = (a + o) / 2, so clean (all four inputs
-1) and corrupt (all 0) are ±(a + o) / 2, a whole of a + o. Denoising one input: an OR input brings o, an AND input nothing. Noising
-one input, or zeroing it: an AND input costs a, an OR input nothing. Pairs of a gate's inputs give all of the gate, both ways.
+1) and corrupt (all 0) are ±(a + o) / 2, a whole of a + o. Denoising one input: an OR input brings o, an AND input nothing.
+Noising one input, or zeroing it: an AND input costs a, an OR input nothing. Both inputs of a gate give all of it, both ways.
 
 **Twins** (`twins`). Every head adds its own gain to the target's logit, and nothing else happens: zeroing it
 changes the level by minus that gain, and the level is the sum of the gains.
@@ -72,6 +72,12 @@ LEDGER_PAIRS: Final[Mapping[tuple[Component, Component], float]] = {
 """Change when two heads are zeroed together: the first pair is the sum of its singles, the second less than half of it."""
 LEDGER_POSITIONS: Final[Mapping[int, int]] = {0: 2, 1: LEDGER_TOKENS - 1}
 """Layer → the one position where patching the residual stream recovers everything; all others recover nothing."""
+
+LEDGER_PADDED: Final[Mapping[int, float]] = {1: LEDGER_LEVEL, 2: LEDGER_LEVEL, 3: LEDGER_LEVEL + PLACE / LEDGER_TOKENS}
+"""Left padding tokens → the clean level with 1.3 built in where positions are counted from the padding on; right is + `PLACE`.
+
+1.3 then reads A, or BOS; with three it has nothing to read but padding, and looks at all six tokens alike.
+"""
 
 
 def ledger_scaled(component: Component, scale: float) -> float:

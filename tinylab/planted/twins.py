@@ -3,9 +3,9 @@
 Every head looks at absolute position 2, where the answer stands, and adds its gain for the condition, told by the
 word that it finds there, to the logit of that word. Nothing composes, so every effect is the head's own gain.
 
-**c and d** are one circuit of ten roles: gains 10, 8, 6, 4, 2 and −9, −7, −5, −3, −1. Six roles are played by the same head in both,
-two have moved to heads that are idle in the other condition, and 6 and −5 have changed places. With k = 5 each rule
-of ranking sees other roles as the strongest (magnitude 10, −9, 8, −7, 6; lowest the five positive, highest the five negative
+**c and d** are one circuit of ten roles: gains 10, 8, 6, 4, 2 and −9, −7, −5, −3, −1. Six roles are played by the same head in
+both, −9 and 4 have moved to heads that are idle in the other condition, 6 and −5 have changed places. With k = 5 each rule of
+ranking sees other roles as the strongest (magnitude 10, −9, 8, −7, 6; lowest the five positive, highest the five negative
 ones), and three of the five are the same heads in both. Chance would give 5² / 25 = 1, and three or more in 3.8 % of cases.
 
 **e, f and g** are the null: chance and nothing else. The 25 heads are the points of an affine plane, (layer, head) with numbers

@@ -1,0 +1,152 @@
+"""The planted models as files: written again the same, loaded as any model is, refused where they do not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hydra._internal.utils import get_args_parser
+
+from conftest import Command, write_jsonl
+from planted import HOMES, Typed, model, pairs
+from tinylab.composing import Composer
+from tinylab.identity import run_id
+from tinylab.planted import corpora
+from tinylab.planted.__main__ import ASSETS, MODELS, write
+from tinylab.planted.identity_norm import POSITIONS
+from tinylab.schema import VARIANTS, validate
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory: pytest.TempPathFactory) -> Typed:
+    return Typed(tmp_path_factory.mktemp("models"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_writing_them_again_gives_the_shipped_files_byte_for_byte(tmp_path: Path) -> None:
+    write(tmp_path)
+    assert files(tmp_path / "planted") == files(ASSETS / "planted")
+    shipped = files(ASSETS / "corpora")
+    assert files(tmp_path / "corpora") == {name: content for name, content in shipped.items() if name.startswith("planted_")}
+
+
+def test_every_variant_that_the_command_line_knows_is_shipped() -> None:
+    assert set(VARIANTS) == set(MODELS) == {path.name for path in (ASSETS / "planted").iterdir()} == set(HOMES.values())
+
+
+@pytest.mark.parametrize("condition", HOMES)
+def test_the_forked_engine_runs_them_by_itself_and_no_row_is_dropped(typed: Typed, condition: str) -> None:
+    provenance = typed.run(condition, "forked", "engine=auto").manifest["provenance"]
+    assert (provenance["engine"], provenance["engine_fallback_reason"]) == ("forked", None)
+    assert provenance["self_check_max_difference"] < 1e-9
+    assert provenance["corpus"]["kept"] == len(corpora.corpora()[condition])
+    assert provenance["corpus"]["dropped"] == {}
+    assert provenance["model"]["name"] == f"planted-{HOMES[condition]}"
+    assert provenance["dtype"] == "float64"
+
+
+@pytest.mark.parametrize("condition", HOMES)
+def test_the_models_are_small_and_their_prompts_fit(condition: str) -> None:
+    loaded = model(HOMES[condition])
+    assert loaded.context == POSITIONS == 12
+    assert loaded.vocabulary == len(MODELS[HOMES[condition]].vocabulary) <= 15
+    for pair in pairs(condition):
+        assert len(pair.clean) == len(pair.corrupt) <= POSITIONS
+        assert sum(a != b for a, b in zip(pair.clean, pair.corrupt, strict=True)) == (4 if condition == "planted_b" else 1)
+
+
+def test_no_pair_stands_twice() -> None:
+    for rows in corpora.corpora().values():
+        assert len({tuple(row.values()) for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_norm_leaves_the_stream_as_it_is_and_its_mean_is_zero(variant: str) -> None:
+    loaded = model(variant)
+    condition = next(name for name, home in HOMES.items() if home == variant)
+    seen: list[float] = []
+
+    def compare(_module: object, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        assert float(args[0].mean(dim=-1).abs().max()) < 1e-13
+        seen.append(float((output - args[0]).abs().max() / args[0].abs().max()))
+
+    norms = [module for module in loaded.model.modules() if isinstance(module, torch.nn.LayerNorm)]
+    hooks = [norm.register_forward_hook(compare) for norm in norms]
+    loaded.model(torch.tensor([pairs(condition)[0].clean]))
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) == len(norms) == 2 * loaded.n_layers + 1
+    assert max(seen) < 1e-9
+
+
+# what does not fit
+
+
+def test_an_unknown_variant_is_one_sentence_with_the_options(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tinylab("model=planted", "model.variant=twin") == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "model.variant=twin: not an option; did you mean 'twins'?" in said
+    assert all(variant in said for variant in VARIANTS)
+
+
+@pytest.mark.parametrize("args", [("model=tiny", "+model.variant=twins"), ("model=planted", "model.path=elsewhere/ledger")])
+def test_a_variant_of_a_model_that_has_none_is_refused(
+    args: tuple[str, ...], tinylab: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tinylab(*args) == 2
+    assert "only model=planted has variants" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variant", "condition", "words"),
+    [("ledger", "planted_b", "(lit, so, dark, open, shut)"), ("gates", "planted_a", "red"), ("twins", "planted_a", "red"),
+     ("ledger", "planted_c", "sun"), ("ledger", "cond_a", "had")],
+)
+def test_a_condition_of_another_model_is_refused_with_the_words_that_are_missing(
+    tinylab: Command, capsys: pytest.CaptureFixture[str], variant: str, condition: str, words: str
+) -> None:
+    assert tinylab("model=planted", f"model.variant={variant}", f"condition={condition}") == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert "words that the model's vocabulary lacks" in said
+
+
+def test_one_unknown_word_is_enough_wherever_it_stands(
+    tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = corpora.ledger_rows()[0]
+    for field in good:
+        write_jsonl(tmp_path / "mine.jsonl", [good, {**good, field: good[field].replace(good[field].split()[0], "purple")}])
+        assert tinylab("model=planted", "condition=jsonl", "condition.path=mine.jsonl") == 2
+        assert "row 1 has words that the model's vocabulary lacks (purple)" in capsys.readouterr().err
+
+
+def test_a_prompt_beyond_the_context_is_refused(tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = corpora.ledger_rows()[0]
+    write_jsonl(tmp_path / "mine.jsonl", [{**good, "clean": "pink " * POSITIONS + good["clean"]}])
+    assert tinylab("model=planted", "condition=jsonl", "condition.path=mine.jsonl") == 2
+    assert f"the model's context is {POSITIONS}" in capsys.readouterr().err
+
+
+def test_the_longest_prompt_that_fits_is_checked_and_run(tinylab: Command, tmp_path: Path) -> None:
+    good = corpora.ledger_rows()[0]
+    filler = "pink " * (POSITIONS - 6)
+    write_jsonl(tmp_path / "mine.jsonl", [{**good, "clean": filler + good["clean"], "corrupt": filler + good["corrupt"]}, good])
+    assert tinylab("model=planted", "condition=jsonl", "condition.path=mine.jsonl", "engine=forked", "plots=false") == 0
+    summary = json.loads(next(tmp_path.glob("outputs/runs/*/metrics/summary.json")).read_text())
+    assert summary["baselines"]["clean"]["logit_diff"]["mean"] == pytest.approx(3, abs=1e-8)
+
+
+def test_a_runs_id_knows_the_weights_and_not_the_name_of_the_variant() -> None:
+    def identity(*overrides: str) -> str:
+        with Composer(get_args_parser().parse_args([])) as composer:
+            return run_id(validate(composer.compose([*overrides, "condition=planted_c", "device=cpu"])))
+
+    own_path = ("model=local", "model.path=pkg://tinylab/assets/planted/twins", "model.dtype=float64")
+    assert identity("model=planted", "model.variant=twins") == identity(*own_path) != identity("model=planted")
