@@ -51,7 +51,7 @@ class Typed:
 
 
 def heads(run: Finished, metric: str = "logit_diff", scale: float = 0.0) -> dict[Component, float]:
-    """A run's head_impact at one scale as {(layer, head): value}."""
+    """A run's head_impact at one scale as {(layer, head): value}; the scale of a patched head is 1."""
     assert run.head_impact is not None
     rows = run.head_impact[(run.head_impact["metric"] == metric) & (run.head_impact["scale"] == scale)]
     return {(int(layer), int(head)): float(value) for layer, head, value in rows[["layer", "head", "value"]].to_numpy()}
@@ -121,9 +121,9 @@ def recovered(condition: str, engine: str, variants: Sequence[Variant]) -> Float
     return np.stack(rows)
 
 
-def scaled(*components: Component, scale: float = 0.0) -> Variant:
+def scaled(*components: Component, scale: float = 0.0, keep_bias: bool = False) -> Variant:
     """The clean run with some heads multiplied by a scale."""
-    return Variant(tuple(_at(component, Scale(scale)) for component in components), "clean")
+    return Variant(tuple(_at(component, Scale(scale, keep_bias)) for component in components), "clean")
 
 
 def patched(*components: Component, source: Run = "clean", positions: Positions = "last") -> Variant:

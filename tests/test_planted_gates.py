@@ -60,9 +60,13 @@ def test_zeroing_both_inputs_shows_all_of_either_gate(engine: str, both: tuple[k
 
 
 @pytest.mark.parametrize("source", SINGLES)
-def test_denoising_finds_each_or_input_alone_and_noising_each_and_input(engine: str, source: Run) -> None:
-    found = recovered("planted_b", engine, [patched(head, source=source) for head in INPUTS])
-    assert found == near(np.array([[SINGLES[source][head]] for head in INPUTS]) * np.ones(16))
+def test_denoising_finds_each_or_input_alone_and_noising_each_and_input(typed: Typed, engine: str, source: Run) -> None:
+    direction = "clean->corrupt" if source == "clean" else "corrupt->clean"
+    asked = ("battery.granularity=head_out", "battery.per_head=true", f"battery.patch_direction='{direction}'")
+    run = typed.run("planted_b", engine, "battery=h2", *asked)
+    expected = {(layer, head): SINGLES[source].get((layer, head), 0.0) for layer in range(2) for head in range(4)}
+    assert heads(run, "recovery", scale=1.0) == near(expected)
+    assert examples(run, "recovery")["value"].to_numpy() == near(np.repeat([*expected.values()], 16))
 
 
 def test_the_two_directions_never_find_the_same_input() -> None:

@@ -119,13 +119,22 @@ def test_patching_a_layers_heads_recovers_all_at_layer_1_and_nothing_at_layer_0(
         assert layers(run, metric) == near({0: 0.0, 1: 1.0})
 
 
+@pytest.mark.parametrize(("direction", "positions"), [(DIRECTIONS[0], "last"), (DIRECTIONS[1], "last"), (DIRECTIONS[0], "all")])
+def test_patching_single_heads_recovers_their_part_of_g_less_h(typed: Typed, engine: str, direction: str, positions: str) -> None:
+    asked = ("battery.granularity=head_out", f"battery.patch_direction='{direction}'", f"battery.positions={positions}")
+    run = typed.run("planted_a", engine, "battery=h2", "battery.per_head=true", *asked)
+    for metric in ("recovery", "recovery_mean"):
+        found = heads(run, metric, scale=1.0)
+        assert found == near(known.LEDGER_RECOVERY)
+        assert sum(found.values()) == near(1.0)
+    assert examples(run, "recovery")["value"].to_numpy() == near(
+        np.repeat([known.LEDGER_RECOVERY[head] for head in HEADS], len(pairs("planted_a")))
+    )
+
+
 @pytest.mark.parametrize("source", ["clean", "corrupt"])
-def test_patching_single_heads_recovers_their_part_of_g_less_h(engine: str, source: Run) -> None:
-    variants = [patched(head, source=source) for head in HEADS]
-    expected = np.array([known.LEDGER_RECOVERY[head] for head in HEADS])[:, None]
-    found = recovered("planted_a", engine, variants)
-    assert np.abs(found - expected).max() < NEAR
-    assert found.sum(axis=0) == near(1.0)
+def test_patching_both_heads_of_the_answer_recovers_all_of_it(engine: str, source: Run) -> None:
+    assert recovered("planted_a", engine, [patched((1, 0), (1, 1), source=source)]) == near(1.0)
 
 
 @pytest.mark.parametrize("position", range(known.LEDGER_TOKENS))
@@ -177,6 +186,22 @@ def test_zeroing_a_head_takes_its_value_bias_too(engine: str) -> None:
     assert clean[rows, targets] == near(known.LEDGER_LEVEL + known.SHIFT)
     assert zeroed[rows, targets] == near(known.LEDGER_LEVEL)
     assert clean - zeroed == near(known.SHIFT)  # every logit, so that no difference of logits sees it
+
+
+def test_a_value_bias_that_is_kept_stays_at_every_scale(engine: str) -> None:
+    scales = (0.0, 0.5, 2.0)
+    variants = [scaled((1, 2), scale=scale, keep_bias=keep) for keep in (True, False) for scale in scales]
+    found = every_logit("planted_a", engine, variants)
+    moved = found.values - found.baselines["clean"]
+    assert moved[:3] == near(0.0)
+    for scale, change in zip(scales, moved[3:], strict=True):
+        assert change == near((scale - 1) * known.SHIFT)
+
+
+def test_keeping_value_biases_changes_no_head_that_has_none(typed: Typed, engine: str) -> None:
+    run = typed.run("planted_a", engine, "battery.keep_value_bias=true")
+    assert run.manifest["provenance"]["value_bias"] == "kept"
+    assert heads(run) == near({head: known.LEDGER_LEVEL + change for head, change in known.LEDGER_ZERO.items()})
 
 
 # absolute positions

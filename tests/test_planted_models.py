@@ -13,10 +13,11 @@ from conftest import Command, write_jsonl
 from planted import HOMES, Typed, model, pairs
 from tinylab.composing import Composer
 from tinylab.identity import run_id
+from tinylab.models import skeleton
 from tinylab.planted import corpora
 from tinylab.planted.__main__ import ASSETS, MODELS, write
 from tinylab.planted.identity_norm import POSITIONS
-from tinylab.schema import VARIANTS, validate
+from tinylab.schema import VARIANTS, ModelConfig, validate
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +126,13 @@ def test_one_unknown_word_is_enough_wherever_it_stands(
         write_jsonl(tmp_path / "mine.jsonl", [good, {**good, field: good[field].replace(good[field].split()[0], "purple")}])
         assert tinylab("model=planted", "condition=jsonl", "condition.path=mine.jsonl") == 2
         assert "row 1 has words that the model's vocabulary lacks (purple)" in capsys.readouterr().err
+
+
+def test_a_token_that_also_begins_documents_does_not_count_as_unknown() -> None:
+    tiny = skeleton(ModelConfig(path="pkg://tinylab/assets/tiny"))
+    assert tiny.tokenizer.unk_token_id == tiny.bos
+    assert tiny.unknown is None
+    assert model("ledger").unknown == 1
 
 
 def test_a_prompt_beyond_the_context_is_refused(tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

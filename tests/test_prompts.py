@@ -37,6 +37,14 @@ def test_prompts_and_first_answer_tokens_verbatim() -> None:
     assert len(condition.pairs) == 1
 
 
+@pytest.mark.parametrize("field", range(4))
+def test_a_word_that_the_vocabulary_lacks_is_an_error_with_its_row(field: int) -> None:
+    bad = tuple(text + " ?" if place == field else text for place, text in enumerate(GOOD))
+    with pytest.raises(CorpusError, match=r"toy.jsonl: row 10 has words that the model's vocabulary lacks \(\?\)"):
+        cut(corpus(GOOD, bad), unknown=ord("?"))
+    assert len(cut(corpus(GOOD, bad))[1]) == 2  # to a tokenizer that knows it, it is a word like any other
+
+
 def test_bos_is_put_first_once_and_only_in_prompts() -> None:
     _, tokens = cut(corpus(GOOD), bos=BOS)
     assert tokens == [TokenPair((BOS, 97, 98), (BOS, 99, 100), ord("x"), ord("y"))]
