@@ -16,6 +16,7 @@ from tinylab.identity import run_id
 from tinylab.models import skeleton
 from tinylab.planted import corpora
 from tinylab.planted.__main__ import ASSETS, MODELS, write
+from tinylab.planted.closed_forms import LEDGER_LEVEL, TOLERANCE
 from tinylab.planted.identity_norm import POSITIONS
 from tinylab.schema import VARIANTS, ModelConfig, validate
 
@@ -148,7 +149,7 @@ def test_the_longest_prompt_that_fits_is_checked_and_run(tinylab: Command, tmp_p
     write_jsonl(tmp_path / "mine.jsonl", [{**good, "clean": filler + good["clean"], "corrupt": filler + good["corrupt"]}, good])
     assert tinylab("model=planted", "condition=jsonl", "condition.path=mine.jsonl", "engine=forked", "plots=false") == 0
     summary = json.loads(next(tmp_path.glob("outputs/runs/*/metrics/summary.json")).read_text())
-    assert summary["baselines"]["clean"]["logit_diff"]["mean"] == pytest.approx(3, abs=1e-8)
+    assert summary["baselines"]["clean"]["logit_diff"]["mean"] == pytest.approx(LEDGER_LEVEL, abs=TOLERANCE)
 
 
 def test_a_runs_id_knows_the_weights_and_not_the_name_of_the_variant() -> None:

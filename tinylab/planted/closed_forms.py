@@ -1,7 +1,7 @@
 """What the planted models must give: their gains, and every effect worked out from them by hand.
 
-All are logit differences (target − foil) and are exact in real arithmetic, but for the LayerNorm that is the identity
-only up to a relative 1e-10 (`identity_norm`): `TOLERANCE` bounds what that leaves. Components are (layer, head).
+All are logit differences (target − foil) and exact in real arithmetic but for the LayerNorm, which is the identity up to
+a relative 6e-11 beside the loudest head (`identity_norm`): `TOLERANCE` bounds what that leaves. Components are (layer, head).
 
 **Ledger** (`ledger`). On a clean prompt ``BOS A T B x A`` the induction head 1.0 adds g to T's logit and the suppressor
 1.1 takes h away: the level is g − h; on the corrupt prompt ``BOS A F B x A`` it is −(g − h). Zeroing 1.0 changes it by −g,
@@ -26,8 +26,8 @@ from typing import Final
 
 Component = tuple[int, int]
 
-TOLERANCE: Final = 1e-8
-"""Largest difference from a closed form in float64, in logits (or a fraction of the way): about 1e-9 is seen."""
+TOLERANCE: Final = 2e-9
+"""Largest difference from a closed form in float64: two norms of 6e-11 each on the way to logits of up to 8 make 1e-9."""
 
 # Model A, the ledger
 
