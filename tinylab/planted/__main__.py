@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tinylab.planted import corpora, gates, ledger, twins
+from tinylab.planted import corpora, gates, ledger, llama, twins
 
 ASSETS: Final = Path(__file__).parent.parent / "assets"
 """Where the shipped files are."""
@@ -32,6 +32,7 @@ MODELS: Final = {
     "ledger": Planted(ledger.build, ledger.CONFIG, corpora.LEDGER),
     "gates": Planted(gates.build, gates.CONFIG, corpora.GATES),
     "twins": Planted(twins.build, twins.CONFIG, corpora.TWINS),
+    "llama": Planted(llama.build, llama.CONFIG, corpora.LLAMA),
 }
 
 

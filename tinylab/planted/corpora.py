@@ -7,6 +7,8 @@ begins with the token before every prompt and one for unknown words, which no pr
 - **b**, for the gates: four states and ``so``; all four ``lit`` or ``bright`` against all four ``dark`` or ``dim``; 16 pairs.
 - **c** to **g**, for the twins: ``now T then here`` against ``now F then here``, the three other words in any order; each
   condition has a pair of words of its own, either of which is the answer; 12 pairs.
+- **llama**, for the Llama: ``X A T F … X A`` against ``X A F T … X A`` (template ``answers``, one pair of them twice), and
+  ``A T B F X A`` against ``B T A F X A`` (``keys``); 9 pairs.
 """
 
 from __future__ import annotations
@@ -47,6 +49,22 @@ ANSWERS: Final = {
 FILLERS: Final = ("now", "then", "here")
 TWINS: Final = (*SPECIAL, *FILLERS, *(word for words in ANSWERS.values() for word in words))
 
+FRUIT: Final = ("apple", "date", "fig", "kiwi", "lime", "melon", "peach", "pear", "plum")
+LLAMA: Final = (*SPECIAL, *FRUIT)
+LLAMA_ANSWERS: Final = (  # X A T F, and what stands between F and the end
+    ("plum", "pear", "fig", "kiwi", ""),
+    ("plum", "pear", "fig", "kiwi", "melon lime"),
+    ("lime", "melon", "date", "apple", ""),
+    ("lime", "melon", "date", "apple", "fig peach plum"),
+    ("apple", "date", "pear", "plum", ""),
+    ("plum", "pear", "fig", "kiwi", ""),
+)
+LLAMA_KEYS: Final = (  # A T B F X
+    ("pear", "fig", "plum", "kiwi", "apple"),
+    ("peach", "lime", "melon", "date", "fig"),
+    ("date", "apple", "kiwi", "melon", "lime"),
+)
+
 assert len(LEDGER) == LEDGER_WORDS
 
 Row = dict[str, str]
@@ -79,9 +97,20 @@ def twins_rows(condition: str) -> list[Row]:
     return rows
 
 
+def llama_rows() -> list[Row]:
+    """The pairs of llama, each with its template."""
+    answers = [
+        _row((x, a, t, f, *between.split(), x, a), (x, a, f, t, *between.split(), x, a), t, f)
+        for x, a, t, f, between in LLAMA_ANSWERS
+    ]
+    keys = [_row((a, t, b, f, x, a), (b, t, a, f, x, a), t, f) for a, t, b, f, x in LLAMA_KEYS]
+    return [{**row, "template": name} for name, rows in (("answers", answers), ("keys", keys)) for row in rows]
+
+
 def corpora() -> dict[str, list[Row]]:
     """The rows of every corpus, by the name of its file."""
-    rows = {"a": ledger_rows(), "b": gates_rows(), **{name: twins_rows(name) for name in ANSWERS}}
+    twins = {name: twins_rows(name) for name in ANSWERS}
+    rows = {"a": ledger_rows(), "b": gates_rows(), **twins, "llama": llama_rows()}
     return {f"planted_{name}": found for name, found in rows.items()}
 
 
