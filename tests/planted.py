@@ -26,7 +26,8 @@ from tinylab.results import load_run
 from tinylab.schema import ConditionConfig, ModelConfig
 
 ENGINES = {"forked": ForkedEngine, "reference": ReferenceEngine}
-HOMES = {"planted_a": "ledger", "planted_b": "gates", **{f"planted_{name}": "twins" for name in "cdefg"}}
+TWINS = {f"planted_{name}": "twins" for name in "cdefg"}
+HOMES = {"planted_a": "ledger", "planted_b": "gates", **TWINS, "planted_llama": "llama"}
 """Condition → the variant that it was made for."""
 
 

@@ -58,7 +58,7 @@ def test_there_are_the_groups_and_options_that_the_design_names() -> None:
     assert set(groups) == {"battery", "condition", "model", "device", "verify_slice", "engine"}
     assert groups["battery"] >= {"h1", "h2"}
     assert groups["condition"] >= {"cond_a", "cond_b", "facts", "negation", "logic", "ioi", "induction", "jsonl"}
-    assert groups["condition"] >= {f"planted_{name}" for name in "abcdefg"}
+    assert groups["condition"] >= {f"planted_{name}" for name in (*"abcdefg", "llama")}
     assert groups["model"] >= {"tiny", "gpt2", "gpt2-medium", "pythia-160m", "llama-3.2-1b", "hf", "local", "planted"}
     assert groups["device"] == {"auto", "cpu", "cuda", "mps"}
     assert groups["verify_slice"] == {"none", "cpu"}

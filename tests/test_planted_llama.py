@@ -5,31 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
 import pytest
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
+from planted import ENGINES, model, pairs
 from tinylab.engine.choose import AllLogits, choose_engine, self_check
 from tinylab.engine.forked import ForkedEngine
 from tinylab.engine.interventions import Engine, Intervention, Patch, Positions, Run, Scale, Site, Variant
-from tinylab.engine.reference import ReferenceEngine
+from tinylab.engine.reference import ReferenceEngine, intervene
 from tinylab.errors import EngineUnsupported
 from tinylab.metrics import METRICS, FloatArray, Scorer, recovery_of_means
-from tinylab.models import CausalModel
-from tinylab.planted import llama
+from tinylab.models import load_model
 from tinylab.planted import llama_closed_forms as forms
 from tinylab.planted.corpora import BOS, FRUIT, LLAMA, llama_rows
 from tinylab.planted.identity_norm import POSITIONS
-from tinylab.planted.llama import HEADS, LAYERS
+from tinylab.planted.llama import HEADS, LAYERS, LOUD, WIDTH
 from tinylab.planted.llama_closed_forms import frequency, ledger, plane_of, seen
 from tinylab.prompts import TokenPair
-from tinylab.schema import EngineConfig
-from tinylab.weights import ModelIdentity
+from tinylab.schema import EngineConfig, ModelConfig
 
 TOLERANCE: Final = 1e-4
 """Logits of 112 at most, whatever the model's dtype, because two things of a Llama are float32 in transformers.
@@ -43,25 +41,14 @@ ANSWERS: Final = [number for number, row in enumerate(ROWS) if row["template"] =
 KEYS: Final = [number for number, row in enumerate(ROWS) if row["template"] == "keys"]
 EVERY: Final = [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
 MIRROR: Final[dict[Run, Run]] = {"clean": "corrupt", "corrupt": "clean"}
-ENGINES: Final[dict[str, Callable[[CausalModel], Engine]]] = {"forked": ForkedEngine, "reference": ReferenceEngine}
 LOGITS: Final = AllLogits(LLAMA)
-
-
-@cache
-def model(dtype: torch.dtype = torch.float64) -> CausalModel:
-    return CausalModel(llama.build().to(dtype), tokenizer=None, identity=ModelIdentity("planted llama", None, None), add_bos=True)
 
 
 def words(row: dict[str, str], run: Run) -> list[str]:
     return [BOS, *row[run].split()]
 
 
-def tokens(row: dict[str, str]) -> TokenPair:
-    clean, corrupt = (tuple(map(LLAMA.index, words(row, run))) for run in MIRROR)
-    return TokenPair(clean, corrupt, LLAMA.index(row["target"].strip()), LLAMA.index(row["foil"].strip()))
-
-
-PAIRS: Final = [tokens(row) for row in ROWS]
+PAIRS: Final = pairs("planted_llama")
 
 
 def difference(logits: dict[str, float], row: dict[str, str]) -> float:
@@ -93,7 +80,8 @@ def whole(site: Site, layer: int, positions: Positions, target: Run = "corrupt",
 
 @pytest.fixture(params=sorted(ENGINES))
 def engine(request: pytest.FixtureRequest) -> Engine:
-    return ENGINES[request.param](model())
+    made: Engine = ENGINES[request.param](model("llama"))
+    return made
 
 
 def differences(engine: Engine, variants: Sequence[Variant], pairs: Sequence[TokenPair] = PAIRS) -> FloatArray:
@@ -127,9 +115,9 @@ def test_the_ledger_holds_for_any_prompt_of_the_vocabulary(engine: Engine) -> No
     """Random words: most have several matches or none, so that cosines of distances and uniform attention decide."""
     draw = np.random.default_rng(0)
     prompts = [(BOS, *draw.choice(FRUIT, size=size)) for size in draw.integers(1, POSITIONS, size=24)]
-    pairs = [TokenPair(*[tuple(map(LLAMA.index, prompt))] * 2, 0, 1) for prompt in prompts]
-    found = engine.evaluate(pairs, [scaled((0, 0, 1.0))], LOGITS).baselines["clean"]
-    near(found, [list(ledger(seen(prompt)).values()) for prompt in prompts])
+    tokens = [TokenPair(ids, ids, 2, 3) for ids in (tuple(map(LLAMA.index, prompt)) for prompt in prompts)]
+    found = engine.evaluate(tokens, [scaled((0, 0, 1.0))], LOGITS)
+    near(found.baselines["clean"], [list(ledger(seen(prompt)).values()) for prompt in prompts])
 
 
 # H1: scaling heads
@@ -204,6 +192,26 @@ def test_the_other_metrics_follow_from_the_ledgers_logits(engine: Engine) -> Non
                 assert values[number, 2] == float(after.argmax() != target), (at, row)
 
 
+def test_every_norm_is_the_identity_and_twice_that_behind_a_loud_head_that_is_gone() -> None:
+    loaded, seen_by_norms = model("llama"), []
+
+    def compare(_module: object, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        quiet = [feature for feature in range(WIDTH) if feature not in range(*LOUD.indices(WIDTH))]
+        seen_by_norms.append((args[0][..., quiet], output[..., quiet]))
+
+    norms = [module for module in loaded.model.modules() if isinstance(module, LlamaRMSNorm)]
+    hooks = [norm.register_forward_hook(compare) for norm in norms]
+    for factor in (1.0, 0.0):
+        with intervene(loaded, scaled((0, 2, factor)), len(PAIRS[0].clean), None):
+            loaded.model(torch.tensor([PAIRS[0].clean]))
+    for hook in hooks:
+        hook.remove()
+    assert len(norms) == 2 * LAYERS + 1
+    for number, (before, after) in enumerate(seen_by_norms):
+        times = 2 if number > len(norms) else 1  # the first norm stands before the loud head
+        assert torch.allclose(after, times * before, rtol=1e-7, atol=1e-30), number
+
+
 # Pairs and additivity
 
 
@@ -222,8 +230,8 @@ ADDITIVE: Final = {((1, 0), (1, 1)), ((1, 0), (1, 3)), ((1, 2), (1, 3)), ((0, 3)
 
 
 def test_pairs_of_heads_and_where_their_effects_add_up(engine: Engine) -> None:
-    pairs = [PAIRS[number] for number in ANSWERS]
-    found = differences(engine, [scaled(*((*at, 0.0) for at in joint)) for joint in JOINT], pairs)
+    answers = [PAIRS[number] for number in ANSWERS]
+    found = differences(engine, [scaled(*((*at, 0.0) for at in joint)) for joint in JOINT], answers)
     for (joint, closed), values in zip(JOINT.items(), found, strict=True):
         for value, number in zip(values, ANSWERS, strict=True):
             n = len(words(ROWS[number], "clean"))
@@ -343,7 +351,7 @@ def test_a_run_patched_with_itself_is_unchanged() -> None:
     variants = [whole(site, layer, at, run, run) for site in ("head_out", "mlp_out", "resid_post") for layer in range(LAYERS)
                 for at in ("last", (2, 3)) for run in MIRROR]
     for make, floor in ((ReferenceEngine, 0.0), (ForkedEngine, 1e-12)):
-        found = make(model()).evaluate(PAIRS, variants, LOGITS)
+        found = make(model("llama")).evaluate(PAIRS, variants, LOGITS)
         for variant, values in zip(variants, found.values, strict=True):
             assert np.abs(values - found.baselines[variant.target]).max() <= floor
 
@@ -352,7 +360,7 @@ def test_a_run_patched_with_itself_is_unchanged() -> None:
 
 
 def test_the_self_check_lets_the_forked_engine_run_in_float64() -> None:
-    choice = choose_engine(model(), EngineConfig(name="auto"), PAIRS)
+    choice = choose_engine(model("llama"), EngineConfig(name="auto"), PAIRS)
     assert (choice.engine.name, choice.reason) == ("forked", None)
     assert choice.max_difference is not None
     assert choice.max_difference <= 1e-10
@@ -360,13 +368,14 @@ def test_the_self_check_lets_the_forked_engine_run_in_float64() -> None:
 
 def test_both_engines_agree_far_below_the_closed_forms_tolerance() -> None:
     variants = [*(scaled((*at, by)) for at in EVERY for by in (0.0, 0.5)), *(patched(run, at) for at in EVERY for run in MIRROR)]
-    forked, plain = (make(model()).evaluate(PAIRS, variants, LOGITS).values for make in ENGINES.values())
+    forked, plain = (make(model("llama")).evaluate(PAIRS, variants, LOGITS).values for make in ENGINES.values())
     assert np.abs(forked - plain).max() <= 1e-10
 
 
 @pytest.mark.parametrize("name", sorted(ENGINES))
 def test_float32_gives_the_same_numbers(name: str) -> None:
-    found = differences(ENGINES[name](model(torch.float32)), [scaled((*at, 0.0)) for at in EVERY])
+    coarse = load_model(ModelConfig(path="pkg://tinylab/assets/planted/llama", dtype="float32"), "cpu")
+    found = differences(ENGINES[name](coarse), [scaled((*at, 0.0)) for at in EVERY])
     for at, values in zip(EVERY, found, strict=True):
         near(values, expected(lambda template, n, at=at: forms.zeroed(template, n)[at]))
 
@@ -375,10 +384,10 @@ def test_float32_gives_the_same_numbers(name: str) -> None:
 
 
 def test_the_model_has_what_gpt2_has_not() -> None:
-    config = model().config
+    config = model("llama").config
     assert (config.num_attention_heads, config.num_key_value_heads) == (HEADS, HEADS // 2)
-    assert model().head_width * model().n_heads != config.hidden_size
-    assert not any(name.endswith("bias") for name, _ in model().model.named_parameters())
+    assert model("llama").head_width * model("llama").n_heads != config.hidden_size
+    assert not any(name.endswith("bias") for name, _ in model("llama").model.named_parameters())
 
 
 @pytest.mark.parametrize("group", [(0, 1), (2, 3)])
@@ -443,9 +452,9 @@ def test_dropped_position_ids_are_noticed(monkeypatch: pytest.MonkeyPatch) -> No
         return true(self, hidden, torch.arange(position_ids.shape[1]).expand(position_ids.shape))
 
     monkeypatch.setattr(LlamaRotaryEmbedding, "forward", counts)
-    plain, forked = (make(model()).evaluate(PAIRS, [scaled((0, 0, 1.0))], Scorer(("logit_diff",))).baselines["clean"][:, 0]
+    plain, forked = (make(model("llama")).evaluate(PAIRS, [scaled((0, 0, 1.0))], Scorer(("logit_diff",))).baselines["clean"][:, 0]
                      for make in (ReferenceEngine, ForkedEngine))
     near(plain, expected(forms.logit_diff))  # whole prompts are counted rightly
     assert np.abs(forked - plain)[ANSWERS].min() >= 1
     with pytest.raises(EngineUnsupported, match="differ from the reference engine's"):
-        self_check(model(), PAIRS)
+        self_check(model("llama"), PAIRS)

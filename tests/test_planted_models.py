@@ -20,6 +20,9 @@ from tinylab.planted.closed_forms import LEDGER_LEVEL, TOLERANCE
 from tinylab.planted.identity_norm import POSITIONS
 from tinylab.schema import VARIANTS, ModelConfig, validate
 
+CHANGED = {"planted_b": 4, "planted_llama": 2}
+"""Condition → how many words of a pair differ, where it is not one."""
+
 
 @pytest.fixture(scope="module")
 def typed(tmp_path_factory: pytest.TempPathFactory) -> Typed:
@@ -59,7 +62,7 @@ def test_the_models_are_small_and_their_prompts_fit(condition: str) -> None:
     assert loaded.vocabulary == len(MODELS[HOMES[condition]].vocabulary) <= 15
     for pair in pairs(condition):
         assert len(pair.clean) == len(pair.corrupt) <= POSITIONS
-        assert sum(a != b for a, b in zip(pair.clean, pair.corrupt, strict=True)) == (4 if condition == "planted_b" else 1)
+        assert sum(a != b for a, b in zip(pair.clean, pair.corrupt, strict=True)) == CHANGED.get(condition, 1)
 
 
 def test_no_pair_stands_twice() -> None:
@@ -67,7 +70,7 @@ def test_no_pair_stands_twice() -> None:
         assert len({tuple(row.values()) for row in rows}) == len(rows)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "llama"])  # its RMSNorms: test_planted_llama
 def test_every_norm_leaves_the_stream_as_it_is_and_its_mean_is_zero(variant: str) -> None:
     loaded = model(variant)
     condition = next(name for name, home in HOMES.items() if home == variant)

@@ -7,7 +7,7 @@ begins with the token before every prompt and one for unknown words, which no pr
 - **b**, for the gates: four states and ``so``; all four ``lit`` or ``bright`` against all four ``dark`` or ``dim``; 16 pairs.
 - **c** to **g**, for the twins: ``now T then here`` against ``now F then here``, the three other words in any order; each
   condition has a pair of words of its own, either of which is the answer; 12 pairs.
-- **llama**, for the Llama: ``X A T F … X A`` against ``X A F T … X A`` (template ``answers``, one pair of them twice), and
+- **llama**, for the Llama: ``X A T F … X A`` against ``X A F T … X A`` (template ``answers``), and
   ``A T B F X A`` against ``B T A F X A`` (``keys``); 9 pairs.
 """
 
@@ -57,7 +57,7 @@ LLAMA_ANSWERS: Final = (  # X A T F, and what stands between F and the end
     ("lime", "melon", "date", "apple", ""),
     ("lime", "melon", "date", "apple", "fig peach plum"),
     ("apple", "date", "pear", "plum", ""),
-    ("plum", "pear", "fig", "kiwi", ""),
+    ("peach", "kiwi", "lime", "pear", "date"),
 )
 LLAMA_KEYS: Final = (  # A T B F X
     ("pear", "fig", "plum", "kiwi", "apple"),
