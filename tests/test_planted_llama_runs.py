@@ -105,3 +105,22 @@ def test_noised_heads_of_a_layer(tmp_path: Path) -> None:
                 "battery.patch_direction='corrupt->clean'")
     check(found, "layer_impact", {"layer": 0}, closed(lambda template, n: 7 if template == "answers" else -3 * (1 + 1 / n)))
     check(found, "layer_impact", {"layer": 1}, closed(lambda template, n: -forms.logit_diff(template, n)))
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("clean->corrupt", 1), ("corrupt->clean", -1)])
+def test_each_head_patched_alone(tmp_path: Path, direction: str, sign: int) -> None:
+    """At every position. The circuit treats all words alike, so the other direction gives the opposite numbers."""
+    found = run(tmp_path, "battery=h2", "battery.granularity=head_out", "battery.per_head=true", "battery.positions=all",
+                f"battery.patch_direction='{direction}'")
+    recoveries = of_metric(found, "head_impact", "recovery").set_index(["layer", "head"])["value"]
+    for at in forms.denoised("keys", 7):
+        values = closed(lambda template, n, at=at: forms.denoised(template, n)[at])
+        check(found, "head_impact", {"layer": at[0], "head": at[1]}, [sign * value for value in values])
+        assert recoveries[at] == pytest.approx(recovery(values), abs=TOLERANCE)
+
+
+def test_there_is_no_value_bias_to_keep(tmp_path: Path) -> None:
+    found = run(tmp_path, "battery.keep_value_bias=true")
+    for layer, head in forms.zeroed("keys", 7):
+        values = closed(lambda template, n, at=(layer, head): forms.zeroed(template, n)[at])
+        check(found, "head_impact", {"layer": layer, "head": head}, values)
