@@ -84,6 +84,14 @@ def test_an_aggregate_command_of_the_documents_runs(user: Callable[..., int], co
     assert main(words) == 0
 
 
+@pytest.mark.parametrize("command", commands("python -m tinylab.selftest"))
+def test_a_selftest_of_the_documents_passes(user: Callable[..., int], command: str) -> None:
+    from tinylab.selftest import main
+
+    del user
+    assert main([*shlex.split(command)[3:], *SMALL]) == 0
+
+
 @pytest.mark.parametrize("command", commands("make "))
 def test_a_make_command_of_the_documents_exists(command: str) -> None:
     result = subprocess.run(["make", "-n", *command.split()[1:2]], cwd=ROOT, capture_output=True, text=True, check=False)

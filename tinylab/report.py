@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -12,6 +13,9 @@ from rich.table import Table
 from tinylab.manifest import RunFolder
 from tinylab.storage import read_json
 from tinylab.tables import KEYS
+
+if TYPE_CHECKING:
+    from tinylab.soundness import Floor, Verdict
 
 STRONGEST = 10
 
@@ -82,6 +86,29 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
     out.print(f"sweep {manifest['status']}: {runs - len(manifest['failures'])} of {runs} runs, in {folder}")
     for name, path in manifest["artifacts"].items():
         out.print(f"  {name}: {folder / path}")
+
+
+def print_selftest(title: str, verdicts: Sequence[Verdict], floors: Sequence[Floor]) -> None:
+    """Print what each check of a selftest found, and the noise floor of every metric."""
+    words = {True: "pass", False: "FAIL", None: "–"}
+    checks = Table(title=f"selftest of {title}", title_justify="left")
+    for name in ("check", "found", "allowed", "verdict", "what"):
+        checks.add_column(name, overflow="fold")
+    for one in verdicts:
+        checks.add_row(one.check, one.found, one.allowed, words[one.passes], one.note)
+    noise = Table(title="noise floor: the largest difference of any tested cell and example", title_justify="left")
+    for name in ("metric", "forked vs reference", "alone vs together", "tolerance", "verdict", "largest effect"):
+        noise.add_column(name, justify="left" if name in {"metric", "verdict"} else "right")
+    for floor in floors:
+        forked = "–" if floor.forked is None else f"{floor.forked:.2g}"
+        tolerance = "–" if floor.passes is None else f"{floor.tolerance:g}"
+        noise.add_row(floor.metric, forked, f"{floor.together:.2g}", tolerance, words[floor.passes], f"{floor.effect:.3g}")
+    failed = [one.check for one in verdicts if one.passes is False]
+    failed += [f"noise floor of {floor.metric}" for floor in floors if floor.passes is False]
+    out = console()
+    out.print(checks)
+    out.print(noise)
+    out.print(f"selftest FAILED: {', '.join(failed)}" if failed else "selftest: every check passes")
 
 
 def _invariants_table(group: dict[str, Any], invariants: dict[str, Any]) -> Table:

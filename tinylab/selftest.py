@@ -1,0 +1,104 @@
+"""`python -m tinylab.selftest [override …]`: is this model measured soundly on this machine?
+
+Takes the overrides of `python -m tinylab` (`model=local model.path=my_model condition=facts device=cpu model.dtype=bfloat16`)
+and uses a few prompt pairs of that condition and a few cells of that battery. Nothing is written. Exit code 0 if every check
+passes, 1 if one fails, 2 for a mistake.
+
+| check | what is compared |
+|---|---|
+| self-check | every logit of the forked engine with the reference engine's, as before each run |
+| determinism | the same evaluation twice, bit for bit |
+| batch invariance | each pair evaluated alone, and all of them together |
+| sham | a run patched with its own activations, and unmodified |
+| sum over heads | what each head of a layer writes alone, summed, and what attention writes |
+| sum of patches | the change that each head patched alone makes to what attention writes, summed, and that of all |
+| noise floor | per metric, forked against reference and alone against together, beside the largest effect |
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from tinylab.composing import Composer, one_sentence
+from tinylab.errors import ConfigError, TinylabError
+from tinylab.schema import Config
+from tinylab.sweep.plan import make_plan
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check the model of a command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tinylab.selftest", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for python -m tinylab")
+    parser.add_argument("--config-dir", help="a folder with YAML files of your own")
+    args = parser.parse_args(argv)
+    args.config_path = args.config_name = None
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        return selftest(_config(args))
+    except TinylabError as error:
+        message, code = str(error), error.exit_code
+    except (HydraException, OmegaConfBaseException) as error:
+        message, code = one_sentence(error), ConfigError.exit_code
+    sys.stderr.write(f"tinylab.selftest: {message}\n")
+    return code
+
+
+def _config(args: argparse.Namespace) -> Config:
+    with Composer(args) as composer:
+        plan = make_plan(composer, args.overrides, multirun=False)
+    if plan.sweep_folder is not None:
+        raise ConfigError("selftest checks the model of one run, got the jobs of a sweep (hydra.mode=MULTIRUN, as in a scan); "
+                          "name the condition and battery with condition=… battery=….")
+    return plan.first
+
+
+def selftest(config: Config) -> int:
+    """Check the model of a config and print what was found; 0 if every check passes, else 1.
+
+    Raises:
+        TinylabError: what a run would raise before it computes.
+    """
+    from tinylab import report
+    from tinylab.conditions import load_condition
+    from tinylab.imports import large_import
+    from tinylab.models import kept_model, resolve_device
+    from tinylab.preparation import prepare
+
+    condition = load_condition(config.condition)
+    with large_import("transformers"):
+        from tinylab import soundness
+    from tinylab.experiment import set_threads
+    from tinylab.metrics import with_logit_diff
+    from tinylab.threads import job_threads
+
+    set_threads(job_threads(config.threads, multirun=False))
+    model = kept_model(config.model, resolve_device(config.device.type))
+    prepared = prepare(config, condition, model)
+    pairs = soundness.some_pairs(prepared.tokens)
+    choice, engine = soundness.choose(model, config.engine, prepared.tokens)
+    sound = soundness.Soundness(
+        model, choice, pairs, soundness.some_variants(prepared.cells), with_logit_diff(config.metric_names)
+    )
+    verdicts = [
+        engine,
+        sound.determinism(),
+        sound.batch_invariance(),
+        *sound.shams(),
+        soundness.sum_over_heads(model, pairs),
+        soundness.sum_of_patches(model, pairs[-1]),
+    ]
+    floors = sound.floors()
+    title = f"{model.identity.name}, {config.model.dtype} on {model.device.type}: {len(pairs)} pairs of {config.condition.tag}"
+    report.print_selftest(title, verdicts, floors)
+    return int(False in [one.passes for one in verdicts] + [floor.passes for floor in floors])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
