@@ -182,6 +182,14 @@ def test_a_gate_behind_the_heads_is_refused() -> None:
         value_biases(model)
 
 
+def test_weights_that_sum_to_less_the_more_there_are_are_refused() -> None:
+    """Linear in the values, and whole where there is one token alone: only several tokens tell."""
+    model = make(EVERY["gpt2"])
+    model.projection(1).register_forward_pre_hook(lambda _module, args: (args[0] / args[0].shape[1],))
+    with pytest.raises(ModelError, match="attention weights do not sum to 1 .layer 1"):
+        value_biases(model)
+
+
 def test_measuring_leaves_the_model_as_it_was() -> None:
     model = family("gpt2")
     before = [(len(module._forward_pre_hooks), len(module._forward_hooks)) for module in model.model.modules()]
