@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from conftest import Command, only
+from tinylab import app
+from typed import snapshot
 
 FEW = "condition.n_examples=6"
 
@@ -40,6 +43,27 @@ def test_a_dry_run_of_a_sweep_lists_every_run_and_launches_none(tinylab: Command
     lines = [told(line) for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
     assert sorted(line[0].rsplit("_", 1)[0] for line in lines) == ["h1_cond_a", "h1_cond_b", "h2_cond_a", "h2_cond_b"]
     assert not any(Path("outputs").rglob("*.*"))
+
+
+@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=joblib",), ("hydra/launcher=submitit_local",)])
+def test_a_dry_run_of_a_sweep_tells_what_is_complete_and_sums_up_the_rest(
+    launcher: tuple[str, ...], tinylab: Command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tinylab("condition=cond_a", FEW) == 0
+    before = snapshot(Path("outputs"))
+    capsys.readouterr()
+    monkeypatch.setattr(app, "_hydra", None)  # nothing may be launched
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert tinylab("-m", "condition=cond_a,cond_b", "battery=h1,h2", FEW, *launcher, "dry_run=true") == 0
+    said = capsys.readouterr().out
+    lines = {line[0].rsplit("_", 1)[0]: line for line in map(told, said.splitlines()) if len(line) > 5}
+    complete = {name: line[-1] for name, line in lines.items()}
+    assert complete == {"h1_cond_a": "yes", "h2_cond_a": "no", "h1_cond_b": "no", "h2_cond_b": "no"}
+    assert all(line[6].split()[1] in {"KiB", "MiB"} and line[7].split()[1] in {"KiB", "MiB"} for line in lines.values())
+    forwards, states = (sum(int(line[column].replace(",", "")) for name, line in lines.items() if complete[name] == "no")
+                        for column in (4, 5))
+    assert f"to compute: 3 of 4 runs, {forwards:,} forward passes, {states:,} states" in said
+    assert snapshot(Path("outputs")) == before
 
 
 def test_a_dry_run_makes_a_users_mistake_as_plain_as_a_run(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:

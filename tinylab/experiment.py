@@ -15,11 +15,12 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from tinylab import report
+from tinylab.changes import since_earlier_run
 from tinylab.checkpoint import Checkpoint
 from tinylab.conditions import corpus_sha256, load_condition
 from tinylab.engine.interventions import Engine
 from tinylab.errors import OutputError, TinylabError, VerifyFailed
-from tinylab.identity import battery_content, battery_settings, digest
+from tinylab.identity import RESULTS_VERSION, battery_content, battery_settings, digest
 from tinylab.impact import Impact, assemble
 from tinylab.imports import large_import
 from tinylab.manifest import RunFolder, git_state, now, package_versions, peak_memory_bytes
@@ -78,6 +79,8 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
         raise OutputError(f"{folder.path}: holds the finished run {before.get('run_id')}, another one than this ({run_id}); "
                           "choose another folder.")
     condition = load_condition(config.condition)
+    if (change := since_earlier_run(config)) is not None:
+        log.warning("%s", change)
     identify(config.model)  # what cannot be found is told before torch is imported
     with large_import("transformers"):
         from tinylab.engine.biases import biases_for, convention
@@ -99,6 +102,7 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
     prediction = choice.engine.plan(prepared.tokens, variants)
     log.info("%s engine: %s", choice.engine.name, prediction.sentence())
     started = _started(config, run_id)
+    folder.tidy()
     if folder.complete(run_id) is None:
         folder.write(started)
     engine_began = time.monotonic()
@@ -120,6 +124,7 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
             **_provenance(model, prepared, device),
             "value_bias": value_bias,
             "config_digest": digest(_plain(config)),
+            "results_version": RESULTS_VERSION,
             "dtype": config.model.dtype,
             "engine": choice.engine.name,
             "engine_fallback_reason": choice.reason,

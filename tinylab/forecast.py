@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from tinylab.changes import since_earlier_run
 from tinylab.conditions import load_condition
 from tinylab.engine.interventions import Prediction, readable
 from tinylab.identity import run_id
@@ -33,17 +34,27 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
     for name in ("pairs", "cells", "engine", "forward passes", "states", "weights", "beside them, at most"):
         view.add_column(name, justify="right")
     view.add_column("already complete")
+    due: list[Prediction] = []
+    changes: list[str] = []
     for config, folder in zip(configs, folders, strict=True):
         pairs, cells, cost = forecast(config)
         identity = run_id(config)
         there = placed(RunFolder(folder), identity, config.overwrite).complete(identity)
         complete = "yes" if there is not None and not config.overwrite else "no"
+        if complete == "no":
+            due.append(cost)
+            if (change := since_earlier_run(config)) is not None:
+                changes.append(f"{folder.name}: {change}")
         engine = "reference" if config.engine.name == "reference" else "forked"
         numbers = (f"{number:,}" for number in (cost.forwards, cost.states))
         view.add_row(folder.name, str(pairs), str(cells), engine, *numbers, readable(cost.weights), readable(cost.activations),
                      complete)
     out = console()
     out.print(view)
+    for sentence in changes:
+        out.print(sentence)
+    out.print(f"to compute: {len(due)} of {len(configs)} runs, {sum(cost.forwards for cost in due):,} forward passes, "
+              f"{sum(cost.states for cost in due):,} states")
     if any(config.engine.name == "auto" for config in configs):
         out.print("engine=auto: the forked engine's cost; the self-check decides when the run starts, see engine=reference for "
                   "the plain one's")

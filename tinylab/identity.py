@@ -48,7 +48,12 @@ def battery_settings(config: Config) -> dict[str, Any]:
 
 
 def run_id(config: Config) -> str:
-    """The run's identity. Where corpus, model or device cannot be read, their names stand in for them."""
+    """The run's identity, as its folder's name ends with it."""
+    return digest(identity(config))
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """Everything that determines a run's numbers. Where corpus, model or device cannot be read, their names stand in for them."""
     condition = asdict(config.condition)
     path = condition.pop("path")
     try:
@@ -65,7 +70,7 @@ def run_id(config: Config) -> str:
         device = resolve_device(config.device.type)
     except DeviceError:
         device = config.device.type
-    return digest({
+    return {
         "results_version": RESULTS_VERSION,
         "battery": battery_content(config),
         "condition": condition,
@@ -74,7 +79,7 @@ def run_id(config: Config) -> str:
         "engine": config.engine.name,
         "seeds": config.seeds,
         "metrics": config.metric_names,
-    })
+    }
 
 
 def _resolve(_root_: DictConfig) -> str:

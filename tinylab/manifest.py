@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import resource
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tinylab.errors import OutputError
-from tinylab.storage import read_json, write_json
+from tinylab.storage import half_written, read_json, write_json
 
 PACKAGES = ("tinylab", "torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "hydra-core", "omegaconf")
 
@@ -84,6 +85,17 @@ class RunFolder:
         for folder in (self.path / "metrics", self.path):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    def half_written(self) -> list[Path]:
+        """What processes were writing here that were killed, or write right now."""
+        files = (self.manifest, self.checkpoint, *(self.path / path for path in self.ARTIFACTS.values()))
+        return [found for file in files for found in half_written(file)]
+
+    def tidy(self) -> None:
+        """Remove what killed processes were writing here; only for whoever computes this run, or knows that nobody does."""
+        for file in self.half_written():
+            with suppress(OSError):  # it can stay: nothing reads it
+                file.unlink(missing_ok=True)
 
     def complete(self, run_id: str | None) -> dict[str, Any] | None:
         """The manifest if this very run is finished and all its files are there, else None."""

@@ -41,6 +41,11 @@ def replacing(path: Path) -> Iterator[Path]:
                           "right to write, choose one with output_dir=….") from error
 
 
+def half_written(path: Path) -> list[Path]:
+    """What processes were writing that were killed before it became `path`, or what they write right now."""
+    return list(path.parent.glob(f".{path.name}.*"))
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
