@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinylab.errors import WorkerDied
-from tinylab.sweep.attempts import COMMAND, FILE, attempt
+from tinylab.sweep.attempts import COMMAND, FILE, ONE_AT_A_TIME, attempt, launched
 
 DIE = """
 import os, signal, sys
@@ -57,3 +57,28 @@ def test_a_job_that_fails_by_itself_was_not_killed(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="its own"), attempt(tmp_path):
             raise ValueError("its own")
     assert list(tmp_path.iterdir()) == []
+
+
+class BrokenProcessPool(Exception):
+    """As joblib's is called."""
+
+
+@pytest.mark.parametrize(("breaks", "ends_well"), [(0, True), (1, True), (2, False)])
+def test_a_pool_that_breaks_before_any_job_began_is_started_once_more(breaks: int, ends_well: bool, tmp_path: Path) -> None:
+    launches: list[tuple[str, ...]] = []
+
+    def launch(*more: str) -> None:
+        launches.append(more)
+        if len(launches) <= breaks:
+            raise BrokenProcessPool("a worker was killed")
+
+    error = launched(launch, tmp_path)
+    assert (error is None) == ends_well
+    assert launches == [(), ONE_AT_A_TIME, ONE_AT_A_TIME][: min(breaks, 1) + 1]
+
+
+def test_any_other_end_of_a_launcher_is_its_end(tmp_path: Path) -> None:
+    def launch(*_: str) -> None:
+        raise ValueError("not a pool")
+
+    assert isinstance(launched(launch, tmp_path), ValueError)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from conftest import Command, only
 from tinylab import experiment
 from tinylab.errors import OutputError
 from tinylab.results import load_run
-from typed import SHORT, type_in
+from tinylab.sweep import finished as sweep_finished
+from typed import SHORT, snapshot, type_in
 
 TINY = Path(__file__).parent.parent / "tinylab/assets/tiny"
 
@@ -70,6 +73,44 @@ def test_an_overwrite_that_fails_in_a_sweep_is_named_and_forgiven_by_the_next_co
     assert [failure["error"]["message"] for failure in found["failures"]] == ["the accelerator fell off"] * 2
     assert tinylab(*sweep) == 0
     assert manifest(only(tmp_path, "outputs/sweeps/*"))["status"] == "complete"
+
+
+def test_a_mistake_after_another_process_finished_the_run_takes_nothing_of_it(
+    run: Path, tinylab: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: state for path, state in snapshot(run).items() if path != "run.log"}
+    run.rename(tmp_path / "finished")
+
+    @contextmanager
+    def waited(*_: object) -> Iterator[None]:
+        for path in (tmp_path / "finished").iterdir():
+            if path.name != "run.log":
+                path.rename(run / path.name)
+        yield
+
+    def full(*_: object, **__: object) -> None:
+        raise OutputError("no room for a picture")
+
+    monkeypatch.setattr(sweep_finished, "alone", waited)
+    monkeypatch.setattr(experiment, "heatmap", full)
+    run.mkdir()
+    assert tinylab(*SHORT[:-1]) == 2
+    assert "no room for a picture" in capsys.readouterr().err
+    assert {path: state for path, state in snapshot(run).items() if path != "run.log"} == before
+
+
+def test_what_a_killed_process_was_writing_is_gone_when_the_run_is_finished(tinylab: Command, tmp_path: Path) -> None:
+    assert tinylab(*SHORT) == 0
+    run = only(tmp_path, "outputs/runs/*")
+    run.joinpath("metrics/summary.json").unlink()
+    half = [run / "metrics/.head_impact.parquet.x7_f.parquet", run / ".checkpoint.npz.ab12.npz", run / ".manifest.json.q.json"]
+    for file in half:
+        file.write_text("half")
+    mine = run / ".notes.txt"
+    mine.write_text("a person's own")
+    assert tinylab(*SHORT) == 0
+    assert not any(file.exists() for file in half)
+    assert mine.exists()
 
 
 def test_a_folder_that_holds_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

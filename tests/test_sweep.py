@@ -231,7 +231,9 @@ def test_the_others_finish_and_the_failure_is_named_with_its_error(partial: Path
     assert [failure["condition"] for failure in content["failures"]] == ["mine"]
     error = content["failures"][0]["error"]
     assert error["type"] == "CorpusError" and "condition.path=gone.jsonl" in error["message"]
-    assert read(broken / CROSS / "summary.json")["failed"] == [{"condition": "mine", "error": error}]
+    named = read(broken / CROSS / "summary.json")["failed"]
+    assert named == [{"condition": "mine", "error": error, "log": content["failures"][0]["log"]}]
+    assert "gone.jsonl" in (broken / named[0]["log"]).read_text()
     assert set(matrix(broken)["condition"]) == {"cond_a", "cond_b"}
     assert set(read(broken / CROSS / "summary.json")["conditions"]) == {"cond_a", "cond_b"}
     failed = read(only(broken, "h1_mine_*") / "manifest.json")
@@ -356,6 +358,33 @@ def test_a_sweep_whose_own_manifest_is_lost_is_joined_from_its_runs(copy: Path) 
     assert aggregated(copy, "--k", 4) == 0
     assert len(read(copy / "manifest.json")["jobs"]) == 4
     assert set(matrix(copy)["condition"]) == {"cond_a", "cond_b"}
+
+
+def strict_verify_fails(run: Path) -> None:
+    """Spoil a run's manifest as a strict verify slice that disagreed would."""
+    content = read(run / "manifest.json")
+    content["verify_slice"] = {"verdict": "fail", "settings": {"strict": True, "device": "cpu"}}
+    (run / "manifest.json").write_text(json.dumps(content))
+
+
+def test_of_several_exit_codes_missing_runs_go_first_then_a_verify_slice_then_mistakes(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    well = Path(shutil.copytree(copy, tmp_path / "well"))
+    verify = Path(shutil.copytree(copy, tmp_path / "verify"))
+    strict_verify_fails(only(verify, "h1_cond_a_*"))
+    both = Path(shutil.copytree(verify, tmp_path / "both"))
+    shutil.rmtree(only(both, "h1_cond_b_*"))
+    nowhere = tmp_path / "nowhere"
+    assert [aggregated(folder) for folder in (well, verify, both, nowhere)] == [0, 4, 3, 2]
+    assert aggregated(nowhere, well) == 2
+    assert aggregated(nowhere, verify, well) == 4
+    assert aggregated(verify, both, well) == 3
+    capsys.readouterr()
+    assert aggregated(nowhere, both, "--k", 2) == 3
+    said = capsys.readouterr()
+    assert "no such folder" in said.err and "VERIFY FAILED cond_a" in said.out
+    assert invariants(both)["k"] == 2
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "a file", "a run", "outputs", "outputs/sweeps"])

@@ -10,9 +10,15 @@ from pathlib import Path
 from tinylab.errors import TinylabError
 from tinylab.schema import PATCHING_METRICS, RANKS
 
+GRAVEST_FIRST = (3, 4, 2, 1)
+"""Which exit code stands for several folders."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Aggregate every folder given; returns the exit code (3: missing runs, 4: a strict verify slice failed)."""
+    """Aggregate every folder given, whatever became of the others; returns the gravest exit code.
+
+    3: missing runs, 4: a strict verify slice failed, 2: not the folder of a sweep, or one that cannot be written.
+    """
     parser = argparse.ArgumentParser(prog="python -m tinylab.aggregate", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
                         help="a sweep's folder, or its artifacts/cross_condition")
@@ -21,11 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rank", choices=RANKS, help="magnitude: |change|; highest, lowest: the level itself")
     parser.add_argument("--allow-partial", action="store_true", default=None, help="even if a condition is missing")
     args = parser.parse_args(argv)
-    try:
-        return max(_one(folder, args) for folder in args.folders)
-    except TinylabError as error:
-        sys.stderr.write(f"tinylab.aggregate: {error}\n")
-        return error.exit_code
+    codes = {_one(folder, args) for folder in args.folders}
+    return next((code for code in GRAVEST_FIRST if code in codes), 0)
 
 
 def _positive(text: str) -> int:
@@ -36,6 +39,15 @@ def _positive(text: str) -> int:
 
 
 def _one(path: Path, args: argparse.Namespace) -> int:
+    """Aggregate one sweep and say what came of it; returns the exit code."""
+    try:
+        return _aggregate(path, args)
+    except TinylabError as error:
+        sys.stderr.write(f"tinylab.aggregate: {error}\n")
+        return error.exit_code
+
+
+def _aggregate(path: Path, args: argparse.Namespace) -> int:
     """Aggregate one sweep; settings not given are those of its manifest."""
     from tinylab import report
     from tinylab.storage import read_json

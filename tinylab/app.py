@@ -12,8 +12,9 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -24,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.composing import CONFIG_NAME, Composer, config_folder, one_sentence
 from tinylab.errors import ConfigError, OutputError, TinylabError, UserError, VerifyFailed
-from tinylab.interrupts import end_children, exit_code, terminable
+from tinylab.interrupts import end_children, exit_code, terminable, uninterrupted
 from tinylab.manifest import RunFolder
 from tinylab.sweep.plan import Plan, make_plan
 
@@ -109,9 +110,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, output_dir: 
 def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:
     """Run a multirun; what came of it is read from disk."""
     from tinylab import report
-    from tinylab.storage import read_json
     from tinylab.sweep import slurm
-    from tinylab.sweep.aggregate import Settings, aggregate
     from tinylab.sweep.attempts import begin_command, launched
     from tinylab.sweep.local_ray import local_ray
 
@@ -133,20 +132,50 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
             error = launched(lambda *more: _hydra(args, parser, more), plan.sweep_folder)
         if error is not None and plan.submitit is not None:  # a job left no result; others may still run
             slurm.settle(plan.sweep_folder, plan.submitit, error)
-    except KeyboardInterrupt:
-        if plan.submitit is not None:
-            slurm.cancel(plan.sweep_folder)
-        if not plan.own_ray:  # Ray ends its own
-            end_children()
+    except (KeyboardInterrupt, SystemExit, TinylabError) as end:  # SystemExit: Ray's answer to SIGTERM
+        if isinstance(end, KeyboardInterrupt):
+            _stop(plan)
+        try:
+            _joined(plan, error)
+        except TinylabError as broken:  # the end itself is graver
+            log.error("%s", broken)
         raise
-    finally:
-        outcome = read_json(plan.sweep_folder / "manifest.json")
-        if outcome["status"] == "running":  # the callback never ran, or it broke
-            outcome = aggregate(plan.sweep_folder, Settings.of(plan.first.invariants), error)
+    outcome = _joined(plan, error)
     report.print_sweep(plan.sweep_folder, outcome)
     if outcome["failures"]:
         return EXIT_MISSING_RUNS
     return 4 if outcome["verify_failed"] else 0
+
+
+def _stop(plan: Plan) -> None:
+    """End what an interrupted sweep has started. A second interruption cuts waiting short, and skips nothing."""
+    from tinylab.sweep import slurm
+    from tinylab.sweep.finished import tidy
+
+    assert plan.sweep_folder is not None
+    with ExitStack() as ending:
+        ending.callback(tidy, [(Path(c.output_dir), job.run_id, path)
+                               for c, job, path in zip(plan.configs, plan.jobs, plan.folders, strict=True)])
+        if not plan.own_ray:  # Ray ends its own
+            ending.callback(end_children)
+        if plan.submitit is not None:
+            with uninterrupted():
+                slurm.cancel(plan.sweep_folder)
+
+
+def _joined(plan: Plan, launcher_error: Exception | None) -> dict[str, Any]:
+    """The sweep's manifest when all has ended; Hydra's callback has joined the runs, unless it never ran or it broke."""
+    from tinylab.storage import read_json
+    from tinylab.sweep.aggregate import Settings, aggregate
+
+    assert plan.sweep_folder is not None
+    if not (plan.sweep_folder / "manifest.json").is_file():
+        log.error("%s was moved or removed while the sweep ran: runs that are not there now are missing", plan.sweep_folder)
+        plan.write_manifest()
+    outcome = read_json(plan.sweep_folder / "manifest.json")
+    if outcome["status"] == "running":
+        outcome = aggregate(plan.sweep_folder, Settings.of(plan.first.invariants), launcher_error)
+    return outcome
 
 
 def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
@@ -198,6 +227,7 @@ def task(cfg: DictConfig) -> None:
         config = validate(cfg)
         identity = run_id(config)
         with alone(Path(config.output_dir), identity):
+            fresh = not folder.manifest.is_file()  # another process may have computed it just now
             folder = placed(folder, identity, config.overwrite) if multirun else folder
             with attempt(folder.path) if multirun else nullcontext():
                 run_experiment(config, folder, identity, job_threads(config.threads, multirun))

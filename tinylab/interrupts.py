@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import psutil
@@ -27,33 +27,68 @@ def exit_code(interrupt: KeyboardInterrupt) -> int:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """While open, SIGTERM interrupts as Ctrl-C does (in the main thread: no other can receive signals)."""
+    """While open, SIGTERM interrupts as Ctrl-C does (in the main thread: no other can receive signals).
 
-    def terminate(_number: int, _frame: FrameType | None) -> None:
-        raise Terminated
+    Who interrupts twice does not want to wait: the second time, wherever it comes, every child is killed first.
+    """
+    came: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        if len(came) > 1:
+            _tell_all(children(), signal.SIGKILL)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, terminate)
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # otherwise somebody wants it ignored, as nohup does
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """While open, Ctrl-C and SIGTERM wait: for what takes a moment and must be done. One that came takes effect at the end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda got, _frame: came.append(got)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
+def end(processes: Sequence[psutil.Process]) -> None:
+    """End processes: those that do not in a while when they are asked to are killed."""
+    _tell_all(processes, signal.SIGTERM)
+    _, alive = psutil.wait_procs(processes, timeout=GRACE)
+    _tell_all(alive, signal.SIGKILL)
+    psutil.wait_procs(alive, timeout=GRACE)
 
 
 def end_children() -> None:
-    """End every process that this one has started, and theirs.
+    """End every process that this one has started, and theirs."""
+    end(children())
 
-    joblib's resource tracker is left alone: it ends by itself behind its parent, when it has removed what workers left.
+
+def children() -> list[psutil.Process]:
+    """Every process that this one has started, and theirs, but for joblib's resource tracker.
+
+    It ends by itself behind its parent, when it has removed what workers left.
     """
-    children = [child for child in psutil.Process().children(recursive=True) if not _tracks_resources(child)]
-    for child in children:
-        _tell(child, signal.SIGTERM)
-    _, alive = psutil.wait_procs(children, timeout=GRACE)
-    for child in alive:
-        _tell(child, signal.SIGKILL)
-    psutil.wait_procs(alive, timeout=GRACE)
+    return [child for child in psutil.Process().children(recursive=True) if not _tracks_resources(child)]
 
 
 def _tracks_resources(process: psutil.Process) -> bool:
@@ -63,8 +98,7 @@ def _tracks_resources(process: psutil.Process) -> bool:
         return False
 
 
-def _tell(process: psutil.Process, number: int) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return  # it ended by itself
+def _tell_all(processes: Sequence[psutil.Process], number: int) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):  # it ended by itself
+            process.send_signal(number)

@@ -80,6 +80,8 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
     for failure in manifest["failures"]:
         error = failure["error"]
         out.print(f"FAILED {failure['condition']} ({failure['battery']}): {error['type']}: {error['message']}")
+        if failure["log"] is not None:
+            out.print(f"  log: {folder / failure['log']}")
     for condition in manifest["verify_failed"]:
         out.print(f"VERIFY FAILED {condition}")
     runs = len(manifest["jobs"])

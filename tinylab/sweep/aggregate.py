@@ -73,7 +73,7 @@ def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None
             children.append(child)
         if error is not None:
             failures.append({"condition": job["condition"], "battery": job["battery"], "folder": job["folder"],
-                             "overrides": job["overrides"], "log": f"{job['folder']}/run.log", "error": error})
+                             "overrides": job["overrides"], "log": _log(folder, job), "error": error})
             log.error("%s (%s): %s: %s", job["condition"], job["battery"], error["type"], error["message"])
     artifacts = _write_artifacts(folder, children, failures, settings)
     status = "complete" if not failures else "partial" if children else "failed"
@@ -96,6 +96,12 @@ def _with_places(folder: Path, jobs: Sequence[dict[str, Any]], root: Path | None
     """The jobs, each with the folder where its run lies: that of an earlier command where its own holds no finished run."""
     elsewhere = {} if root is None else run_folders(root)
     return [{**job, "folder": _place(folder, job, elsewhere)} for job in jobs]
+
+
+def _log(folder: Path, job: dict[str, Any]) -> str | None:
+    """What to read about a job that is missing, relative to the sweep's folder; None if it left nothing to read."""
+    own = f"{job['folder']}/run.log"
+    return own if (folder / own).is_file() else job.get("output")
 
 
 def _place(folder: Path, job: dict[str, Any], elsewhere: dict[str, list[Path]]) -> str:
@@ -192,7 +198,7 @@ def _summary(children: Sequence[Child], failures: Sequence[dict[str, Any]]) -> d
             conditions[tag] = child.summary
         else:
             conditions.setdefault(tag, {"runs": {}})["runs"][child.folder.path.name] = child.summary
-    return {"conditions": conditions, "failed": [{"condition": f["condition"], "error": f["error"]} for f in failures]}
+    return {"conditions": conditions, "failed": [{key: f[key] for key in ("condition", "error", "log")} for f in failures]}
 
 
 def groups(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) -> list[Group]:

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -44,12 +44,14 @@ def launched(launch: Callable[..., object], sweep_folder: Path) -> Exception | N
     """
     before: dict[str, int] = _traces(sweep_folder)
     more: tuple[str, ...] = ()
+    in_vain = 0
     while True:
         try:
             launch(*more)
         except Exception as error:  # of any launcher: what its jobs have done is on disk
             after = _traces(sweep_folder)
-            if not _pool_broke(error) or after == before:
+            in_vain = in_vain + 1 if after == before else 0  # a worker may be killed before its job begins
+            if not _pool_broke(error) or in_vain == ATTEMPTS:
                 log.error("the launcher failed: %s", error)
                 return error
             log.warning("a worker process was killed (out of memory?): running the unfinished jobs again, one at a time")
@@ -100,4 +102,5 @@ def attempt(folder: Path) -> Iterator[None]:
         write_text(file, "".join(f"{line}\n" for line in [*lines, entry]))
         yield
     finally:
-        file.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that turned read-only, say: the job's own error is the one to tell
+            file.unlink(missing_ok=True)

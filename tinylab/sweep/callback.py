@@ -13,9 +13,13 @@ class SweepCallback(Callback):
     """Joins the runs when the last one has ended."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Aggregate the sweep's folder; failures of its jobs are in their manifests."""
+        """Aggregate the sweep's folder; failures of its jobs are in their manifests.
+
+        Where the folder was removed meanwhile its plan went with it: then the wrapper around Hydra, which has it, does this.
+        """
         from tinylab.schema import InvariantsConfig
         from tinylab.sweep.aggregate import Settings, aggregate
 
-        settings = Settings.of(InvariantsConfig(**config.invariants))
-        aggregate(Path(config.hydra.sweep.dir), settings)
+        folder = Path(config.hydra.sweep.dir)
+        if (folder / "manifest.json").is_file():
+            aggregate(folder, Settings.of(InvariantsConfig(**config.invariants)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -76,16 +76,29 @@ def alone(root: Path, run_id: str) -> Iterator[None]:
     try:
         yield
     except UserError:  # nothing was computed, leave nothing behind
-        file.unlink(missing_ok=True)
-        if not any(file.parent.iterdir()):
-            file.parent.rmdir()
+        with suppress(OSError):  # nothing can be removed: that is not what went wrong
+            file.unlink(missing_ok=True)
+            if not any(file.parent.iterdir()):
+                file.parent.rmdir()
         raise
     finally:
         lock.release()
 
 
+def tidy(runs: Sequence[tuple[Path, str, Path]]) -> None:
+    """Remove what killed processes were writing, from runs that nobody computes.
+
+    Args:
+        runs: of each its output folder, its identity and its own folder.
+    """
+    for root, run_id, path in runs:
+        folder = RunFolder(path)
+        if folder.half_written() and not is_computed(root, run_id):
+            folder.tidy()
+
+
 def is_computed(root: Path, run_id: str) -> bool:
-    """Whether some process computes a run right now."""
+    """Whether some process computes a run right now; in a folder that cannot be written none does."""
     file = root / LOCKS / f"{run_id}.lock"
     if not file.is_file():
         return False
@@ -94,3 +107,5 @@ def is_computed(root: Path, run_id: str) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:
+        return False

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-EXIT_TERMINATED = 143
+from tinylab.interrupts import EXIT_TERMINATED, children, end
 
 
 @contextmanager
@@ -30,8 +30,10 @@ def local_ray(wanted: bool) -> Iterator[list[str]]:
     with TemporaryDirectory(prefix="tinylab-ray-", dir=short, ignore_cleanup_errors=True) as folder:
         try:
             yield [f"++hydra.launcher.ray.init._temp_dir={folder}"]
-        except SystemExit as end:  # Ray answers SIGTERM itself, with an exit code of its own
-            raise SystemExit(EXIT_TERMINATED) from end
+        except SystemExit as ended:  # Ray answers SIGTERM itself, with an exit code of its own
+            raise SystemExit(EXIT_TERMINATED) from ended
         finally:
             if "ray" in sys.modules:
+                family = children()
                 sys.modules["ray"].shutdown()
+                end(family)  # its agents would take some seconds to notice

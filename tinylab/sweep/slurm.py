@@ -90,7 +90,7 @@ def cancel(sweep_folder: Path) -> list[str]:
         log.error("squeue: %s; jobs of %s may still run", (error.stderr or "no answer").strip(), sweep_folder)
         queued = []
     if queued:
-        subprocess.run(["scancel", *queued], check=False)
+        subprocess.run(["scancel", *queued], check=False, start_new_session=True)
     processes = _processes(sweep_folder)
     for process in [child for parent in processes for child in _children(parent)] + processes:
         _kill(process)
@@ -103,23 +103,26 @@ def settle(sweep_folder: Path, launcher: str, error: Exception) -> None:
     Raises:
         ConfigError: nothing was ever submitted for this sweep.
     """
-    if not job_ids(sweep_folder):
+    manifest = sweep_folder / "manifest.json"
+    if not job_ids(sweep_folder) and manifest.is_file():
         raise ConfigError(f"hydra/launcher={launcher}: nothing was submitted: {' '.join(str(error).split())}") from error
     wait(sweep_folder)
-    note_endings(sweep_folder)
+    if manifest.is_file():  # otherwise the folder was moved or removed, and with it what the jobs left there
+        note_endings(sweep_folder)
 
 
-def endings(sweep_folder: Path) -> dict[int, str]:
-    """How those jobs ended that returned nothing, each in a sentence, by their number in the sweep."""
+def endings(sweep_folder: Path) -> dict[int, tuple[str, str]]:
+    """How those jobs ended that returned nothing, each in a sentence, and where their output is, by their number in the sweep."""
     newest = {_number(file): file for file in _submissions(sweep_folder)}
-    return {number: _ending(file) for number, file in sorted(newest.items()) if not _result(file).is_file()}
+    return {number: (_ending(file), str(file.parent.relative_to(sweep_folder)))
+            for number, file in sorted(newest.items()) if not _result(file).is_file()}
 
 
 def note_endings(sweep_folder: Path) -> None:
-    """Write into the sweep's manifest, beside each job that returned nothing, how it ended (`ended`)."""
+    """Write into the sweep's manifest, beside each job that returned nothing, how it ended and its `output`."""
     manifest = read_json(sweep_folder / "manifest.json")
-    for number, sentence in endings(sweep_folder).items():
-        manifest["jobs"][number]["ended"] = sentence
+    for number, (sentence, output) in endings(sweep_folder).items():
+        manifest["jobs"][number].update(ended=sentence, output=output)
     write_json(sweep_folder / "manifest.json", manifest)
 
 
@@ -226,7 +229,7 @@ def _queued(sweep_folder: Path) -> list[str]:
     if shutil.which("squeue") is None or not any((sweep_folder / SUBMITTED).glob("**/*.sh")):
         return []
     command = ["squeue", "--noheader", "--all", "--array", "--format=%i|%o"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, start_new_session=True)
     own = f"{(sweep_folder / SUBMITTED).absolute()}{os.sep}"
     return [job for job, script in (line.split("|", 1) for line in done.stdout.splitlines()) if script.startswith(own)]
 
