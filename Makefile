@@ -21,7 +21,7 @@ test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long p
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(addprefix tests/test_,engine.py families.py embedded_model.py hub.py)
 
 test-slurm: $(VENV)/.dev ## sweeps on a real SLURM on this machine; fetches Debian's packages if they are missing
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m slurm tests/test_slurm.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m slurm tests/test_slurm.py tests/test_fault_table.py
 
 test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q

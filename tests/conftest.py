@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from slurm_cluster import Cluster, NoCluster, cluster, install
 
 Command = Callable[..., int]
 has_ray = find_spec("hydra_plugins") is not None and find_spec("hydra_plugins.hydra_ray_launcher") is not None
@@ -40,6 +43,18 @@ def tinylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
         return main(args)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def machine() -> Iterator[Cluster]:
+    """A cluster without accounting, as many small ones are."""
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:
+        try:
+            install()
+            with cluster(Path(folder), accounts=False) as running:
+                yield running
+        except NoCluster as reason:
+            pytest.skip(f"NO SLURM HERE, nothing of it was tested: {reason}")
 
 
 def only(folder: Path, pattern: str) -> Path:

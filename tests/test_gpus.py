@@ -62,3 +62,33 @@ def test_workers_that_see_other_gpus_of_the_same_machine_avoid_each_other(start:
     assert drawn(start(["b"])) == 0
     assert drawn(start(["a", "b"])) == 0
     assert drawn(start(["a", "b", "c"])) == 2
+
+
+TAKE = """
+import sys
+from types import SimpleNamespace
+taken = []
+cuda = SimpleNamespace(device_count=lambda: int(sys.argv[1]), set_device=taken.append,
+                       get_device_properties=lambda index: SimpleNamespace(uuid=f"gpu-{index}"))
+sys.modules["torch"] = SimpleNamespace(cuda=cuda)
+from tinylab.gpus import take_gpu
+take_gpu()
+take_gpu()
+print(taken, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("visible", "taken"), [(2, ["[0]", "[1]"]), (1, ["[]", "[]"])])
+def test_cuda_means_another_gpu_in_each_process_where_there_are_several(
+    visible: int, taken: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    command = [sys.executable, "-c", TAKE, str(visible)]
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in taken]
+    try:
+        assert sorted(worker.stdout.readline().strip() for worker in workers if worker.stdout) == taken
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()

@@ -8,9 +8,8 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +17,7 @@ import psutil
 import pytest
 
 from conftest import Command, only
-from slurm_cluster import Cluster, NoCluster, cluster, install
+from slurm_cluster import Cluster
 from test_docs import commands
 from tinylab.storage import read_json
 from tinylab.sweep import slurm
@@ -35,18 +34,6 @@ LAUNCHERS = {
 }
 slurm_only = pytest.mark.slurm
 T = TypeVar("T")
-
-
-@pytest.fixture(scope="module")
-def machine() -> Iterator[Cluster]:
-    """A cluster without accounting, as many small ones are."""
-    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as folder:
-        try:
-            install()
-            with cluster(Path(folder), accounts=False) as running:
-                yield running
-        except NoCluster as reason:
-            pytest.skip(f"NO SLURM HERE, nothing of it was tested: {reason}")
 
 
 def start(folder: Path, *args: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
