@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from slurm_cluster import Cluster, NoCluster, cluster, install
+import validation
 
 Command = Callable[..., int]
+Within = Callable[[str, float, float], None]
 has_ray = find_spec("hydra_plugins") is not None and find_spec("hydra_plugins.hydra_ray_launcher") is not None
 needs_ray = pytest.mark.skipif(not has_ray, reason="the extra `ray` is not installed here; make test-ray installs it")
 
@@ -28,6 +30,26 @@ def pytest_configure(config: pytest.Config) -> None:
         import torch
 
         torch.set_default_device(config.getoption("--device"))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    measured = session.config.stash.get(validation.KEPT, {})
+    if session.config.getoption("--write-docs") and exitstatus == pytest.ExitCode.OK and measured:
+        validation.write(measured)
+
+
+@pytest.fixture
+def within(pytestconfig: pytest.Config) -> Within:
+    """Assert that a difference is no larger than allowed; the largest of each of `validation.CLAIMS` is kept for the docs."""
+    kept = pytestconfig.stash.setdefault(validation.KEPT, {})
+
+    def check(claim: str, difference: float, allowed: float) -> None:
+        before = kept[claim].largest if claim in kept else 0.0
+        assert claim in validation.CLAIMS
+        kept[claim] = validation.Measured(max(before, float(difference)), allowed)
+        assert difference <= allowed
+
+    return check
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +19,9 @@ from tinylab.errors import OutputError
 from tinylab.manifest import RunFolder
 from tinylab.storage import read_json
 from tinylab.sweep import joining
-from tinylab.sweep.aggregate import Settings, aggregate
+from tinylab.sweep.aggregate import Settings, aggregate, groups
 from tinylab.sweep.joining import Child, join
+from tinylab.sweep.ranking import Ranking
 from tinylab.tables import impact_columns, matrix_columns, schema
 
 SHAPE: Final = Shape(layers=2, heads=3)
@@ -135,3 +137,24 @@ def test_the_invariants_of_a_sweep_of_several_row_groups_are_those_of_its_tables
         common = sorted(set.intersection(*map(set, tops)))
         assert [(one["layer"], one["head"]) for one in found[metric]["heads"]] == common
         assert len(np.unique([top[0] for top in tops], axis=0)) > 1  # the runs do differ
+
+
+def changed(child: Child, **provenance: Any) -> Child:
+    """The same run, as if computed in another way."""
+    return replace(child, manifest={**child.manifest, "provenance": {**child.manifest["provenance"], **provenance}})
+
+
+def test_a_patched_runs_baselines_are_those_of_its_unmodified_target_run(children: list[Child]) -> None:
+    """Of clean->corrupt patching, the corrupt run: what the invariants reckon changes from."""
+    told = {"clean": {"logit_diff": {"mean": 3.0}}, "corrupt": {"logit_diff": {"mean": -2.0}}}
+    for target, mean in (("clean", 3.0), ("corrupt", -2.0)):
+        child = replace(children[0], summary={"baselines": told}, manifest={**children[0].manifest, "target_run": target})
+        assert child.baselines == {"logit_diff": mean}
+
+
+def test_runs_that_differ_in_more_than_their_condition_are_groups_of_their_own(children: list[Child]) -> None:
+    model = children[0].manifest["provenance"]["model"]
+    others = [{"dtype": "bfloat16"}, {"device": "mps"}, {"model": {**model, "digest": "1"}}, {"model": {**model, "name": "other"}}]
+    some = [*children[:2], *(changed(children[2], **other) for other in others)]
+    rankings: dict[Path, dict[str, Ranking]] = {child.folder.path: {} for child in some}
+    assert sorted(len(group.runs) for group in groups(some, rankings)) == [1, 1, 1, 1, 2]

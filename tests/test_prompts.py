@@ -5,10 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
 from tinylab.conditions import Condition, PromptPair
 from tinylab.errors import CorpusError
+from tinylab.models import CausalModel
 from tinylab.prompts import Encode, TokenPair, tokenise
+from tinylab.weights import ModelIdentity
 
 BOS = 1
 
@@ -125,3 +132,16 @@ def test_an_answer_without_a_token_is_dropped_as_what_it_is(row: tuple[str, str,
     condition, tokens = cut(corpus(GOOD, row))
     assert condition.dropped == {"empty answer": 1}
     assert len(tokens) == 1
+
+
+def test_a_tokenizer_adds_no_special_tokens_of_its_own() -> None:
+    """Llama's tokenizers put a BOS token before every text unless they are told not to: then prompts would have two."""
+    words = Tokenizer(WordLevel({"<s>": 0, "ab": 1, "cd": 2, "<unk>": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="<unk>")
+    assert tokenizer.encode("ab cd") == [0, 1, 2]
+    model = CausalModel(None, tokenizer, ModelIdentity("toy", None, None), add_bos=True)
+    assert model.encode("ab cd") == [1, 2]
+    _, (pair,) = cut(corpus(("ab cd", "cd", "ab", "cd")), model.encode, bos=model.bos)
+    assert (pair.clean, pair.corrupt, pair.target, pair.foil) == ((0, 1, 2), (0, 2), 1, 2)
