@@ -8,7 +8,7 @@ OLD := .venv-oldest
 RAY := .venv-ray
 PEERS := .venv-peers
 
-.PHONY: demo test test-families test-oldest test-faults test-slurm test-ray test-peers families check bench bench-peers clean
+.PHONY: demo test test-families test-oldest test-faults test-slurm test-ray test-peers mutants families validation check bench bench-peers clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -35,8 +35,18 @@ test-ray: $(RAY)/.dev ## sweeps on a local Ray: the same tables, a killed worker
 test-peers: $(PEERS)/.dev ## H1 and H2 tables against TransformerLens's own hooks, in ten families; the benchmark beside other tools
 	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q tests/test_peers.py tests/test_benchmarks.py
 
+mutants: $(VENV)/.dev ## wrong programs, one at a time: the tests must notice each of them
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py
+
 families: $(VENV)/.dev ## measure docs/families.md anew
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families --write-docs tests/test_families.py
+
+MEASURING := $(addprefix tests/test_,engine.py embedded_engines.py validation.py metrics.py statistics.py invariants.py)
+
+validation: $(VENV)/.dev $(PEERS)/.dev ## measure docs/validation.md anew, mutants included
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q --write-docs $(MEASURING)
+	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q --write-docs tests/test_peers.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --write-docs
 
 check: $(VENV)/.dev ## lint and types
 	$(BIN)/ruff check .

@@ -104,6 +104,21 @@ def test_an_example_used_by_two_seeds_counts_twice_in_the_interval() -> None:
     assert told["mean"] == pytest.approx(np.average(column, weights=weights))  # the interval is about the mean that is told
 
 
+def test_examples_that_two_seeds_use_pull_the_interval_towards_them() -> None:
+    """Twenty numbers and the weights 1, 2, 1: the interval of three is their whole range, whatever weighs more."""
+    patched = np.random.default_rng(0).normal(size=20)
+    seeds = {0: list(range(12)), 5: list(range(8, 20))}
+    told = h2([patched.tolist()], [4.0] * 20, [0.0] * 20, seeds=seeds, wanted=["logit_diff"]).summary()["metrics"]["logit_diff"]
+    weights = np.repeat([1.0, 2.0, 1.0], [8, 4, 8])
+    expected, plain = (
+        bootstrap_interval(patched[:, None], lambda means: means[:, 0], clusters=[None] * 20, weights=each)[0]
+        for each in (weights, None)
+    )
+    assert told["ci95"] == expected
+    assert expected is not None and plain is not None
+    assert np.abs(np.subtract(expected, plain)).min() > 0.01
+
+
 def test_templates_are_resampled_where_each_example_has_one() -> None:
     corrupt, clean = [0.0] * 4, [4.0] * 4
     patched = [[1.0, 1.0, 3.0, 3.0]]

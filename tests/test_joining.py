@@ -154,7 +154,7 @@ def test_a_patched_runs_baselines_are_those_of_its_unmodified_target_run(childre
 
 def test_runs_that_differ_in_more_than_their_condition_are_groups_of_their_own(children: list[Child]) -> None:
     model = children[0].manifest["provenance"]["model"]
-    others = [{"dtype": "bfloat16"}, {"device": "mps"}, {"model": {**model, "digest": "1"}}, {"model": {**model, "name": "other"}}]
+    others = [{"dtype": "bfloat16"}, {"device": "mps"}, *({"model": {**model, key: "other"}} for key in ("digest", "name"))]
     some = [*children[:2], *(changed(children[2], **other) for other in others)]
     rankings: dict[Path, dict[str, Ranking]] = {child.folder.path: {} for child in some}
     assert sorted(len(group.runs) for group in groups(some, rankings)) == [1, 1, 1, 1, 2]

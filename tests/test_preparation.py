@@ -21,8 +21,8 @@ def corpus() -> Condition:
     """Twelve pairs that can all be told apart; the third and the ninth begin their answers alike, and are dropped."""
     names = "abcdefghijkl"
     answers = ["xx" if name in "ci" else "xy" for name in names]
-    pairs = (PromptPair(10 * row, f"{name}.", f"{name}!", *answer) for row, (name, answer) in enumerate(zip(names, answers)))
-    return Condition("toy", "toy.jsonl", "sha", tuple(pairs), {})
+    pairs = tuple(PromptPair(10 * row, f"{names[row]}.", f"{names[row]}!", *answers[row]) for row in range(len(names)))
+    return Condition("toy", "toy.jsonl", "sha", pairs, {})
 
 
 def prepared() -> Any:
@@ -30,7 +30,7 @@ def prepared() -> Any:
         battery=HeadsZero(name="h1"), seeds=list(SEEDS),
         condition=SimpleNamespace(n_examples=DRAWN, single_token=True, strict=False),
     )
-    model: Any = SimpleNamespace(n_layers=2, n_heads=3, bos=None, context=None, encode=letters)
+    model: Any = SimpleNamespace(n_layers=2, n_heads=3, bos=None, unknown=None, context=None, encode=letters)
     return prepare(settings, corpus(), model)
 
 

@@ -34,6 +34,7 @@ class Measured:
 
 
 SUMS = "sums in another order; logits are of order 1"
+EXACT = "the planted LayerNorm is the identity up to a relative 1e-10"
 CLAIMS = {
     "plain transformers": Claim("identities", "logits of an unmodified run, both engines − plain transformers", SUMS),
     "sham, reference": Claim("identities", "a run patched with its own activations − the run, reference", "the same operations"),
@@ -57,6 +58,12 @@ CLAIMS = {
         "logits of 10 to 20 carry 1e-6 each",
     ),
     "embedded, float64": Claim("engines", "the same, float64", "as above"),
+    "ledger, scaled": Claim("closed forms", "ledger: each head times 0 or ½, logit_diff", EXACT),
+    "ledger, pairs": Claim("closed forms", "ledger: two heads zeroed together, additive and redundant", "as above"),
+    "ledger, patched": Claim("closed forms", "ledger: each head patched, recovery, both directions", "as above"),
+    "gates, zeroed": Claim("closed forms", "gates: each input zeroed, logit_diff", "as above"),
+    "gates, patched": Claim("closed forms", "gates: each input denoised and noised, recovery", "as above"),
+    "twins, zeroed": Claim("closed forms", "twins: each of 25 heads zeroed in five conditions, logit_diff", "as above"),
     "kl literal": Claim("statistics", "kl_div − the sum of p·log(p/q) by math.fsum, float64, relative", "16 digits"),
     "kl torch": Claim("statistics", "kl_div − torch's kl_div on 50 random rows, float64", "16 digits"),
     "bootstrap literal": Claim(
