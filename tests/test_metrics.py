@@ -82,6 +82,19 @@ def test_p_drop_is_the_probability_of_the_target_lost() -> None:
     assert expected[2] < 0 < expected[0]  # gained where negative
 
 
+def test_metrics_of_bfloat16_logits_are_those_of_the_same_numbers_in_float32() -> None:
+    """The difference of two near logits is exact in any dtype, so that target and foil here lie far apart."""
+    random = torch.Generator().manual_seed(0)
+    clean, now = ((4 * torch.randn(20, 30, generator=random)).bfloat16() for _ in range(2))
+    target, foil = clean.argmax(-1), clean.argmin(-1)
+    coarse, fine = (
+        Scorer(tuple(METRICS)).score(after, reference(before, target, foil))
+        for before, after in ((clean, now), (clean.float(), now.float()))
+    )
+    assert torch.equal(coarse, fine)
+    assert not torch.equal(fine, fine.bfloat16().double())
+
+
 def test_the_scorer_gives_float64_columns_in_the_order_of_its_names() -> None:
     ref = reference(CLEAN, TARGET, FOIL)
     names = ("p_drop", "logit_diff", "acc_flip_rate", "kl_div")

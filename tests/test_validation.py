@@ -66,6 +66,7 @@ def test_the_twins_heads(engine: str, condition: str, within: Within) -> None:
 def test_every_claim_of_the_document_is_told_and_kept() -> None:
     for table in dict.fromkeys(claim.table for claim in validation.CLAIMS.values()):
         lines = validation.told(table)
+        assert len({claim.what for claim in validation.CLAIMS.values()}) == len(validation.CLAIMS)
         assert [*lines][1:] == [claim.what for claim in validation.CLAIMS.values() if claim.table == table]
         for _, largest, allowed, why in (line.strip("| ").split(" | ") for line in [*lines.values()][1:]):
             assert float(largest) <= float(allowed)
