@@ -11,7 +11,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,24 +38,29 @@ _failures: list[Exception] = []
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other processes may share the cores
     parser = get_args_parser()
     parser.prog = "tinylab"
     args = parser.parse_args(None if argv is None else list(argv))
+    return answered("tinylab", lambda: _command(args, parser))
+
+
+def answered(program: str, command: Callable[[], int]) -> int:
+    """Run a command; returns its exit code, and what went wrong is one sentence after the program's name."""
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other processes may share the cores
     try:
         with _full_errors(), terminable():
-            return _command(args, parser)
+            return command()
     except KeyboardInterrupt as interrupt:
-        return _say("interrupted; the same command again goes on from here", exit_code(interrupt))
+        return _say(program, "interrupted; the same command again goes on from here", exit_code(interrupt))
     except TinylabError as error:
         if show_traceback:
             raise
-        return _say(str(error), error.exit_code)
+        return _say(program, str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         if show_traceback:
             raise
-        return _say(one_sentence(error), ConfigError.exit_code)
+        return _say(program, one_sentence(error), ConfigError.exit_code)
 
 
 @contextmanager
@@ -72,8 +77,8 @@ def _full_errors() -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = before
 
 
-def _say(message: str, code: int) -> int:
-    sys.stderr.write(f"tinylab: {message}\n")
+def _say(program: str, message: str, code: int) -> int:
+    sys.stderr.write(f"{program}: {message}\n")
     return code
 
 
@@ -81,8 +86,25 @@ def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         _hydra(args, parser)
         return 0
+    return carry_out(args, parser, planned(args))
+
+
+def planned(args: argparse.Namespace) -> Plan:
+    """What a command line would run, composed and checked.
+
+    Raises:
+        TinylabError: see `tinylab.sweep.plan.make_plan`.
+    """
     with Composer(args) as composer:
-        plan = make_plan(composer, args.overrides, args.multirun)
+        return make_plan(composer, args.overrides, args.multirun)
+
+
+def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:
+    """Run what was planned; returns the exit code.
+
+    Raises:
+        TinylabError: what went wrong in a single run.
+    """
     if plan.first.dry_run:
         from tinylab.forecast import dry_run
 
