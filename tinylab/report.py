@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tinylab.manifest import RunFolder
+from tinylab.published import Comparison, Published
 from tinylab.storage import read_json
 from tinylab.tables import KEYS
 
@@ -133,3 +134,29 @@ def _invariants_table(group: dict[str, Any], invariants: dict[str, Any]) -> Tabl
         own = [str(component[name]) for name in columns] if heads else [str(component)]
         view.add_row(*own, *(str(top.index(component) + 1) for top in tops.values()))
     return view
+
+
+def print_published(experiments: Sequence[Published]) -> None:
+    """Print which experiments have published numbers, and what each needs."""
+    view = Table(title="python -m tinylab.reproduce NAME: run it and compare", title_justify="left")
+    for name in ("name", "numbers", "needs", "what"):
+        view.add_column(name, justify="right" if name == "numbers" else "left", overflow="fold")
+    for one in experiments:
+        view.add_row(one.name, str(len(one.numbers)), one.weights or "nothing", one.title)
+    console().print(view)
+
+
+def print_comparison(published: Published, comparisons: Sequence[Comparison]) -> None:
+    """Print each published number beside the run's own, and the verdict."""
+    view = Table(title=f"{published.name}: {published.title}", title_justify="left")
+    for name in ("where", "metric", "expected", "found", "difference", "tolerance", "verdict"):
+        view.add_column(name, justify="left" if name in ("where", "metric", "verdict") else "right", overflow="fold")
+    for one in comparisons:
+        number = one.expected
+        found, difference = ("-", "-") if one.found is None else (f"{one.found:.4f}", f"{one.difference:+.1e}")
+        verdict = "agrees" if one.agrees else "differs" if one.found is not None else "not in this run"
+        view.add_row(number.place, number.metric, f"{number.value:.4f}", found, difference, f"{number.tolerance:g}", verdict)
+    out = console()
+    out.print(view)
+    out.print(f"source: {published.source}")
+    out.print(f"{sum(one.agrees for one in comparisons)} of {len(comparisons)} numbers agree")

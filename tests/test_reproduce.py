@@ -1,0 +1,221 @@
+"""Published numbers: what is shipped is whole, and the command runs, compares and says what it needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from conftest import only
+from test_config import composed
+from tinylab import load_run, published, reproduce
+from tinylab.embedded.published import FILES, write
+from tinylab.tables import KEYS
+from typed import snapshot, type_in_shell
+
+NEED_WEIGHTS = [name for name in published.names() if published.load(name).weights is not None]
+
+
+def reproduced(folder: Path, *words: str) -> int:
+    """`python -m tinylab.reproduce …` in this process, from a folder; returns the exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HYDRA_FULL_ERROR", raising=False)
+        patch.chdir(folder)
+        return reproduce.main(words)
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `gpt`: a GPT-2 of GPT-2 small's shape but for its width, random, whose tokens are the prompts' words."""
+    folder = tmp_path_factory.mktemp("desk")
+    text = [row[field] for rows in FILES.values() for row in rows for field in ("clean", "corrupt", "target", "foil")]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(text, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|end|>", eos_token="<|end|>").save_pretrained(folder / "gpt")
+    torch.manual_seed(0)
+    shape = GPT2Config(vocab_size=tokenizer.get_vocab_size(), n_positions=32, n_embd=48, n_layer=12, n_head=12,
+                       bos_token_id=0, eos_token_id=0, initializer_range=0.5)
+    GPT2LMHeadModel(shape).save_pretrained(folder / "gpt")
+    return folder
+
+
+OWN_WEIGHTS = ("model=local", "model.path=gpt", "plots=false")
+
+
+# --- what is shipped ---
+
+
+@pytest.mark.parametrize("name", published.names())
+def test_every_published_number_names_one_cell_of_an_experiment_that_composes(name: str) -> None:
+    config = composed(f"experiment={name}")
+    assert config.run_name == name
+    shipped = published.load(name)
+    assert shipped.title and shipped.source and shipped.tolerances
+    for number in shipped.numbers:
+        if number.run is None:
+            assert set(number.cell) == set(KEYS[config.battery.table])
+            assert number.metric in config.metric_names
+        else:
+            assert number.run in ("clean", "corrupt") and number.cell == {} and number.metric == "logit_diff"
+        assert number.tolerance > 0
+    places = [(number.place, number.metric) for number in shipped.numbers]
+    assert len(set(places)) == len(places) > 0
+
+
+@pytest.mark.parametrize("name", NEED_WEIGHTS)
+def test_a_users_own_weights_take_the_place_of_the_hubs(name: str) -> None:
+    own = composed(f"experiment={name}", "model=local", "model.path=my_model")
+    hub = composed(f"experiment={name}")
+    assert (own.model.path, own.model.name, hub.model.name) == ("my_model", None, "openai-community/gpt2")
+    assert replace(own.model, path=None, name=hub.model.name) == hub.model
+    assert (own.battery, own.condition) == (hub.battery, hub.condition)
+
+
+def test_the_shipped_prompts_are_those_that_the_code_writes(tmp_path: Path) -> None:
+    write(tmp_path)
+    written = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert written == {file.name: file.read_bytes() for file in published.FOLDER.glob("*.jsonl")}
+    rows = FILES["ioi_demo"]
+    assert len({row["clean"] for row in rows}) == 8 == len(rows)
+    assert {row["clean"] for row in rows} == {row["corrupt"] for row in rows}  # so the two unmodified runs are mirror images
+
+
+# --- the command ---
+
+
+def test_without_a_name_it_lists_what_can_be_reproduced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduced(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert [name for name in published.names() if name not in said] == []
+    assert "openai-community/gpt2" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+MISTAKES = {
+    "unknown name": (["ioi_rseid"], ["ioi_rseid", "did you mean 'ioi_resid'", *published.names()]),
+    "no name": (["model=local"], ["model=local", *published.names()]),
+    "experiment without published numbers": (["scan_h1"], ["scan_h1", *published.names()]),
+    "another experiment": (["ioi_resid", "experiment=h2_with_verify"], ["experiment=h2_with_verify", "ioi_resid"]),
+    "a sweep": (["ioi_resid", "model=tiny", "hydra.mode=MULTIRUN"], ["hydra.mode=MULTIRUN", "single run"]),
+    "mistyped key": (["ioi_resid", "model=tiny", "battery.layrs=[0]"], ["battery.layrs", "did you mean 'layers'"]),
+    "no such folder": (["ioi_resid", "model=local", "model.path=nowhere"], ["model.path=nowhere", "no such folder"]),
+    "no such config folder": (["ioi_resid", "--config-dir", "nowhere"], ["--config-dir nowhere"]),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_sentence_exit_code_2_and_nothing_written(
+    words: list[str], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduced(tmp_path, *words) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("tinylab.reproduce: ") and said.err.count("\n") == 1, said.err
+    assert [word for word in expected if word not in said.err] == [], said.err
+    assert said.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["tinylab.reproduce", "ioi_resid"], ["tinylab", "experiment=ioi_resid"]])
+def test_without_weights_it_says_in_one_sentence_what_it_needs(command: list[str], tmp_path: Path) -> None:
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    done = type_in_shell(tmp_path, "-m", *command, **offline)
+    assert done.returncode == 2
+    assert done.stdout == "" and done.stderr.count("\n") == 1, done.stderr
+    for word in (f"{command[0]}: ", "openai-community/gpt2", "connect once", "model=local model.path=<folder>"):
+        assert word in done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
+
+
+@pytest.mark.parametrize("name", NEED_WEIGHTS)
+def test_with_other_weights_the_experiment_runs_through_and_disagrees(
+    name: str, desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduced(desk, name, *OWN_WEIGHTS) == 1
+    said = capsys.readouterr().out
+    run = only(desk, f"outputs/runs/{name}_*")
+    comparisons = published.compare(published.load(name), load_run(str(run)))
+    assert all(one.found is not None for one in comparisons)
+    assert said.count("differs") == sum(not one.agrees for one in comparisons) > 0
+    assert "not in this run" not in said
+    assert f"{sum(one.agrees for one in comparisons)} of {len(comparisons)} numbers agree" in said
+    for one in comparisons:
+        assert f"{one.found:.4f}" in said
+    before = snapshot(run)
+    assert reproduced(desk, name, *OWN_WEIGHTS) == 1
+    assert {path: seen for path, seen in snapshot(run).items() if path != "run.log"} == {
+        path: seen for path, seen in before.items() if path != "run.log"
+    }
+
+
+def as_expected(run: Path, offset: float, tolerance: float) -> list[dict[str, Any]]:
+    """A run's own recovery and baselines as if they had been published, all off by as much."""
+    found = load_run(str(run))
+    assert found.layer_impact is not None
+    rows = found.layer_impact[found.layer_impact["metric"] == "recovery"]
+    numbers = [{"layer": int(row.layer), "granularity": str(row.granularity), "metric": "recovery",
+                "value": float(row.value) + offset, "tolerance": tolerance} for row in rows.itertuples()]
+    levels = json.loads((run / "metrics/summary.json").read_text())["baselines"]
+    return numbers + [{"run": side, "metric": "logit_diff", "value": levels[side]["logit_diff"]["mean"] + offset,
+                       "tolerance": tolerance} for side in ("clean", "corrupt")]
+
+
+def publish(folder: Path, numbers: Sequence[dict[str, Any]], patch: pytest.MonkeyPatch) -> None:
+    """Put other numbers in the place of those of ioi_resid."""
+    content = {**asdict(published.load("ioi_resid")), "numbers": list(numbers)}
+    (folder / "ioi_resid.yaml").write_text(yaml.safe_dump(content))
+    patch.setattr(published, "FOLDER", folder)
+
+
+@pytest.mark.parametrize(("offset", "code"), [(0.009, 0), (-0.009, 0), (0.011, 1), (-0.011, 1)])
+def test_numbers_agree_up_to_their_tolerance_and_not_beyond(
+    offset: float, code: int, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reproduced(desk, "ioi_resid", *OWN_WEIGHTS)
+    numbers = as_expected(only(desk, "outputs/runs/ioi_resid_*"), offset, tolerance=0.01)
+    publish(tmp_path, numbers, monkeypatch)
+    capsys.readouterr()
+    assert reproduced(desk, "ioi_resid", *OWN_WEIGHTS) == code
+    assert f"{0 if code else len(numbers)} of {len(numbers)} numbers agree" in capsys.readouterr().out
+
+
+def test_one_wrong_number_is_enough_to_disagree(
+    desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reproduced(desk, "ioi_resid", *OWN_WEIGHTS)
+    numbers = as_expected(only(desk, "outputs/runs/ioi_resid_*"), 0.0, tolerance=0.01)
+    numbers[3]["value"] += 1.0
+    publish(tmp_path, numbers, monkeypatch)
+    capsys.readouterr()
+    assert reproduced(desk, "ioi_resid", *OWN_WEIGHTS) == 1
+    wrong = [line for line in capsys.readouterr().out.splitlines() if "differs" in line]
+    assert len(wrong) == 1 and "layer 3" in wrong[0] and "-1.0e+00" in wrong[0]
+
+
+def test_a_number_that_the_run_does_not_have_never_agrees(
+    desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("ioi_resid", "model=local", f"model.path={desk / 'gpt'}", "plots=false", "battery.layers=[0]")
+    assert reproduced(tmp_path, *words) == 1
+    said = capsys.readouterr().out
+    assert said.count("not in this run") == 10
+    assert said.count("layer 0, layer_resid") == 1
+
+
+def test_a_dry_run_tells_the_cost_and_compares_nothing(desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("ioi_resid", "model=local", f"model.path={desk / 'gpt'}", "dry_run=true")
+    assert reproduced(tmp_path, *words) == 0
+    said = capsys.readouterr().out
+    assert "states" in said and "numbers agree" not in said
+    assert list(tmp_path.iterdir()) == []
