@@ -18,6 +18,7 @@ from conftest import only
 from test_config import composed
 from tinylab import load_run, published, reproduce
 from tinylab.embedded.published import FILES, write
+from tinylab.planted.closed_forms import LEDGER_LEVEL, LEDGER_RECOVERY, TOLERANCE, ledger_scaled
 from tinylab.tables import KEYS
 from typed import snapshot, type_in_shell
 
@@ -51,7 +52,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-OWN_WEIGHTS = ("model=local", "model.path=gpt", "plots=false")
+OWN_WEIGHTS = ("model=local", "model.path=gpt", "plots=false", "threads=1")
 
 
 # --- what is shipped ---
@@ -90,6 +91,19 @@ def test_the_shipped_prompts_are_those_that_the_code_writes(tmp_path: Path) -> N
     rows = FILES["ioi_demo"]
     assert len({row["clean"] for row in rows}) == 8 == len(rows)
     assert {row["clean"] for row in rows} == {row["corrupt"] for row in rows}  # so the two unmodified runs are mirror images
+
+
+@pytest.mark.parametrize("name", ["planted_ledger", "planted_ledger_patch"])
+def test_the_planted_numbers_are_the_closed_forms(name: str) -> None:
+    for number in published.load(name).numbers:
+        assert number.tolerance == TOLERANCE
+        if number.run is not None:
+            assert number.value == {"clean": LEDGER_LEVEL, "corrupt": -LEDGER_LEVEL}[number.run]
+            continue
+        assert number.layer is not None and number.head is not None and number.scale is not None
+        head = (number.layer, number.head)
+        closed = LEDGER_RECOVERY[head] if number.metric == "recovery" else ledger_scaled(head, number.scale)
+        assert number.value == pytest.approx(closed, abs=1e-15)
 
 
 # --- the command ---
@@ -138,6 +152,14 @@ def test_without_weights_it_says_in_one_sentence_what_it_needs(command: list[str
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == []
 
 
+@pytest.mark.parametrize("name", ["planted_ledger", "planted_ledger_patch"])
+def test_the_planted_numbers_are_reproduced_by_a_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduced(tmp_path, name, "plots=false", "threads=1") == 0
+    said = capsys.readouterr().out
+    count = len(published.load(name).numbers)
+    assert said.count("agrees") == count and f"{count} of {count} numbers agree" in said
+
+
 @pytest.mark.parametrize("name", NEED_WEIGHTS)
 def test_with_other_weights_the_experiment_runs_through_and_disagrees(
     name: str, desk: Path, capsys: pytest.CaptureFixture[str]
@@ -157,6 +179,66 @@ def test_with_other_weights_the_experiment_runs_through_and_disagrees(
     assert {path: seen for path, seen in snapshot(run).items() if path != "run.log"} == {
         path: seen for path, seen in before.items() if path != "run.log"
     }
+
+
+def patched_level(model: Any, tokenizer: Any, module: Any, columns: slice | None) -> float:
+    """The demo's mean logit difference in its corrupt prompts, with part of a module's activation taken from the clean ones.
+
+    The plain way: one hook, all eight prompts in a batch, as they are equally long. `columns`: those of the module's
+    input, at every position; None: the last position of its output.
+    """
+    kept: list[torch.Tensor] = []
+
+    def into(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        kept.append(inputs[0].clone())
+        inputs[0][..., columns] = kept[0][..., columns]
+
+    def out_of(_module: Any, _inputs: Any, output: Any) -> None:
+        state = output[0] if isinstance(output, tuple) else output
+        kept.append(state.clone())
+        state[:, -1] = kept[0][:, -1]
+
+    hook = module.register_forward_hook(out_of) if columns is None else module.register_forward_pre_hook(into)
+    for side in ("clean", "corrupt"):
+        logits = model(torch.tensor([[0, *tokenizer.encode(row[side])] for row in FILES["ioi_demo"]])).logits[:, -1]
+    hook.remove()
+    right, wrong = (torch.tensor([tokenizer.encode(row[side]) for row in FILES["ioi_demo"]]) for side in ("target", "foil"))
+    return float((logits.gather(1, right) - logits.gather(1, wrong)).mean())
+
+
+@pytest.mark.parametrize("name", ["ioi_patch", "ioi_resid"])
+def test_the_run_computes_what_the_source_describes(name: str, desk: Path) -> None:
+    assert reproduced(desk, name, *OWN_WEIGHTS) == 1
+    run = load_run(str(only(desk, f"outputs/runs/{name}_*")))
+    model = GPT2LMHeadModel.from_pretrained(desk / "gpt").eval().requires_grad_(False)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(desk / "gpt")
+    clean, corrupt = (run.summary["baselines"][side]["logit_diff"]["mean"] for side in ("clean", "corrupt"))
+    assert clean == pytest.approx(-corrupt, abs=1e-5)
+    checked = 0
+    for number in published.load(name).numbers:
+        if number.layer is not None:
+            block = model.transformer.h[number.layer]
+            head = None if number.head is None else slice(4 * number.head, 4 * number.head + 4)  # 12 heads of width 4
+            level = patched_level(model, tokenizer, block if head is None else block.attn.c_proj, head)
+            recovery = (level - corrupt) / (clean - corrupt)
+            assert number.found_in(run) == pytest.approx(recovery, abs=1e-4)
+            checked += 1
+    assert checked > 10
+
+
+@pytest.mark.parametrize(("name", "start"), [("ioi_with_bos", [0]), ("ioi_without_bos", [])])
+def test_the_level_is_read_with_and_without_bos(name: str, start: list[int], desk: Path) -> None:
+    assert reproduced(desk, name, *OWN_WEIGHTS) == 1
+    run = load_run(str(only(desk, f"outputs/runs/{name}_*")))
+    model = GPT2LMHeadModel.from_pretrained(desk / "gpt").eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(desk / "gpt")
+    (row,) = FILES["bos_demo"]
+    assert row["target"] == " Claire" and row["clean"].startswith("Claire and Mary")
+    with torch.no_grad():
+        logits = model(torch.tensor([[*start, *tokenizer.encode(row["clean"])]])).logits[0, -1]
+    right, wrong = (tokenizer.encode(row[side])[0] for side in ("target", "foil"))
+    (number,) = published.load(name).numbers
+    assert number.found_in(run) == pytest.approx(float(logits[right] - logits[wrong]), abs=1e-4)
 
 
 def as_expected(run: Path, offset: float, tolerance: float) -> list[dict[str, Any]]:
@@ -182,7 +264,7 @@ def publish(folder: Path, numbers: Sequence[dict[str, Any]], patch: pytest.Monke
 def test_numbers_agree_up_to_their_tolerance_and_not_beyond(
     offset: float, code: int, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reproduced(desk, "ioi_resid", *OWN_WEIGHTS)
+    assert reproduced(desk, "ioi_resid", *OWN_WEIGHTS) == 1
     numbers = as_expected(only(desk, "outputs/runs/ioi_resid_*"), offset, tolerance=0.01)
     publish(tmp_path, numbers, monkeypatch)
     capsys.readouterr()
@@ -193,7 +275,7 @@ def test_numbers_agree_up_to_their_tolerance_and_not_beyond(
 def test_one_wrong_number_is_enough_to_disagree(
     desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reproduced(desk, "ioi_resid", *OWN_WEIGHTS)
+    assert reproduced(desk, "ioi_resid", *OWN_WEIGHTS) == 1
     numbers = as_expected(only(desk, "outputs/runs/ioi_resid_*"), 0.0, tolerance=0.01)
     numbers[3]["value"] += 1.0
     publish(tmp_path, numbers, monkeypatch)
@@ -206,7 +288,7 @@ def test_one_wrong_number_is_enough_to_disagree(
 def test_a_number_that_the_run_does_not_have_never_agrees(
     desk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ("ioi_resid", "model=local", f"model.path={desk / 'gpt'}", "plots=false", "battery.layers=[0]")
+    words = ("ioi_resid", "model=local", f"model.path={desk / 'gpt'}", "plots=false", "threads=1", "battery.layers=[0]")
     assert reproduced(tmp_path, *words) == 1
     said = capsys.readouterr().out
     assert said.count("not in this run") == 10
