@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from slurm_cluster import Cluster, NoCluster, cluster, install
 import validation
+from slurm_cluster import Cluster, NoCluster, cluster, install
 
 Command = Callable[..., int]
 Within = Callable[[str, float, float], None]

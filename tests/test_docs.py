@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 from _pytest.mark import ParameterSet
+from hydra._internal.utils import get_args_parser
 
 from conftest import needs_ray
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-NEEDS_A_HUB = ("model=gpt2", "model=hf")
+NEEDS_A_HUB = ("model=gpt2", "model=hf", "experiment=ioi_")
 NEEDS_SLURM = "submitit_slurm"  # those commands run in tests/test_slurm.py
 ELSEWHERE = (*NEEDS_A_HUB, NEEDS_SLURM)
 SMALL = ["condition.n_examples=4"]
@@ -65,8 +66,6 @@ def test_a_command_of_the_documents_runs(user: Callable[..., int], command: str,
 @pytest.mark.parametrize("command", [c for c in commands("python -m tinylab ") if any(n in c for n in NEEDS_A_HUB)])
 def test_a_command_for_a_hub_model_composes(user: Callable[..., int], command: str) -> None:
     del user
-    from hydra._internal.utils import get_args_parser
-
     from tinylab.composing import Composer
     from tinylab.schema import validate
 
@@ -92,6 +91,25 @@ def test_a_selftest_of_the_documents_passes(user: Callable[..., int], command: s
     assert main([*shlex.split(command)[3:], *SMALL]) == 0
 
 
+@pytest.mark.parametrize("command", commands("python -m tinylab.reproduce"))
+def test_a_reproduce_command_of_the_documents_runs_or_composes_where_it_needs_weights(
+    user: Callable[..., int], command: str
+) -> None:
+    del user
+    from tinylab.composing import Composer
+    from tinylab.published import load
+    from tinylab.reproduce import main
+    from tinylab.schema import validate
+
+    words = shlex.split(command)[3:]
+    if not words or load(words[0]).weights is None:
+        assert main(words) == 0
+        return
+    args = get_args_parser().parse_args([f"experiment={words[0]}", *words[1:]])
+    with Composer(args) as composer:
+        assert validate(composer.compose(args.overrides)).run_name == words[0]
+
+
 @pytest.mark.parametrize("command", commands("make "))
 def test_a_make_command_of_the_documents_exists(command: str) -> None:
     result = subprocess.run(["make", "-n", *command.split()[1:2]], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -106,8 +124,6 @@ def test_every_file_that_a_document_names_exists(document: Path) -> None:
 
 
 def test_the_help_lists_only_commands_that_compose(user: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    from hydra._internal.utils import get_args_parser
-
     from tinylab.composing import Composer
     from tinylab.sweep.plan import make_plan
 
