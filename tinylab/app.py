@@ -44,15 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return answered("tinylab", lambda: _command(args, parser))
 
 
-def answered(program: str, command: Callable[[], int]) -> int:
-    """Run a command; returns its exit code, and what went wrong is one sentence after the program's name."""
+def answered(program: str, command: Callable[[], int], interrupted: str = "the same command again goes on from here") -> int:
+    """Run a command; returns its exit code, and what went wrong is one sentence after the program's name.
+
+    `interrupted` tells a person who pressed Ctrl-C what became of the work.
+    """
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other processes may share the cores
     try:
         with _full_errors(), terminable():
             return command()
     except KeyboardInterrupt as interrupt:
-        return _say(program, "interrupted; the same command again goes on from here", exit_code(interrupt))
+        return _say(program, f"interrupted; {interrupted}", exit_code(interrupt))
     except TinylabError as error:
         if show_traceback:
             raise

@@ -18,15 +18,12 @@ passes, 1 if one fails, 2 for a mistake.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
-from tinylab.composing import Composer, one_sentence
-from tinylab.errors import ConfigError, TinylabError
+from tinylab.app import answered
+from tinylab.composing import Composer
+from tinylab.errors import ConfigError
 from tinylab.schema import Config
 from tinylab.sweep.plan import make_plan
 
@@ -39,15 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config-dir", help="a folder with YAML files of your own")
     args = parser.parse_args(argv)
     args.config_path = args.config_name = None
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        return selftest(_config(args))
-    except TinylabError as error:
-        message, code = str(error), error.exit_code
-    except (HydraException, OmegaConfBaseException) as error:
-        message, code = one_sentence(error), ConfigError.exit_code
-    sys.stderr.write(f"tinylab.selftest: {message}\n")
-    return code
+    return answered("tinylab.selftest", lambda: selftest(_config(args)), interrupted="nothing was checked to the end")
 
 
 def _config(args: argparse.Namespace) -> Config:
