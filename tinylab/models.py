@@ -150,12 +150,20 @@ class CausalModel:
 
     def projection(self, layer: int) -> nn.Module:
         """The attention output projection of a layer; its input, cut into heads, is the site `head_out`."""
-        return _projections(self.blocks[layer])[0]
+        return self._attentions[layer][1]
 
     def attention(self, layer: int) -> nn.Module:
         """The attention module of a layer, which holds the projection."""
-        block, projection = self.blocks[layer], self.projection(layer)
-        return next(module for module in block.modules() if projection in module.children())
+        return self._attentions[layer][0]
+
+    @cached_property
+    def _attentions(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Each layer's attention module and its output projection."""
+        found = []
+        for block in self.blocks:
+            projection = _projections(block)[0]
+            found.append((next(module for module in block.modules() if projection in module.children()), projection))
+        return found
 
     def mlp(self, layer: int) -> nn.Module:
         """The module whose output is the site `mlp_out`: the MLP, or its last linear map.
