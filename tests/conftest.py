@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -50,6 +51,17 @@ def within(pytestconfig: pytest.Config) -> Within:
         assert difference <= allowed
 
     return check
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_an_earlier_command() -> Iterator[None]:
+    """Hydra points the root logger at a file in the run's folder, which may be gone by the next test."""
+    before = list(logging.getLogger().handlers)
+    yield
+    for handler in set(logging.getLogger().handlers) - set(before):
+        if isinstance(handler, logging.FileHandler):
+            logging.getLogger().removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture

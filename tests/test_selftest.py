@@ -167,7 +167,7 @@ class Off(ForkedEngine):
     ({"error": 2e-3}, {"logit_diff", "kl_div", "p_drop"}),
     ({"per_pair": 1e-3}, {"batch invariance", "logit_diff", "kl_div", "p_drop"}),
     ({"of_shams": 2e-3}, {"sham, forked", "logit_diff", "kl_div", "p_drop"}),
-], ids=str)
+], ids=["right", "within the tolerance", "off", "off by pair", "off on shams"])
 def test_an_engine_that_is_off_fails_what_is_about_it(
     spoil: dict[str, float], checks: set[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
