@@ -7,6 +7,8 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints
 OLD := .venv-oldest
 RAY := .venv-ray
 PEERS := .venv-peers
+# Two processes with a core each (tests/conftest.py), each test file in one of them.
+SPREAD := -n 2 --dist loadfile
 
 .PHONY: demo test test-families test-oldest test-faults test-slurm test-ray test-peers mutants families validation check bench bench-peers clean
 
@@ -14,7 +16,7 @@ demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
 
 test: $(VENV)/.dev ## the whole suite
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q $(SPREAD)
 
 test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; engines and models with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families
