@@ -20,7 +20,7 @@ test: $(VENV)/.dev ## the whole suite
 
 test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; engines and models with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families
-	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(addprefix tests/test_,engine.py families.py embedded_model.py hub.py)
+	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(SPREAD) $(addprefix tests/test_,engine.py families.py embedded_model.py hub.py)
 
 test-slurm: $(VENV)/.dev ## sweeps on a real SLURM on this machine; fetches Debian's packages if they are missing
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m slurm tests/test_slurm.py tests/test_fault_table.py
@@ -35,7 +35,7 @@ test-ray: $(RAY)/.dev ## sweeps on a local Ray: the same tables, a killed worker
 	OMP_WAIT_POLICY=PASSIVE $(RAY)/bin/python -m pytest -q -m ray
 
 test-peers: $(PEERS)/.dev ## H1 and H2 tables against TransformerLens's own hooks, in ten families; the benchmark beside other tools
-	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q tests/test_peers.py tests/test_benchmarks.py
+	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q $(SPREAD) tests/test_peers.py tests/test_benchmarks.py
 
 mutants: $(VENV)/.dev ## wrong programs, one at a time: the tests must notice each of them
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py
