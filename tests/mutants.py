@@ -206,6 +206,9 @@ def main() -> int:
         outcomes = list(pool.map(partial(try_out, clean), mutants))
     seconds = time.monotonic() - began
     killed = sum(outcome.verdict == KILLED for outcome in outcomes)
+    for mutant, outcome in zip(mutants, outcomes, strict=True):
+        if outcome.verdict != KILLED:
+            print(f"{mutant.name} {outcome.verdict}: {mutant.wrong} ({outcome.why})")
     print(f"{killed} of {len(mutants)} mutants killed, {seconds:.0f} s")
     if options.write_docs and not options.only:
         from validation import put

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinylab.engine.forests import Forest, Layout, Region, Setting
@@ -147,6 +147,7 @@ def check_sharing(pairs: list[Any], positions: Positions, source: str) -> None:
     assert len(set(nodes.values())) == len(nodes) == len(tree)  # distinct histories never meet
 
 
+@example([((0, 0), (1, 1)), ((0, 0), (1, 2))], "all", "other")  # alike in tokens and in the first change, not in the second
 @given(PAIRS, POSITIONS, st.sampled_from(["other", "itself", "none"]))
 @settings(max_examples=300)
 def test_edited_prompts_share_correctly(pairs: list[Any], positions: Positions, source: str) -> None:
