@@ -26,7 +26,7 @@ test-slurm: $(VENV)/.dev ## sweeps on a real SLURM on this machine; fetches Debi
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m slurm tests/test_slurm.py tests/test_fault_table.py
 
 test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
-	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q
+	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(SPREAD)
 
 test-faults: $(VENV)/.dev ## sweeps whose workers, parent or disk fail
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m faults

@@ -1,17 +1,17 @@
-"""Where the time of (b) goes, by operators of torch, on the benchmark's model and on the embedded one."""
+"""Where the time of (b) goes, on the benchmark's model and on the embedded one."""
 
 from __future__ import annotations
 
-import cProfile
-import pstats
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks import overhead
 from benchmarks.measure import matmul_peak, timed
 from benchmarks.workloads import DISTINCT_LENGTH, TASKS, Task, corpus, distinct, embedded_model
 from tinylab.batteries.heads_zero import HeadsZero
@@ -20,11 +20,13 @@ from tinylab.engine.interventions import Variant
 from tinylab.metrics import METRICS, Scorer
 from tinylab.models import CausalModel
 
-CORPUS = "ioi"
-"""That of condition=cond_a."""
+CORPUS, SHORTEST = "ioi", "facts"
+"""That of condition=cond_a; and that with the fewest states, where matmuls are smallest."""
 HEADS_PER_LAYER = 2
 """Of H1, on a model whose layers all cost alike: a profile of all heads takes long and tells the same."""
+EMBEDDED = "embedded"
 MANY_ROWS = 256
+OVERHEAD_REPEATS = 5
 KINDS = {
     "attention": ("scaled_dot_product", "softmax", "bmm"),
     "activation function": ("mul", "add", "pow", "tanh", "gelu", "silu", "sigmoid"),
@@ -35,6 +37,7 @@ KINDS = {
 """Operators of torch by what the engine and its models use them for; the first kind with a name that fits counts."""
 MATMULS = ("aten::addmm", "aten::mm")
 UNEMBEDDING, MANY, FEW = "matmuls: unembedding", f"matmuls of {MANY_ROWS} rows or more", "matmuls of fewer rows"
+BIASES = "biases of matmuls"
 OTHER, OUTSIDE = "other operators", "outside operators"
 
 
@@ -44,11 +47,12 @@ class Profile:
 
     model: str
     label: str
+    prompts: str
     wall: float
     peak: float  # operations per second of the best matmul
     seconds: dict[str, float]
     operations: dict[str, int]  # of the kinds of matmuls
-    own: float  # the part of the time that tinylab's and numpy's own code takes, as Python's profiler sees it
+    engine: float  # the engine's own share of the time, without a profiler
 
     def share(self, kind: str) -> float:
         """The part of the time that goes into a kind of work."""
@@ -61,17 +65,18 @@ class Profile:
 
 
 def profiles(name: str, model: CausalModel, count: int, repeats: int) -> list[Profile]:
-    """Every battery on the distinct prompts, and on the embedded model; the quietest of so many repeats."""
-    scorer, found = Scorer(tuple(METRICS)), []
-    embedded = embedded_model()
+    """Every battery on the distinct prompts and the shortest, and on the embedded model; the quietest of so many repeats."""
+    scorer, embedded, found = Scorer(tuple(METRICS)), embedded_model(), []
     for task in TASKS:
-        for where, loaded, pairs, variants in (
-            (name, model, distinct(count, DISTINCT_LENGTH, model.vocabulary), _some(task, model)),
-            ("embedded", embedded, corpus(CORPUS, task.battery.aligned, count, embedded), task.variants(embedded)),
+        some, aligned = _some(task, model), task.battery.aligned
+        for where, loaded, prompts, pairs, variants in (
+            (name, model, "distinct", distinct(count, DISTINCT_LENGTH, model.vocabulary), some),
+            (name, model, SHORTEST, corpus(SHORTEST, aligned, count, embedded), some),
+            (EMBEDDED, embedded, CORPUS, corpus(CORPUS, aligned, None, embedded), task.variants(embedded)),
         ):
             run = partial(ForkedEngine(loaded).evaluate, pairs, variants, scorer)
             run()
-            found.append(_profile(where, task.label, loaded, run, repeats))
+            found.append(_profile(where, task.label, prompts, loaded, run, repeats=repeats))
     return found
 
 
@@ -83,20 +88,12 @@ def _some(task: Task, model: CausalModel) -> Sequence[Variant]:
     return [cell.variant for cell in HeadsZero(name=battery.name, heads=heads).cells(model.n_layers, model.n_heads)]
 
 
-def _profile(name: str, label: str, model: CausalModel, run: Callable[[], object], repeats: int) -> Profile:
+def _profile(name: str, label: str, prompts: str, model: CausalModel, run: Callable[[], object], *, repeats: int) -> Profile:
     wall = min(timed(model.device, run)[1] for _ in range(repeats))
     peak = max(matmul_peak(model) for _ in range(repeats))
+    engine = float(np.median([overhead.share(model, run) for _ in range(OVERHEAD_REPEATS)]))
     seconds, operations = min((_profiled(model, run) for _ in range(repeats)), key=lambda found: sum(found[0].values()))
-    return Profile(name, label, wall, peak, dict(seconds), dict(operations), _own(run))
-
-
-def _own(run: Callable[[], object]) -> float:
-    """The part of the time in functions of tinylab and numpy themselves; Python's profiler makes it seem more than it is."""
-    profiler = cProfile.Profile()
-    profiler.runcall(run)
-    spent = {place: times[2] for place, times in pstats.Stats(profiler).stats.items()}  # type: ignore[attr-defined]
-    mine = sum(seconds for (file, _, name), seconds in spent.items() if "tinylab" in file or "numpy" in file or "numpy" in name)
-    return float(mine / sum(spent.values()))
+    return Profile(name, label, prompts, wall, peak, dict(seconds), dict(operations), engine)
 
 
 def _profiled(model: CausalModel, run: Callable[[], object]) -> tuple[Counter[str], Counter[str]]:
@@ -106,26 +103,28 @@ def _profiled(model: CausalModel, run: Callable[[], object]) -> tuple[Counter[st
     seconds: Counter[str] = Counter()
     operations: Counter[str] = Counter()
     vocabulary = int(model.model.get_output_embeddings().weight.shape[0])
-    for event in profiler.key_averages(group_by_input_shape=True):
-        if not event.key.startswith("aten::"):
+    for event in profiler.events() or ():
+        if not event.name.startswith("aten::"):
             continue
         kind = _kind(event, vocabulary)
         seconds[kind] += event.self_cpu_time_total / 1e6
-        if event.key in MATMULS:
+        if event.name in MATMULS:
             (rows, inner), (_, out) = _sizes(event)
-            operations[kind] += 2 * rows * inner * out * event.count
+            operations[kind] += 2 * rows * inner * out
     seconds[OUTSIDE] = max(0.0, wall - sum(seconds.values()))
     return seconds, operations
 
 
 def _sizes(event: Any) -> tuple[list[int], list[int]]:
-    left, right = event.input_shapes[1:3] if event.key == "aten::addmm" else event.input_shapes[:2]
+    left, right = event.input_shapes[1:3] if event.name == "aten::addmm" else event.input_shapes[:2]
     return left, right
 
 
 def _kind(event: Any, vocabulary: int) -> str:
-    name = event.key.removeprefix("aten::")
-    if event.key in MATMULS:
+    name = event.name.removeprefix("aten::")
+    if event.cpu_parent is not None and event.cpu_parent.name in MATMULS:
+        return BIASES
+    if event.name in MATMULS:
         (rows, _), (_, out) = _sizes(event)
         return UNEMBEDDING if out == vocabulary else MANY if rows >= MANY_ROWS else FEW
     return next((kind for kind, names in KINDS.items() if any(part in name for part in names)), OTHER)

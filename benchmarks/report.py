@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks import aggregate
 from benchmarks.curves import PROMPT_TOKENS, LayoutPoint, Point
 from benchmarks.memory import PLAIN_PASSES, Style
-from benchmarks.profiles import FEW, HEADS_PER_LAYER, KINDS, MANY, OTHER, OUTSIDE, UNEMBEDDING, Profile
+from benchmarks.profiles import BIASES, EMBEDDED, FEW, HEADS_PER_LAYER, KINDS, MANY, OTHER, OUTSIDE, UNEMBEDDING, Profile
 from benchmarks.side_by_side import ENOUGH_ROUNDS, SAMPLE, Case
 from benchmarks.startup import STARTS
 from benchmarks.workloads import DISTINCT_LENGTH, SEED, TASKS, Kind, Task
@@ -72,11 +72,13 @@ time grows with the square of the layers; in every other knob it should be propo
 LAYOUT_NOTE = """Prompts of {tokens} tokens in pairs, no model: building the tries, cutting them into groups, and making
 the groups' forests."""
 PROFILE_NOTE = """Where the time of (b) goes: shares of the quietest of a few runs, by operators of torch, as torch's
-profiler sees them; for matmuls, in brackets, operations per second as a fraction of the peak. The columns of {model} are of
-the distinct prompts, H1 on {heads} heads per layer; those of the embedded model are of condition=cond_a. Activation
-functions, norms and attention are the model's own code and cost (a) as much per state: what they take bounds the part of
-the peak that (b) as a whole can reach. The last row is what tinylab's and numpy's own Python takes as Python's profiler
-sees it, which is more than it takes without one."""
+profiler sees them; for matmuls, in brackets, operations per second as a fraction of the peak. H1 on {heads} heads per layer.
+Activation functions, norms, attention and biases are the model's own code and cost (a) as much per state: what they take
+bounds the part of the peak that (b) as a whole can reach. Prompts are the distinct ones and those with the fewest states."""
+EMBEDDED_NOTE = """The same of the model that is shipped with tinylab, on all pairs of condition=cond_a. The last row is
+without a profiler: by a clock that is switched wherever the engine calls the model's own code, the metrics, or they return
+(medians). It holds everything that is neither the model nor the metrics: tries, indices, masks, gathers and copies of rows,
+interventions and Python's bookkeeping for them."""
 STARTUP_NOTE = """A whole default run (`python -m tinylab`, embedded model) in a fresh process, and parts of it, each
 measured in fresh processes too; medians of {repeats}."""
 
@@ -164,7 +166,11 @@ def sheets(results: Results) -> list[Sheet]:
     if results.layouts:
         found.append(_layouts(results.layouts))
     if results.profiles:
-        found.append(_profiles(results.profiles))
+        small = [profile for profile in results.profiles if profile.model == EMBEDDED]
+        large = [profile for profile in results.profiles if profile.model != EMBEDDED]
+        found.append(_profiles("Profile", PROFILE_NOTE.format(heads=HEADS_PER_LAYER), large))
+        engine = ("the engine's own share", *(f"{profile.engine:.0%}" for profile in small))
+        found.append(_profiles("Profile of the embedded model", EMBEDDED_NOTE, small, engine))
     if results.startup:
         found.append(_startup(results.startup))
     if results.sweeps:
@@ -297,14 +303,12 @@ def _layouts(points: Sequence[LayoutPoint]) -> Sheet:
     return Sheet("Layout", LAYOUT_NOTE.format(tokens=PROMPT_TOKENS), columns, rows)
 
 
-def _profiles(profiles: Sequence[Profile]) -> Sheet:
-    columns = ("", *(f"{profile.model}: {profile.label}" for profile in profiles))
+def _profiles(title: str, note: str, profiles: Sequence[Profile], *more: tuple[str, ...]) -> Sheet:
+    columns = ("", *(f"{profile.label}, {profile.prompts}" for profile in profiles))
     rows = [("seconds", *(f"{profile.wall:.3f}" for profile in profiles))]
-    for kind in (MANY, FEW, UNEMBEDDING, *KINDS, OTHER, OUTSIDE):
+    for kind in (MANY, FEW, UNEMBEDDING, BIASES, *KINDS, OTHER, OUTSIDE):
         rows.append((kind, *(_part(profile, kind) for profile in profiles)))
-    rows.append(("tinylab's own Python", *(f"{profile.own:.0%}" for profile in profiles)))
-    note = PROFILE_NOTE.format(model=profiles[0].model, heads=HEADS_PER_LAYER)
-    return Sheet("Profile", note, columns, rows)
+    return Sheet(title, note, columns, [*rows, *more])
 
 
 def _part(profile: Profile, kind: str) -> str:

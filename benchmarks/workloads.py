@@ -97,8 +97,8 @@ def distinct(count: int, length: int, vocabulary: int) -> list[TokenPair]:
     return [TokenPair(prompts[2 * b], prompts[2 * b + 1], int(answers[b][0]), int(answers[b][1])) for b in range(count)]
 
 
-def corpus(name: str, aligned: bool, count: int, tokeniser: CausalModel) -> list[TokenPair]:
-    """The first pairs of a shipped corpus's test split, in the embedded model's tokens."""
+def corpus(name: str, aligned: bool, count: int | None, tokeniser: CausalModel) -> list[TokenPair]:
+    """The first pairs of a shipped corpus's test split (None: all), in the embedded model's tokens."""
     config = ConditionConfig(tag=name, path=f"pkg://tinylab/assets/corpora/{name}.jsonl", split="test")
     _, pairs = tokenise(
         load_condition(config), tokeniser.encode, bos=tokeniser.bos, context=tokeniser.context, single_token=True,

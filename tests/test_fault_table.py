@@ -297,9 +297,7 @@ def test_a_full_disk_is_said_and_the_resume_works_once_there_is_room(
     desk: Desk, small_disk: Path, expected: dict[str, Any]
 ) -> None:
     output = f"output_dir={small_disk}"
-    assert typed(desk.folder, SWEEP[0], "condition=facts", *SWEEP[2:], output)[0] == 0
-    finished = only(small_disk, "sweeps/*/h1_facts_*")
-    before = snapshot(finished)
+    finished, before = one_finished(desk, small_disk)
     filler = small_disk / "filler"
     filler.write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 24_000))
     code, said = desk.typed(*SWEEP, output)
@@ -309,6 +307,13 @@ def test_a_full_disk_is_said_and_the_resume_works_once_there_is_room(
     assert snapshot(finished) == before
     filler.unlink()
     whole(desk, small_disk, finished, before, expected)
+
+
+def one_finished(desk: Desk, disk: Path) -> tuple[Path, dict[str, Any]]:
+    """A finished run on a disk, and what is in its folder."""
+    assert typed(desk.folder, SWEEP[0], "condition=facts", *SWEEP[2:], f"output_dir={disk}")[0] == 0
+    finished = only(disk, "sweeps/*/h1_facts_*")
+    return finished, snapshot(finished)
 
 
 def whole(desk: Desk, disk: Path, finished: Path, before: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -339,9 +344,7 @@ def test_a_folder_that_turns_read_only_in_the_middle_is_said_and_the_resume_work
     desk: Desk, small_disk: Path, expected: dict[str, Any]
 ) -> None:
     output = f"output_dir={small_disk}"
-    assert typed(desk.folder, SWEEP[0], "condition=facts", *SWEEP[2:], output)[0] == 0
-    finished = only(small_disk, "sweeps/*/h1_facts_*")
-    before = snapshot(finished)
+    finished, before = one_finished(desk, small_disk)
     with desk.started(*TWO, *SLOW, output, "sweep_name=cut") as process:
         until(lambda: computing(small_disk, pattern="sweeps/cut_*"), process)
         with read_only(small_disk):

@@ -28,7 +28,7 @@ import numpy as np
 import pytest
 import torch
 
-from families import ALIGNED, EVERY, HEADS, LAYERS, VOCABULARY, answered, family, plain_logits
+from families import ALIGNED, EVERY, HEADS, LAYERS, LENGTH_DEPENDENT, VOCABULARY, answered, family, fresh_logits, plain_logits
 from test_families import NO_FLOAT64, SINGLE_INSIDE, SWITCHES, expected_engine
 from tinylab.engine.choose import AllLogits
 from tinylab.engine.forked import ForkedEngine
@@ -143,6 +143,11 @@ def added(name: str, block: Any, part: int, written: torch.Tensor) -> torch.Tens
     return MULTIPLIED.get(name, 1.0) * written
 
 
+def unhooked(name: str, prompt: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Logits by plain transformers, whatever the model has seen before."""
+    return fresh_logits(name, prompt, dtype) if name in LENGTH_DEPENDENT else plain_logits(family(name, dtype), prompt)
+
+
 @cache
 def measured(name: str, dtype: torch.dtype) -> dict[str, float]:
     """The largest difference of every identity; two evaluations of a family's prompts, and some forward passes by hand."""
@@ -152,7 +157,7 @@ def measured(name: str, dtype: torch.dtype) -> dict[str, float]:
     engine = ForkedEngine(model) if expected_engine(name, dtype) == "forked" and name not in SWITCHES else ReferenceEngine(model)
     found = engine.evaluate(pairs, ALL, LOGITS)
     kinds = np.repeat(list(KINDS), [len(kind) for kind in KINDS.values()])
-    expected = {run: np.stack([plain_logits(model, getattr(pair, run)).double().numpy() for pair in pairs])
+    expected = {run: np.stack([unhooked(name, getattr(pair, run), dtype).double().numpy() for pair in pairs])
                 for run in ("clean", "corrupt")}
     result = {
         "unhooked": gap(*((found.baselines[run], expected[run]) for run in expected)),

@@ -17,7 +17,7 @@ Sources: logit difference and its companions, Zhang & Nanda 2309.16042; recovery
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +36,8 @@ class Reference:
     """The clean run at the reading row, for B examples."""
 
     log_probs: torch.Tensor  # [B, W]
+    probs: torch.Tensor  # [B, W]
+    ruled_out: torch.Tensor  # [B, W] bool: words of probability 0
     target: torch.Tensor  # [B]
     foil: torch.Tensor  # [B]
     p_target: torch.Tensor  # [B]
@@ -43,7 +45,7 @@ class Reference:
 
     def of(self, examples: torch.Tensor) -> Reference:
         """The clean run of some of the examples."""
-        return Reference(*(getattr(self, name)[examples] for name in ("log_probs", "target", "foil", "p_target", "right")))
+        return Reference(*(getattr(self, field.name)[examples] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,9 @@ def reference(logits: torch.Tensor, target: torch.Tensor, foil: torch.Tensor) ->
     """
     logits = precise(logits)
     log_probs = logits.log_softmax(dim=-1)
-    p_target = log_probs.gather(-1, target[:, None]).squeeze(-1).exp()
-    return Reference(log_probs, target, foil, p_target, logits.argmax(dim=-1) == target)
+    probs = log_probs.exp()
+    p_target = probs.gather(-1, target[:, None]).squeeze(-1)
+    return Reference(log_probs, probs, probs == 0, target, foil, p_target, logits.argmax(dim=-1) == target)
 
 
 def logit_diff(reading: Reading, ref: Reference) -> torch.Tensor:
@@ -83,10 +86,8 @@ def logit_diff(reading: Reading, ref: Reference) -> torch.Tensor:
 
 def kl_div(reading: Reading, ref: Reference) -> torch.Tensor:
     """KL(clean ‖ intervened) in nats, [B]; a word that the clean run rules out adds nothing (0·log 0 = 0)."""
-    import torch
-
-    p = ref.log_probs.exp()
-    return torch.where(p == 0, 0.0, p * (ref.log_probs - reading.log_probs)).sum(dim=-1)
+    terms = (ref.log_probs - reading.log_probs).mul_(ref.probs)
+    return terms.masked_fill_(ref.ruled_out, 0.0).sum(dim=-1)
 
 
 def acc_flip_rate(reading: Reading, ref: Reference) -> torch.Tensor:

@@ -28,7 +28,7 @@ from tinylab import metrics
 from tinylab.engine import taps
 from tinylab.engine.biases import biases_for
 from tinylab.engine.budget import LEAST, SAFE, Budget, Limits, Shape, free_memory, out_of_memory, predict
-from tinylab.engine.forests import Forest, Layout, Region, Setting
+from tinylab.engine.forests import Forest, Layout, Setting
 from tinylab.engine.interventions import Evaluation, Keeper, Partial, Prediction, Progress, Run, Variant, readable
 from tinylab.engine.passes import Ground, Needs, Pass, Unmodified, fork_of
 from tinylab.engine.reference import forget_lengths
@@ -151,8 +151,8 @@ class ForkedEngine:
             if len(region) == 0:  # no patch changes anything: both prompts are equal
                 self._finish(work, members, examples, work.partial.baselines[setting.target][examples])
                 continue
-            ground = self._ground(work, region)
-            size = work.limits.variants(region)
+            size = min(len(members), work.limits.variants(region))
+            ground = Ground.of(region, self._model.device, work.limits.keys, size)
             for start in range(0, len(members), size):
                 self._chunk(work, begun, ground, members[start : start + size])
 
@@ -198,14 +198,11 @@ class ForkedEngine:
             torch.cuda.empty_cache()
         return None
 
-    def _ground(self, work: Work, region: Region) -> Ground:
-        return Ground.of(region, self._model.device, work.limits.keys)
-
     def _unmodified(self, work: Work, forest: Forest) -> Begun:
         """Run both prompts of every pair as they are: the reference, the baselines and what variants start from."""
         device = self._model.device
         unmodified = Unmodified(forest.whole, self._model.n_layers, device)
-        ground = self._ground(work, forest.whole)
+        ground = Ground.of(forest.whole, device, work.limits.keys)
         logits = self._forward(work, self._pass(ground, unmodified, work.needs), ground)
         clean, corrupt = (logits[torch.from_numpy(ends).to(device)] for ends in (forest.clean_ends(), forest.corrupt_ends()))
         answers = ([getattr(work.pairs[b], name) for b in forest.examples] for name in ("target", "foil"))

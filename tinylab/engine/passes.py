@@ -117,10 +117,10 @@ class Ground:
     tilings: tuple[Tiling, Tiling]  # for all states, and for the reading rows
 
     @staticmethod
-    def of(region: Region, device: torch.device, most: int) -> Ground:
-        """Prepare a region; `most` keys are gathered by one attention call."""
-        every = Tiling(region, np.arange(len(region)), device, most)
-        narrow = every if len(region.read) == len(region) else Tiling(region, region.read, device, most)
+    def of(region: Region, device: torch.device, most: int, variants: int = 1) -> Ground:
+        """Prepare a region for passes of some variants at most; `most` keys are gathered by one attention call."""
+        every = Tiling(region, np.arange(len(region)), device, most, variants)
+        narrow = every if len(region.read) == len(region) else Tiling(region, region.read, device, most, variants)
         return Ground(region, (every, narrow))
 
 

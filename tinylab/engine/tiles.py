@@ -45,7 +45,6 @@ class Reach:
         return seen if self.chunk is None else np.minimum(seen, depth % self.chunk + 1)
 
 
-
 @dataclass(frozen=True)
 class Bucket:
     """Tiles with about equally many keys, padded to one shape, for one variant."""
@@ -62,18 +61,17 @@ class Bucket:
 class Indices:
     """A bucket's gathers for some number of variants."""
 
-    bucket: Bucket
-    queries: torch.Tensor  # [groups · tiles · variants of a group · Q], rows of the queries
-    hung: torch.Tensor | None  # [tiles · K], nodes of `both`
-    own: torch.Tensor  # [groups · tiles · variants of a group · K'], rows of the keys
-    groups: int
+    batch: int  # groups · tiles
+    queries: torch.Tensor  # [batch · variants of a group · Q], rows of the queries
+    keys: torch.Tensor  # [batch · (K + variants of a group · K')], rows of the variants' own keys, then of the unmodified ones
+    seen: tuple[int, int]  # the part of the bucket's mask that these variants take
     mask: int  # which bucket's
 
 
 class Tiling:
     """How some queries of a region attend."""
 
-    def __init__(self, region: Region, queries: IntArray, device: torch.device, most: int) -> None:
+    def __init__(self, region: Region, queries: IntArray, device: torch.device, most: int, variants: int) -> None:
         """Cut queries into tiles.
 
         Args:
@@ -81,6 +79,7 @@ class Tiling:
             queries: states of the region, ascending: all of them, or the reading rows.
             device: where the gathers happen.
             most: keys gathered for one call of the attention function (a single tile's may exceed it).
+            variants: that a pass will have, at most.
         """
         self._most = most
         width = max(WIDTH, 1 << max(0, int(region.depth.max()) // 2).bit_length() - 1)  # long prompts: fewer keys gathered twice
@@ -98,7 +97,7 @@ class Tiling:
         within = numbers - np.maximum.accumulate(np.where(begins, numbers, 0))
         starts = np.flatnonzero(within % width == 0)
         counts = np.diff(np.append(starts, len(queries)))
-        self.together = 1 if self._alone else max(1, width // int(counts.max()))
+        self.together = 1 if self._alone else max(1, min(variants, width // int(counts.max())))
         first, last = queries[starts], queries[starts + counts - 1]
         over = region.hung[first] + self.together * (region.depth[first] - region.hung[first] + last - first + 1)
         size = np.ceil(np.log2(np.maximum(over, 16))).astype(np.int64)
@@ -109,7 +108,7 @@ class Tiling:
             parts = np.split(chosen, range(step, len(chosen), step))
             self._buckets += [self._bucket(starts[part], counts[part]) for part in parts]
         self._indices: dict[int, tuple[list[Indices], torch.Tensor]] = {}
-        self._masks: dict[tuple[Reach, torch.dtype, int], list[torch.Tensor]] = {}
+        self._masks: dict[tuple[Reach, torch.dtype], list[torch.Tensor]] = {}
 
     def _bucket(self, starts: IntArray, counts: IntArray) -> Bucket:
         region = self._region
@@ -147,30 +146,21 @@ class Tiling:
             reach: of the layer.
         """
         indices, inverse = self._for(variants)
-        masks = self._mask(reach, query.dtype, variants)
+        masks = self._mask(reach, query.dtype)
+        if not self._alone:
+            assert unmodified is not None
+            kept = (torch.cat([kept[0], unmodified[0]]), torch.cat([kept[1], unmodified[1]]))
         found = []
         for at in indices:
-            batch = at.groups * len(at.bucket.queries)
-            mask = masks[at.mask][:batch]
-            asked = query.index_select(0, at.queries).view(batch, -1, *query.shape[1:]).transpose(1, 2)
-            keys, values = (
-                self._gathered(at, own, None if unmodified is None else unmodified[which]).transpose(1, 2)
-                for which, own in enumerate(kept)
+            mask = masks[at.mask][:, :, : at.seen[0], : at.seen[1]]
+            mask = mask.expand(at.batch // len(mask), *mask.shape).flatten(0, 1)
+            asked, keys, values = (
+                rows.index_select(0, chosen).view(at.batch, -1, *rows.shape[1:]).transpose(1, 2)
+                for rows, chosen in ((query, at.queries), (kept[0], at.keys), (kept[1], at.keys))
             )
             heads = compute(asked, keys, values, mask)
             found.append(heads.reshape(-1, *heads.shape[2:]))
         return (found[0] if len(found) == 1 else torch.cat(found)).index_select(0, inverse)
-
-    def _gathered(self, at: Indices, own: torch.Tensor, unmodified: torch.Tensor | None) -> torch.Tensor:
-        """Keys or values of a bucket's tiles, [groups · tiles, keys, H', d]."""
-        tiles = len(at.bucket.queries)
-        chosen = own.index_select(0, at.own).view(at.groups * tiles, -1, *own.shape[1:])
-        if at.hung is None:
-            return chosen
-        assert unmodified is not None
-        shared = unmodified.index_select(0, at.hung).view(1, tiles, -1, *own.shape[1:])
-        shared = shared.expand(at.groups, *shared.shape[1:]).reshape(at.groups * tiles, -1, *own.shape[1:])
-        return torch.cat([shared, chosen], dim=1)
 
     def _for(self, variants: int) -> tuple[list[Indices], torch.Tensor]:
         if variants not in self._indices:
@@ -180,34 +170,41 @@ class Tiling:
     def _make(self, variants: int) -> tuple[list[Indices], torch.Tensor]:
         """The gathers for V variants, and where each query's answer then stands."""
         groups = -(-variants // self.together)
-        everyone = np.arange(groups * self.together).reshape(groups, 1, self.together, 1)
+        together = -(-variants // groups)
+        everyone = np.arange(groups * together).reshape(groups, 1, together, 1)
         inverse = np.empty(variants * len(self._queries), dtype=np.int64)
         made, offset = [], 0
         for number, bucket in enumerate(self._buckets):
-            hung = self._tensor(bucket.hung) if bucket.hung.shape[1] else None
-            keys = bucket.hung.size + self.together * bucket.own.size
-            for members in np.split(everyone, range(max(1, self._most // keys), groups, max(1, self._most // keys))):
+            tiles, width = bucket.queries.shape
+            own_width = together * bucket.own.shape[1]
+            step = max(1, self._most // (tiles * (bucket.hung.shape[1] + own_width)))
+            for members in np.split(everyone, range(step, groups, step)):
                 there, named = members < variants, np.minimum(members, variants - 1)
                 rows = named * len(self._queries) + bucket.queries[None, :, None, :]
                 real = there & bucket.real[None, :, None, :]
                 inverse[rows[real]] = offset + np.flatnonzero(real)
                 offset += rows.size
-                own = named * len(self._region) + bucket.own[None, :, None, :]
-                made.append(Indices(bucket, self._tensor(rows), hung, self._tensor(own), len(members), number))
+                batch = len(members) * tiles
+                own = (named * len(self._region) + bucket.own[None, :, None, :]).reshape(batch, -1)
+                hung = np.tile(variants * len(self._region) + bucket.hung, (len(members), 1))
+                keys = np.concatenate([hung, own], axis=1)
+                made.append(Indices(batch, self._tensor(rows), self._tensor(keys), (together * width, keys.shape[1]), number))
         return made, self._tensor(inverse)
 
     def _tensor(self, array: IntArray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array).reshape(-1)).to(self._device)
 
-    def _mask(self, reach: Reach, dtype: torch.dtype, variants: int) -> list[torch.Tensor]:
-        """The additive masks of the buckets, [groups · tiles, 1, queries, keys]."""
-        groups = -(-variants // self.together)
-        key = (reach, dtype, groups)
+    def _mask(self, reach: Reach, dtype: torch.dtype) -> list[torch.Tensor]:
+        """The additive masks of the buckets, [tiles, 1, queries, keys], of as many variants as ever share a tile.
+
+        Those of fewer are a corner of it.
+        """
+        key = (reach, dtype)
         if key not in self._masks:
-            self._masks[key] = [self._mask_of(bucket, reach, dtype, groups) for bucket in self._buckets]
+            self._masks[key] = [self._mask_of(bucket, reach, dtype) for bucket in self._buckets]
         return self._masks[key]
 
-    def _mask_of(self, bucket: Bucket, reach: Reach, dtype: torch.dtype, groups: int) -> torch.Tensor:
+    def _mask_of(self, bucket: Bucket, reach: Reach, dtype: torch.dtype) -> torch.Tensor:
         limit = reach.of(self._region.depth[self._queries[bucket.queries]])[:, :, None]
         tiles, width = bucket.queries.shape
         count = self.together
@@ -216,8 +213,7 @@ class Tiling:
         diagonal = np.eye(count, dtype=bool)[None, :, None, :, None]  # a variant sees its own states only
         own = (own[:, None, :, None, :] & diagonal).reshape(tiles, count, width, -1)
         seen = torch.from_numpy(np.concatenate([hung, own], axis=3).reshape(tiles, 1, count * width, -1)).to(self._device)
-        mask = torch.zeros(seen.shape, dtype=dtype, device=self._device).masked_fill_(~seen, torch.finfo(dtype).min)
-        return mask.expand(groups, *mask.shape).reshape(groups * tiles, *mask.shape[1:])
+        return torch.zeros(seen.shape, dtype=dtype, device=self._device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def _ranges(starts: IntArray, counts: IntArray) -> tuple[IntArray, BoolArray]:
