@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import pydoc
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import overhead
 from benchmarks.baselines import PlainRuns
 from benchmarks.bound import lower_bound
 from benchmarks.measure import counted
@@ -22,6 +25,8 @@ from benchmarks.workloads import SHAPES, TASKS, Task, Workload, corpus, distinct
 from tinylab.engine.budget import Budget
 from tinylab.engine.forked import ForkedEngine
 from tinylab.engine.interventions import Intervention, Operation, Patch, Positions, Scale, Site, Variant
+from tinylab.engine.passes import Pass
+from tinylab.metrics import METRICS
 from tinylab.prompts import TokenPair
 
 ROOT = Path(__file__).parent.parent
@@ -30,8 +35,8 @@ PAIRS = [TokenPair((1, 2, 3), (1, 2, 4), 0, 1), TokenPair((1, 5, 6), (1, 2, 3), 
 """Clean: 1, 12, 15, 123, 156. Corrupt: 1, 12, 124, 123. Together 6 prefixes, 3 whole prompts."""
 
 TITLES = (
-    "Machine", "Targets", "Speed", "States", "Matmul peak", "Correctness", "Memory", "Curves", "Layout", "Profile", "Start-up",
-    "Aggregate",
+    "Machine", "Targets", "Speed", "States", "Matmul peak", "Correctness", "Memory", "Curves", "Layout", "Profile",
+    "Profile of the embedded model", "Start-up", "Aggregate",
 )
 
 
@@ -123,6 +128,33 @@ def test_another_tool_gives_the_numbers_of_plain_hooks_on_padded_prompts(kind: A
         np.testing.assert_allclose(peer.evaluate(variant), expected, rtol=0, atol=1e-5)
     after = model.model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize(("slow", "engines"), [
+    ("tinylab.engine.forked.Layout", True), ("tinylab.engine.tiles.Tiling._make", True),
+    ("transformers.models.gpt2.modeling_gpt2.GPT2MLP.forward", False),
+    ("torch.nn.functional.scaled_dot_product_attention", False), ("tinylab.metrics.kl_div", False),
+])
+def test_the_clock_tells_the_engines_seconds_from_the_models_and_the_metrics(slow: str, engines: bool) -> None:
+    model = random_model(SHAPES["quick"](), "cpu", "float32")
+    pairs, variants = distinct(4, 8, model.vocabulary), TASKS[1].variants(model)
+
+    def share() -> float:
+        return overhead.share(model, lambda: ForkedEngine(model).evaluate(pairs, variants, SCORER))
+
+    own, before = pydoc.locate(slow), dict(vars(Pass))
+    share()
+    assert dict(vars(Pass)) == before
+
+    def later(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(0.3)
+        return own(*args, **kwargs)  # type: ignore[operator]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slow, later)
+        if slow.endswith("kl_div"):
+            patch.setitem(METRICS, "kl_div", later)
+        assert (share() > 0.7) == engines
 
 
 def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
