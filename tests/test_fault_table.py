@@ -276,6 +276,24 @@ def test_two_commands_at_once_compute_each_run_once_with_a_launcher(desk: Desk, 
         assert all(table.equals(expected[condition]) for condition, table in found.items())
 
 
+@with_launchers("submitit_local", "submitit_slurm")
+def test_an_interrupted_command_cancels_its_own_jobs_and_not_those_of_another_that_runs_the_same_sweep(desk: Desk) -> None:
+    one, two = (replace(desk, folder=desk.folder / name) for name in ("one", "two"))
+    for place in (desk.folder / "outputs", one.folder, two.folder):
+        place.mkdir()
+    sweep = (*TWO, *SLOW, f"output_dir={desk.folder / 'outputs'}")
+    with one.started(*sweep) as first:
+        until(lambda: computing(desk.folder), first)
+        with two.started(*sweep) as second:
+            until(lambda: len(slurm.job_ids(desk.sweep())) == 4, second)
+            assert first.poll() is None
+            os.killpg(second.pid, signal.SIGINT)
+            assert second.wait(15) == 130, two.said()
+        assert first.wait(LONGEST) == 0, one.said()
+    assert manifest(desk.sweep())["status"] == "complete"
+    assert set(tables(desk.folder)) == {"facts", "negation"}
+
+
 @with_launchers("joblib")
 def test_a_worker_that_is_killed_before_its_job_begins_costs_nothing(desk: Desk) -> None:
     def worker() -> psutil.Process | None:

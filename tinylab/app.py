@@ -185,7 +185,7 @@ def _stop(plan: Plan) -> None:
             ending.callback(end_children)
         if plan.submitit is not None:
             with uninterrupted():
-                slurm.cancel(plan.sweep_folder)
+                slurm.cancel(slurm.submitted(plan.sweep_folder))
 
 
 def _joined(plan: Plan, launcher_error: Exception | None) -> dict[str, Any]:

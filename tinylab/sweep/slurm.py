@@ -2,7 +2,8 @@
 
 The launcher raises when it comes to the first job that left no result, while others may still wait or run. So after it
 raised: `wait` for the others, `note_endings` of those that were killed, then aggregate. After an interruption: `cancel`.
-Everything is found from the sweep's folder, in which submitit keeps what it submitted.
+Everything is found from the folder in which submitit keeps what a command submitted: `submitted` in the sweep's folder. So
+another command that runs the same sweep keeps its jobs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import psutil
 
 from tinylab.errors import ConfigError
 from tinylab.storage import read_json, write_json
+from tinylab.sweep.attempts import COMMAND
 
 SUBMITTED = ".submitit"
 LAUNCHERS = {"SlurmLauncher": "submitit_slurm", "LocalLauncher": "submitit_local"}
@@ -53,45 +55,50 @@ def check_launcher(target: str) -> str | None:
     return name
 
 
-def job_ids(sweep_folder: Path) -> list[str]:
-    """The ids of every job that submitit was given for a sweep, oldest first; those of an array end in `_0`, `_1` and so on."""
-    return [file.parent.name for file in _submissions(sweep_folder)]
+def submitted(sweep_folder: Path) -> Path:
+    """The folder in which submitit keeps what this command has submitted for a sweep; the launcher's presets name it too."""
+    return sweep_folder / SUBMITTED / os.environ[COMMAND]
 
 
-def active(sweep_folder: Path) -> list[str]:
-    """The jobs of a sweep that wait or run, in SLURM or as processes here; they end of their own accord.
+def job_ids(folder: Path) -> list[str]:
+    """The ids of every job that submitit keeps below a folder, oldest first; those of an array end in `_0`, `_1` and so on."""
+    return [file.parent.name for file in _submissions(folder)]
+
+
+def active(folder: Path) -> list[str]:
+    """The jobs kept below a folder that wait or run, in SLURM or as processes here; they end of their own accord.
 
     Raises:
         subprocess.CalledProcessError: SLURM does not answer.
     """
-    return [*_queued(sweep_folder), *(str(process.pid) for process in _processes(sweep_folder))]
+    return [*_queued(folder), *(str(process.pid) for process in _processes(folder))]
 
 
-def wait(sweep_folder: Path, poll_seconds: float = 2) -> None:
-    """Wait until no job of a sweep waits or runs any more, however long SLURM does not answer."""
+def wait(folder: Path, poll_seconds: float = 2) -> None:
+    """Wait until no job kept below a folder waits or runs any more, however long SLURM does not answer."""
     while True:
         try:
-            if not active(sweep_folder):
+            if not active(folder):
                 return
         except subprocess.CalledProcessError as error:
             log.warning("squeue: %s; asking again", (error.stderr or "no answer").strip())
         time.sleep(poll_seconds)
 
 
-def cancel(sweep_folder: Path) -> list[str]:
-    """Cancel the jobs of a sweep that wait or run; returns their ids.
+def cancel(folder: Path) -> list[str]:
+    """Cancel the jobs kept below a folder that wait or run; returns their ids.
 
     Processes here are gone at once. SLURM takes jobs that wait off its queue at once, and gives those that run its
     KillWait (30 seconds, unless the cluster says otherwise) before it kills them.
     """
     try:
-        queued = _queued(sweep_folder)
+        queued = _queued(folder)
     except subprocess.CalledProcessError as error:
-        log.error("squeue: %s; jobs of %s may still run", (error.stderr or "no answer").strip(), sweep_folder)
+        log.error("squeue: %s; jobs of %s may still run", (error.stderr or "no answer").strip(), folder)
         queued = []
     if queued:
         subprocess.run(["scancel", *queued], check=False, start_new_session=True)
-    processes = _processes(sweep_folder)
+    processes = _processes(folder)
     for process in [child for parent in processes for child in _children(parent)] + processes:
         _kill(process)
     return [*queued, *(str(process.pid) for process in processes)]
@@ -103,18 +110,18 @@ def settle(sweep_folder: Path, launcher: str, error: Exception) -> None:
     Raises:
         ConfigError: nothing was ever submitted for this sweep.
     """
-    manifest = sweep_folder / "manifest.json"
-    if not job_ids(sweep_folder) and manifest.is_file():
+    manifest, jobs = sweep_folder / "manifest.json", submitted(sweep_folder)
+    if not job_ids(jobs) and manifest.is_file():
         raise ConfigError(f"hydra/launcher={launcher}: nothing was submitted: {' '.join(str(error).split())}") from error
-    wait(sweep_folder)
+    wait(jobs)
     if manifest.is_file():  # otherwise the folder was moved or removed, and with it what the jobs left there
         note_endings(sweep_folder)
 
 
 def endings(sweep_folder: Path) -> dict[int, tuple[str, str]]:
-    """How those jobs ended that returned nothing, each in a sentence, and where their output is, by their number in the sweep."""
-    newest = {_number(file): file for file in _submissions(sweep_folder)}
-    return {number: (_ending(file), str(file.parent.relative_to(sweep_folder)))
+    """How this command's jobs ended that returned nothing, each in a sentence, and where their output is, by their number."""
+    newest = {_number(file): file for file in _submissions(submitted(sweep_folder))}
+    return {number: (_ending(file, output := str(file.parent.relative_to(sweep_folder))), output)
             for number, file in sorted(newest.items()) if not _result(file).is_file()}
 
 
@@ -149,8 +156,8 @@ def ask_the_controller() -> None:
     SlurmJob.watcher = Controller(delay_s=60)
 
 
-def _submissions(sweep_folder: Path) -> list[Path]:
-    return sorted((sweep_folder / SUBMITTED).glob("*/*_submitted.pkl"), key=lambda file: file.stat().st_mtime_ns)
+def _submissions(folder: Path) -> list[Path]:
+    return sorted(folder.glob("**/*_submitted.pkl"), key=lambda file: file.stat().st_mtime_ns)
 
 
 def _result(submission: Path) -> Path:
@@ -164,9 +171,8 @@ def _number(submission: Path) -> int:
     return int(DelayedSubmission.load(submission).args[2])
 
 
-def _ending(submission: Path) -> str:
-    job = submission.parent.name
-    where = f"its output is in {submission.parent.relative_to(submission.parent.parent.parent)}"
+def _ending(submission: Path, output: str) -> str:
+    job, where = submission.parent.name, f"its output is in {output}"
     if not (submission.parent.parent / job.split("_")[0] / f"{job.split('_')[0]}_submission.sh").is_file():
         return f"the process (submitit's job {job}) ended without a result, it was killed or broke off; {where}"
     try:
@@ -224,21 +230,21 @@ def _states(jobs: Iterable[str]) -> dict[str, str]:
     return states
 
 
-def _queued(sweep_folder: Path) -> list[str]:
-    """Ids of SLURM's jobs that wait or run, known by the script that submitit keeps in the sweep's folder."""
-    if shutil.which("squeue") is None or not any((sweep_folder / SUBMITTED).glob("**/*.sh")):
+def _queued(folder: Path) -> list[str]:
+    """Ids of SLURM's jobs that wait or run, known by the script that submitit keeps below the folder."""
+    if shutil.which("squeue") is None or not any(folder.glob("**/*.sh")):
         return []
     command = ["squeue", "--noheader", "--all", "--array", "--format=%i|%o"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, start_new_session=True)
-    own = f"{(sweep_folder / SUBMITTED).absolute()}{os.sep}"
+    own = f"{folder.absolute()}{os.sep}"
     return [job for job, script in (line.split("|", 1) for line in done.stdout.splitlines()) if script.startswith(own)]
 
 
-def _processes(sweep_folder: Path) -> list[psutil.Process]:
-    """The controllers of submitit_local's jobs that still run, known by the folder they were given."""
-    own = ["-m", "submitit.local._local", str((sweep_folder / SUBMITTED).absolute() / "%j")]
-    found = psutil.process_iter(["cmdline", "status"])
-    return [one for one in found if (one.info["cmdline"] or [])[-3:] == own and one.info["status"] != psutil.STATUS_ZOMBIE]
+def _processes(folder: Path) -> list[psutil.Process]:
+    """The controllers of submitit_local's jobs that still run, known by the folder that they were given."""
+    own, found = f"{folder.absolute()}{os.sep}", psutil.process_iter(["cmdline", "status"])
+    return [one for one in found if (words := one.info["cmdline"] or [])[-3:-1] == ["-m", "submitit.local._local"]
+            and words[-1].startswith(own) and one.info["status"] != psutil.STATUS_ZOMBIE]
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:
