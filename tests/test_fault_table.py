@@ -281,12 +281,12 @@ def test_an_interrupted_command_cancels_its_own_jobs_and_not_those_of_another_th
     one, two = (replace(desk, folder=desk.folder / name) for name in ("one", "two"))
     for place in (desk.folder / "outputs", one.folder, two.folder):
         place.mkdir()
-    sweep = (*TWO, *SLOW, f"output_dir={desk.folder / 'outputs'}")
+    sweep = (*TWO, *SLOW, "condition.n_examples=120", f"output_dir={desk.folder / 'outputs'}")
     with one.started(*sweep) as first:
         until(lambda: computing(desk.folder), first)
         with two.started(*sweep) as second:
             until(lambda: len(slurm.job_ids(desk.sweep())) == 4, second)
-            assert first.poll() is None
+            assert computing(desk.folder)
             os.killpg(second.pid, signal.SIGINT)
             assert second.wait(15) == 130, two.said()
         assert first.wait(LONGEST) == 0, one.said()
