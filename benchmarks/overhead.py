@@ -18,6 +18,7 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.measure import synchronise
+from tinylab import metrics
 from tinylab.engine.passes import Pass
 from tinylab.metrics import Scorer
 from tinylab.models import CausalModel
@@ -87,6 +88,7 @@ def _clocked(model: CausalModel) -> Iterator[Clock]:
             stack.enter_context(patch.object(Pass, name, tap(getattr(Pass, name))))
         stack.enter_context(patch.object(Pass, "attend", attend(Pass.attend)))
         stack.enter_context(patch.object(Scorer, "score", clock.owned(SCORES, Scorer.score)))
+        stack.enter_context(patch.object(metrics, "reference", clock.owned(SCORES, metrics.reference)))
         forward = type(model.model).forward
         stack.enter_context(patch.object(type(model.model), "forward", clock.owned(MODEL, forward)))
         yield clock

@@ -133,6 +133,11 @@ class CausalModel:
         return ids
 
     @cached_property
+    def modules(self) -> list[nn.Module]:
+        """All modules of the network, at any depth."""
+        return list(self.model.modules())
+
+    @cached_property
     def blocks(self) -> nn.ModuleList:
         """The transformer blocks: the module list as long as the model is deep whose parts hold attention.
 
@@ -141,7 +146,7 @@ class CausalModel:
         """
         from torch import nn
 
-        for module in self.model.modules():
+        for module in self.modules:
             if isinstance(module, nn.ModuleList) and len(module) == self.n_layers and _projections(module[0]):
                 return module
         raise ModelError(f"{self.identity.name} ({type(self.model).__name__}): found no list of {self.n_layers} blocks "

@@ -106,7 +106,7 @@ def forget_lengths(model: CausalModel) -> None:
 
     Such an embedding keeps the frequencies of a longer input it has seen; transformers resets it for some prompts only.
     """
-    for module in model.model.modules():
+    for module in model.modules:
         kinds = getattr(module, "rope_type", {})  # of the module, or by type of layer
         for prefix, kind in [("", kinds)] if isinstance(kinds, str) else [(f"{layer}_", kind) for layer, kind in kinds.items()]:
             if "dynamic" in kind:

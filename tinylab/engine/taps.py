@@ -80,7 +80,7 @@ def tapped(model: CausalModel) -> Iterator[Callable[[Tap], AbstractContextManage
                 ("mlp", model.mlp(layer)),
             ):
                 stack.enter_context(_forward(module, _through(name, layer, module.forward)))
-        for module in model.model.modules():
+        for module in model.modules:
             if type(module) in TANH_GELUS:
                 stack.enter_context(_forward(module, partial(gelu, approximate="tanh")))
         stack.callback(model.model.set_attn_implementation, original)
