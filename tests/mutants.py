@@ -30,6 +30,8 @@ ROOT = Path(__file__).parent.parent
 DECLARED = Path(__file__).with_suffix(".toml")
 TIMEOUT = 1200.0
 """Seconds for the tests of one mutant; the slowest needs ten on a quiet core, and no mutant is meant to hang."""
+LEAVING = 10.0
+"""Seconds to leave after the answer: who is killed leaves semaphores behind."""
 PRELOADED = ["torch", "transformers.modeling_utils", "pandas", "pyarrow.parquet", "hydra", "hypothesis",
              *(f"transformers.models.{name}.modeling_{name}" for name in ("gpt2", "llama", "mistral", "gemma3"))]
 """Imported once, by the process that all others are forks of; nothing of tinylab."""
@@ -149,6 +151,7 @@ def in_a_process(folder: Path, modules: Sequence[str], tests: Sequence[str]) -> 
     except EOFError:
         return Outcome(BROKEN, "the process died")
     finally:
+        process.join(LEAVING)
         process.kill()
         process.join()
 
