@@ -52,7 +52,7 @@ class Profile:
     peak: float  # operations per second of the best matmul
     seconds: dict[str, float]
     operations: dict[str, int]  # of the kinds of matmuls
-    engine: float  # the engine's own share of the time, without a profiler
+    engine: float | None  # the engine's own share of the time, without a profiler; of the embedded model
 
     def share(self, kind: str) -> float:
         """The part of the time that goes into a kind of work."""
@@ -91,7 +91,7 @@ def _some(task: Task, model: CausalModel) -> Sequence[Variant]:
 def _profile(name: str, label: str, prompts: str, model: CausalModel, run: Callable[[], object], *, repeats: int) -> Profile:
     wall = min(timed(model.device, run)[1] for _ in range(repeats))
     peak = max(matmul_peak(model) for _ in range(repeats))
-    engine = float(np.median([overhead.share(model, run) for _ in range(OVERHEAD_REPEATS)]))
+    engine = float(np.median([overhead.share(model, run) for _ in range(OVERHEAD_REPEATS)])) if name == EMBEDDED else None
     seconds, operations = min((_profiled(model, run) for _ in range(repeats)), key=lambda found: sum(found[0].values()))
     return Profile(name, label, prompts, wall, peak, dict(seconds), dict(operations), engine)
 

@@ -370,13 +370,28 @@ def test_a_wrong_command_line_imports_nothing_heavy_either(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "flags", [("--cfg", "job"), ("--cfg", "job", "--resolve"), ("--cfg", "all"), ("--cfg", "job", "battery=h2")]
+    "flags",
+    [
+        ("--cfg", "job"), ("--cfg", "job", "--resolve"), ("--cfg", "all"), ("--cfg", "job", "battery=h2"),
+        *(("--cfg", "all", "--resolve", f"hydra/launcher={name}")
+          for name in ("joblib", "submitit_local", "submitit_slurm", "ray")),
+    ],
 )
 def test_hydras_own_flags_work_and_run_nothing(
     flags: tuple[str, ...], tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tinylab(*flags) == 0
     assert capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("flag", "what"), [("--cfg", "job"), ("--info", "config")])
+def test_hydras_flags_with_multirun_are_one_sentence(
+    flag: str, what: str, tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tinylab("-m", flag, what) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"tinylab: --multirun with {flag}: ") and "dry_run=true" in said and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinylab.engine.forests import Forest, Layout, Region, Setting
 from tinylab.engine.interventions import Positions, Run
+from tinylab.engine.tiles import Reach, Tiling
 from tinylab.engine.trie import NONE, Trie, acted_on, build, edited, padded
 from tinylab.prompts import TokenPair
 
@@ -256,3 +258,27 @@ def test_many_prompts_are_cut_without_losing_what_they_share() -> None:
     assert sum(len(forest.examples) for forest in found) == count
     assert sum(len(forest.whole) for forest in found) == 2 * count * 20 + 10 * len(found)
     assert len(found) == -(-count // ((2048 - 10) // 40))
+
+
+# Tiles
+
+
+@pytest.mark.parametrize(("most", "variants"), [(12, 1), (12, 3), (12, 12), (100, 100), (100, 65)])
+def test_attention_is_asked_for_no_variant_that_is_not_there(most: int, variants: int) -> None:
+    """One changed row for each of five pairs: where variants fill their tiles evenly, nothing is padded."""
+    setting = Setting("corrupt", "clean", "last")
+    prompts = token_pairs([((1, 2, 3), (first, 4, 5)) for first in range(5)])
+    (forest,) = planted(prompts, [setting], 1000, 1000)
+    region, asked = forest.regions[setting], list[int]()
+    assert len(region) == 5
+
+    def compute(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        assert mask.shape == (len(query), 1, query.shape[2], keys.shape[2])
+        asked.append(len(query) * query.shape[2])
+        return torch.nn.functional.scaled_dot_product_attention(query, keys, values, mask).transpose(1, 2)
+
+    rows, nodes = torch.randn(variants * 5, 1, 4), torch.randn(len(forest.both), 1, 4)
+    tiling = Tiling(region, np.arange(5), torch.device("cpu"), 10**6, most)
+    tiling.attend(compute, rows, (rows, rows), unmodified=(nodes, nodes), variants=variants, reach=Reach())
+    uneven = variants % -(-variants // 64)  # the groups of more variants than share a tile are of one size
+    assert sum(asked) == 5 * (variants + uneven)

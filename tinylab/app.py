@@ -87,6 +87,9 @@ def _say(program: str, message: str, code: int) -> int:
 
 def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+        if args.multirun and (args.cfg or args.info):
+            raise ConfigError(f"--multirun with --{'cfg' if args.cfg else 'info'}: Hydra shows the config of one run; leave out "
+                              "--multirun, or see every run of a sweep with dry_run=true.")
         _hydra(args, parser)
         return 0
     return carry_out(args, parser, planned(args))
