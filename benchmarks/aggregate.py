@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.measure import PeakMemory, timed
-from tinylab.manifest import RunFolder
-from tinylab.storage import read_json
+from tinylab.records.manifest import RunFolder
+from tinylab.records.storage import read_json
+from tinylab.records.tables import impact_columns, schema
 from tinylab.sweep.aggregate import aggregate, groups
 from tinylab.sweep.invariants import Group, Settings, find_invariants
 from tinylab.sweep.joining import Child, Matrix, join
 from tinylab.sweep.ranking import rank_matrix
-from tinylab.tables import impact_columns, schema
 
 CPU = torch.device("cpu")
 METRICS = ("logit_diff", "kl_div", "acc_flip_rate", "p_drop")

@@ -16,11 +16,14 @@ from typing import Any
 
 import torch
 
-from tinylab import metrics
-from tinylab.engine.interventions import Intervention, Positions, Run, Scale, Site, Variant
-from tinylab.metrics import FloatArray, Scorer
-from tinylab.models import CausalModel
-from tinylab.prompts import TokenPair
+from tinylab.arrays import FloatArray
+from tinylab.interventions.operations import Scale
+from tinylab.interventions.sites import Site
+from tinylab.interventions.variants import Intervention, Positions, Run, Variant
+from tinylab.measures import metrics
+from tinylab.measures.metrics import Scorer
+from tinylab.models.network import CausalModel
+from tinylab.task.tokens import TokenPair
 
 Change = Callable[[torch.Tensor], torch.Tensor]
 RUNS: tuple[Run, Run] = ("clean", "corrupt")

@@ -17,8 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tinylab.engine.interventions import Patch, Positions, Run, Variant
-from tinylab.prompts import TokenPair
+from tinylab.interventions.operations import Patch
+from tinylab.interventions.variants import Positions, Run, Variant
+from tinylab.task.tokens import TokenPair
 
 Tokens = tuple[int, ...]
 State = tuple[Tokens, tuple[int, ...], Tokens]

@@ -12,10 +12,10 @@ from benchmarks.bound import lower_bound
 from benchmarks.measure import timed
 from benchmarks.workloads import SEED, distinct, gpt2, random_model
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.engine.forests import Layout, Setting
-from tinylab.engine.forked import ForkedEngine
-from tinylab.metrics import METRICS, Scorer
-from tinylab.prompts import TokenPair
+from tinylab.engine.forked.batches import Layout, Setting
+from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.task.tokens import TokenPair
 
 VOCABULARY = 1024
 PROMPT_TOKENS = 30

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from tinylab.models import CausalModel
+from tinylab.models.network import CausalModel
 
 Result = TypeVar("Result")
 PEAK_ROWS = {"cpu": (512, 2048), "cuda": (4096, 16384)}

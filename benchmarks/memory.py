@@ -13,8 +13,8 @@ from benchmarks.baselines import PlainRuns
 from benchmarks.measure import PeakMemory
 from benchmarks.workloads import DISTINCT_LENGTH, SHAPES, distinct, random_model
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.engine.forked import ForkedEngine
-from tinylab.metrics import METRICS, Scorer
+from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.measures.metrics import METRICS, Scorer
 
 Style = Literal["plain", "plain, reading rows", "forked"]
 STYLES: tuple[Style, ...] = ("plain", "plain, reading rows", "forked")

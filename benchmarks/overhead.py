@@ -18,10 +18,10 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.measure import synchronise
-from tinylab import metrics
-from tinylab.engine.passes import Pass
-from tinylab.metrics import Scorer
-from tinylab.models import CausalModel
+from tinylab.engine.forked.passes import Pass
+from tinylab.measures import metrics
+from tinylab.measures.metrics import Scorer
+from tinylab.models.network import CausalModel
 
 ENGINE, MODEL, SCORES = "engine", "model", "metrics"
 

@@ -15,10 +15,10 @@ from benchmarks import overhead
 from benchmarks.measure import matmul_peak, timed
 from benchmarks.workloads import DISTINCT_LENGTH, TASKS, Task, corpus, distinct, embedded_model
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Variant
-from tinylab.metrics import METRICS, Scorer
-from tinylab.models import CausalModel
+from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.interventions.variants import Variant
+from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.models.network import CausalModel
 
 CORPUS, SHORTEST = "ioi", "facts"
 """That of condition=cond_a; and that with the fewest states, where matmuls are smallest."""

@@ -24,12 +24,13 @@ from benchmarks.bound import lower_bound
 from benchmarks.measure import counted, matmul_peak, timed
 from benchmarks.peers import PeerRuns, Tool
 from benchmarks.workloads import Task, Workload, random_model
-from tinylab import metrics
-from tinylab.engine.budget import Budget
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Run, Variant
-from tinylab.metrics import METRICS, FloatArray, Scorer
-from tinylab.models import CausalModel
+from tinylab.arrays import FloatArray
+from tinylab.engine.forked.budget import Budget
+from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.interventions.variants import Run, Variant
+from tinylab.measures import metrics
+from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.models.network import CausalModel
 
 SAMPLE = 6
 """Interventions of a battery that (a) and (a') evaluate."""

@@ -17,7 +17,7 @@ IMPORTS = {
     "Python itself": "pass",
     "import hydra": "from hydra._internal.utils import _run_hydra",
     "import torch": "import torch",
-    "import torch and transformers": "from tinylab.imports import large_import\n"
+    "import torch and transformers": "from tinylab.machine.imports import large_import\n"
                                      "with large_import('transformers'): import tinylab.engine.choose",
     "import pandas, pyarrow": "import pandas, pyarrow.parquet",
     "import matplotlib": "import matplotlib.figure, matplotlib.backends.backend_agg",

@@ -13,12 +13,13 @@ import transformers
 from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.base import Battery
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.conditions import load_condition
-from tinylab.engine.interventions import Variant
-from tinylab.models import CausalModel, load_model
-from tinylab.prompts import TokenPair, tokenise
-from tinylab.schema import ConditionConfig, ModelConfig
-from tinylab.weights import ModelIdentity
+from tinylab.config.groups import ConditionConfig, ModelConfig
+from tinylab.interventions.variants import Variant
+from tinylab.models.loading import load_model
+from tinylab.models.network import CausalModel
+from tinylab.models.weights import ModelIdentity
+from tinylab.task.corpus import load_condition
+from tinylab.task.tokens import TokenPair, tokenise
 
 SEED = 0
 CORPORA = ("facts", "negation", "logic", "ioi", "induction")

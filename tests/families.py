@@ -15,9 +15,9 @@ import torch
 import transformers
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
-from tinylab.models import CausalModel
-from tinylab.prompts import TokenPair
-from tinylab.weights import ModelIdentity
+from tinylab.models.network import CausalModel
+from tinylab.models.weights import ModelIdentity
+from tinylab.task.tokens import TokenPair
 
 LAYERS, HEADS, WIDTH, VOCABULARY, CONTEXT, WINDOW, LIMIT = 3, 4, 32, 61, 32, 4, 8
 Builder = Callable[..., Any]

@@ -12,18 +12,22 @@ import pandas as pd
 
 from conftest import only
 from tinylab.app import main
-from tinylab.conditions import load_condition
+from tinylab.arrays import FloatArray
+from tinylab.config.groups import ConditionConfig, ModelConfig
+from tinylab.engine.base import Evaluation
 from tinylab.engine.choose import AllLogits
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Evaluation, Intervention, Operation, Patch, Positions, Run, Scale, Variant
+from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
-from tinylab.metrics import FloatArray, Scorer
-from tinylab.models import CausalModel, load_model
+from tinylab.interventions.operations import Operation, Patch, Scale
+from tinylab.interventions.variants import Intervention, Positions, Run, Variant
+from tinylab.measures.metrics import Scorer
+from tinylab.models.loading import load_model
+from tinylab.models.network import CausalModel
 from tinylab.planted.closed_forms import Component
-from tinylab.prompts import TokenPair, tokenise
 from tinylab.results import Run as Finished
 from tinylab.results import load_run
-from tinylab.schema import ConditionConfig, ModelConfig
+from tinylab.task.corpus import load_condition
+from tinylab.task.tokens import TokenPair, tokenise
 
 ENGINES = {"forked": ForkedEngine, "reference": ReferenceEngine}
 TWINS = {f"planted_{name}": "twins" for name in "cdefg"}

@@ -22,12 +22,14 @@ from benchmarks.measure import counted
 from benchmarks.peers import KINDS, PeerRuns, installed
 from benchmarks.side_by_side import SCORER, Case, forked_flops
 from benchmarks.workloads import SHAPES, TASKS, Task, Workload, corpus, distinct, embedded_model, gpt2, random_model
-from tinylab.engine.budget import Budget
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Intervention, Operation, Patch, Positions, Scale, Site, Variant
-from tinylab.engine.passes import Pass
-from tinylab.metrics import METRICS
-from tinylab.prompts import TokenPair
+from tinylab.engine.forked.budget import Budget
+from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.engine.forked.passes import Pass
+from tinylab.interventions.operations import Operation, Patch, Scale
+from tinylab.interventions.sites import Site
+from tinylab.interventions.variants import Intervention, Positions, Variant
+from tinylab.measures.metrics import METRICS
+from tinylab.task.tokens import TokenPair
 
 ROOT = Path(__file__).parent.parent
 ZERO = Scale(0.0)
@@ -131,9 +133,9 @@ def test_another_tool_gives_the_numbers_of_plain_hooks_on_padded_prompts(kind: A
 
 
 @pytest.mark.parametrize(("slow", "engines"), [
-    ("tinylab.engine.forked.Layout", True), ("tinylab.engine.tiles.Tiling._make", True),
+    ("tinylab.engine.forked.engine.Layout", True), ("tinylab.engine.forked.attention.Tiling._make", True),
     ("transformers.models.gpt2.modeling_gpt2.GPT2MLP.forward", False),
-    ("torch.nn.functional.scaled_dot_product_attention", False), ("tinylab.metrics.kl_div", False),
+    ("torch.nn.functional.scaled_dot_product_attention", False), ("tinylab.measures.metrics.kl_div", False),
 ])
 def test_the_clock_tells_the_engines_seconds_from_the_models_and_the_metrics(slow: str, engines: bool) -> None:
     model = random_model(SHAPES["quick"](), "cpu", "float32")

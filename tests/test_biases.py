@@ -17,14 +17,16 @@ import yaml
 from conftest import Command, only
 from families import ALIGNED, EVERY, HEADS, LAYERS, VOCABULARY, WIDTH, answered, family, make, plain_logits
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.conditions import locate
+from tinylab.engine.base import Engine
 from tinylab.engine.biases import value_biases
 from tinylab.engine.choose import AllLogits
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Engine, Intervention, Scale, Variant
+from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.errors import ModelError
-from tinylab.models import CausalModel
+from tinylab.interventions.operations import Scale
+from tinylab.interventions.variants import Intervention, Variant
+from tinylab.models.network import CausalModel
+from tinylab.paths import locate
 
 D = WIDTH // HEADS
 LOGITS = AllLogits(tuple(str(word) for word in range(VOCABULARY)))

@@ -11,8 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from conftest import Command, write_jsonl
-from tinylab import experiment, identity
-from tinylab.conditions import locate
+from tinylab import experiment
+from tinylab.paths import locate
+from tinylab.records import identity
 from typed import SHORT, snapshot
 
 ROWS = [json.loads(line) for line in locate("pkg://tinylab/assets/corpora/facts.jsonl").read_text().splitlines()[:6]]

@@ -17,17 +17,17 @@ import pytest
 
 from conftest import only
 from families import family
-from tinylab import checkpoint
 from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.base import Battery
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.checkpoint import Checkpoint
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Engine, Evaluation, Partial
+from tinylab.engine.base import Engine, Evaluation, Partial
+from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
-from tinylab.metrics import Scorer
-from tinylab.models import CausalModel
-from tinylab.prompts import TokenPair
+from tinylab.measures.metrics import Scorer
+from tinylab.models.network import CausalModel
+from tinylab.records import checkpoint
+from tinylab.records.checkpoint import Checkpoint
+from tinylab.task.tokens import TokenPair
 
 SCORER = Scorer(("logit_diff", "kl_div"))
 PAIRS = [TokenPair((1, 2, 3 + b), (1, 4, 5 + b), 2, 3) for b in range(6)] * 2

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from conftest import write_jsonl
-from tinylab.conditions import Condition, corpus_sha256, load_condition, locate, subsamples
+from tinylab.config.groups import ConditionConfig
 from tinylab.errors import CorpusError
-from tinylab.schema import ConditionConfig
+from tinylab.paths import locate
+from tinylab.task.corpus import Condition, corpus_sha256, load_condition, subsamples
 from typed import type_in_shell
 
 CITIES = [("France", "Paris"), ("Italy", "Rome"), ("Spain", "Madrid"), ("Japan", "Tokyo"), ("Peru", "Lima"), ("Cuba", "Havana")]
@@ -280,7 +281,7 @@ def test_nothing_left_is_an_error_with_the_counts(tmp_path: Path) -> None:
 def test_the_loader_knows_nothing_of_torch(tmp_path: Path) -> None:
     path = write(tmp_path, ".csv", ROWS)
     code = (
-        "import sys\nfrom tinylab.conditions import load_condition\nfrom tinylab.schema import ConditionConfig\n"
+        "import sys\nfrom tinylab.task.corpus import load_condition\nfrom tinylab.schema import ConditionConfig\n"
         f"load_condition(ConditionConfig(tag='t', path={str(path)!r}, split=None))\n"
         "assert not {'torch', 'transformers', 'pandas'} & set(sys.modules)"
     )

@@ -16,8 +16,9 @@ from omegaconf import OmegaConf
 
 from conftest import Command, only, write_jsonl
 from tinylab.app import main
-from tinylab.composing import Composer, config_folder
-from tinylab.schema import ConditionConfig, Config, VerifySliceConfig, validate
+from tinylab.config.composing import Composer, config_folder
+from tinylab.config.groups import ConditionConfig, VerifySliceConfig
+from tinylab.schema import Config, validate
 from typed import SHORT, type_in_shell
 
 CONF = config_folder()

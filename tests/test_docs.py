@@ -66,7 +66,7 @@ def test_a_command_of_the_documents_runs(user: Callable[..., int], command: str,
 @pytest.mark.parametrize("command", [c for c in commands("python -m tinylab ") if any(n in c for n in NEEDS_A_HUB)])
 def test_a_command_for_a_hub_model_composes(user: Callable[..., int], command: str) -> None:
     del user
-    from tinylab.composing import Composer
+    from tinylab.config.composing import Composer
     from tinylab.schema import validate
 
     args = get_args_parser().parse_args(shlex.split(command)[3:])
@@ -96,8 +96,8 @@ def test_a_reproduce_command_of_the_documents_runs_or_composes_where_it_needs_we
     user: Callable[..., int], command: str
 ) -> None:
     del user
-    from tinylab.composing import Composer
-    from tinylab.published import load
+    from tinylab.checks.published import load
+    from tinylab.config.composing import Composer
     from tinylab.reproduce import main
     from tinylab.schema import validate
 
@@ -124,7 +124,7 @@ def test_every_file_that_a_document_names_exists(document: Path) -> None:
 
 
 def test_the_help_lists_only_commands_that_compose(user: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    from tinylab.composing import Composer
+    from tinylab.config.composing import Composer
     from tinylab.sweep.plan import make_plan
 
     with pytest.raises(SystemExit) as stopped:

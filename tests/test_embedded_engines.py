@@ -11,14 +11,15 @@ from conftest import Within
 from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.base import Battery
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.conditions import load_condition
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Evaluation
+from tinylab.config.groups import ConditionConfig, ModelConfig
+from tinylab.engine.base import Evaluation
+from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
-from tinylab.metrics import METRICS, Scorer
-from tinylab.models import CausalModel, load_model
-from tinylab.prompts import TokenPair, tokenise
-from tinylab.schema import ConditionConfig, ModelConfig
+from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.models.loading import load_model
+from tinylab.models.network import CausalModel
+from tinylab.task.corpus import load_condition
+from tinylab.task.tokens import TokenPair, tokenise
 
 CORPORA = ("facts", "negation", "logic", "ioi", "induction")
 BATTERIES: dict[str, Battery] = {

@@ -35,17 +35,19 @@ from families import (
 from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.base import Cell
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.engine import taps
+from tinylab.config.groups import EngineConfig
+from tinylab.engine.base import Engine, Evaluation
 from tinylab.engine.choose import AllLogits, check_prompts, check_variants, choose_engine, self_check
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Engine, Evaluation, Intervention, Patch, Scale, Variant
-from tinylab.engine.passes import SITES, fork_of
+from tinylab.engine.forked import hooks as taps
+from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.errors import EngineUnsupported
-from tinylab.metrics import METRICS, Reference, Scorer
-from tinylab.models import CausalModel
-from tinylab.prompts import TokenPair
-from tinylab.schema import EngineConfig
+from tinylab.interventions.operations import Patch, Scale
+from tinylab.interventions.sites import SITES
+from tinylab.interventions.variants import Intervention, Variant, fork_of
+from tinylab.measures.metrics import METRICS, Reference, Scorer
+from tinylab.models.network import CausalModel
+from tinylab.task.tokens import TokenPair
 
 SCORER = Scorer(tuple(METRICS))
 LOGITS = AllLogits(tuple(str(word) for word in range(VOCABULARY)))

@@ -37,14 +37,14 @@ from families import (
 )
 from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.heads_zero import HeadsZero
+from tinylab.config.groups import EngineConfig
 from tinylab.engine.choose import AllLogits, choose_engine
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Variant
+from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.errors import EngineUnsupported
-from tinylab.metrics import METRICS, Scorer
-from tinylab.prompts import TokenPair
-from tinylab.schema import EngineConfig
+from tinylab.interventions.variants import Variant
+from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.task.tokens import TokenPair
 
 DOCUMENT = Path(__file__).parent.parent / "docs/families.md"
 PLAIN = {**UNSUPPORTED, **FIXED_BATCH, **BY_PLACE}.keys()

@@ -27,9 +27,9 @@ from _pytest.mark import ParameterSet
 from conftest import needs_ray, only
 from slurm_cluster import Cluster
 from test_faults import CONDITIONS, JOBLIB, LONGEST, SLOW, SWEEP, expected, manifest, small_disk, started, tables, typed, until
-from tinylab.manifest import RunFolder
+from tinylab.records.manifest import RunFolder
+from tinylab.records.storage import read_json
 from tinylab.results import load_sweep
-from tinylab.storage import read_json
 from tinylab.sweep import slurm
 from typed import snapshot
 

@@ -12,7 +12,7 @@ import pytest
 DRAW = """
 import sys
 from pathlib import Path
-from tinylab.gpus import draw
+from tinylab.machine.gpus import draw
 print(draw(sys.argv[2:], Path(sys.argv[1])), flush=True)
 sys.stdin.read()
 """
@@ -71,7 +71,7 @@ taken = []
 cuda = SimpleNamespace(device_count=lambda: int(sys.argv[1]), set_device=taken.append,
                        get_device_properties=lambda index: SimpleNamespace(uuid=f"gpu-{index}"))
 sys.modules["torch"] = SimpleNamespace(cuda=cuda)
-from tinylab.gpus import take_gpu
+from tinylab.machine.gpus import take_gpu
 take_gpu()
 take_gpu()
 print(taken, flush=True)

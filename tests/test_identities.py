@@ -31,10 +31,11 @@ import torch
 from families import ALIGNED, EVERY, HEADS, LAYERS, LENGTH_DEPENDENT, VOCABULARY, answered, family, fresh_logits, plain_logits
 from test_families import NO_FLOAT64, SINGLE_INSIDE, SWITCHES, expected_engine
 from tinylab.engine.choose import AllLogits
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Intervention, Patch, Scale, Variant
+from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
-from tinylab.models import CausalModel
+from tinylab.interventions.operations import Patch, Scale
+from tinylab.interventions.variants import Intervention, Variant
+from tinylab.models.network import CausalModel
 
 LOGITS = AllLogits(tuple(str(word) for word in range(VOCABULARY)))
 PROMPTS = (ALIGNED[0], ALIGNED[7], ALIGNED[8])

@@ -9,8 +9,8 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 from conftest import write_jsonl
-from tinylab.composing import Composer
-from tinylab.identity import battery_content, run_id
+from tinylab.config.composing import Composer
+from tinylab.records.identity import battery_content, run_id
 from tinylab.schema import validate
 from tinylab.sweep.plan import Plan, make_plan
 

@@ -9,11 +9,11 @@ import pytest
 
 from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.conditions import PromptPair
-from tinylab.engine.interventions import Evaluation
-from tinylab.impact import Impact, assemble
-from tinylab.metrics import with_logit_diff
-from tinylab.statistics import bootstrap_interval
+from tinylab.effects.impact import Impact, assemble
+from tinylab.engine.base import Evaluation
+from tinylab.measures.metrics import with_logit_diff
+from tinylab.measures.statistics import bootstrap_interval
+from tinylab.task.corpus import PromptPair
 
 EVERY = [0, 1, 2]
 

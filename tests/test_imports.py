@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tinylab.imports import large_import
+from tinylab.machine.imports import large_import
 
 
 @pytest.fixture(autouse=True)

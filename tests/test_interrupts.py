@@ -17,8 +17,8 @@ import pytest
 from conftest import Command, only
 from tinylab import app
 from tinylab.errors import OutputError
-from tinylab.interrupts import Terminated, terminable, uninterrupted
-from tinylab.storage import read_json
+from tinylab.machine.interrupts import Terminated, terminable, uninterrupted
+from tinylab.records.storage import read_json
 from tinylab.sweep import aggregate, attempts
 from typed import SHORT
 
@@ -71,7 +71,7 @@ def test_in_a_thread_that_no_signal_reaches_there_is_nothing_to_wait_for() -> No
 
 STUBBORN = """
 import signal, subprocess, sys
-from tinylab.interrupts import end_children, terminable
+from tinylab.machine.interrupts import end_children, terminable
 child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"
                           "print('ready', flush=True); time.sleep(100)"], stdout=subprocess.PIPE, text=True)
 child.stdout.readline()

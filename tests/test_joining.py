@@ -16,13 +16,13 @@ import pytest
 
 from benchmarks.aggregate import Shape, make_sweep
 from tinylab.errors import OutputError
-from tinylab.manifest import RunFolder
-from tinylab.storage import read_json
+from tinylab.records.manifest import RunFolder
+from tinylab.records.storage import read_json
+from tinylab.records.tables import impact_columns, matrix_columns, schema
 from tinylab.sweep import joining
 from tinylab.sweep.aggregate import Settings, aggregate, groups
 from tinylab.sweep.joining import Child, join
 from tinylab.sweep.ranking import Ranking
-from tinylab.tables import impact_columns, matrix_columns, schema
 
 SHAPE: Final = Shape(layers=2, heads=3)
 RUNS: Final = 11

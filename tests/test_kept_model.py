@@ -14,10 +14,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from conftest import Command, only
-from tinylab import models
-from tinylab.conditions import locate
-from tinylab.models import CausalModel, kept_model
-from tinylab.schema import ModelConfig
+from tinylab.config.groups import ModelConfig
+from tinylab.models import loading as models
+from tinylab.models.loading import kept_model
+from tinylab.models.network import CausalModel
+from tinylab.paths import locate
 from typed import SHORT, type_in_shell
 
 LOADED = "loaded tiny: 4 layers"

@@ -18,11 +18,11 @@ import torch
 from benchmarks.workloads import TASKS, distinct, gpt2, random_model
 from families import ALIGNED, FAMILIES, HEADS, LAYERS, answered, family, make
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.engine import forked
-from tinylab.engine.budget import BUDGETS, Budget
-from tinylab.engine.forked import ForkedEngine
-from tinylab.metrics import METRICS, Scorer
-from tinylab.models import CausalModel
+from tinylab.engine.forked import engine as forked
+from tinylab.engine.forked.budget import BUDGETS, Budget
+from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.models.network import CausalModel
 
 HERE = Path(__file__).parent
 SCORER = Scorer(tuple(METRICS))
@@ -33,7 +33,7 @@ import numpy as np, psutil, torch
 from benchmarks.measure import PeakMemory
 from benchmarks.workloads import TASKS, distinct, gpt2, random_model
 from tinylab.engine.forked import ForkedEngine
-from tinylab.metrics import METRICS, Scorer
+from tinylab.measures.metrics import METRICS, Scorer
 
 torch.set_num_threads(1)
 logging.basicConfig(level=logging.WARNING, stream=sys.stderr)

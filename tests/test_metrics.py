@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from conftest import Within
-from tinylab.metrics import METRICS, Scorer, recovery_by_example, recovery_of_means, reference, with_logit_diff
+from tinylab.measures.metrics import METRICS, Scorer, reference, with_logit_diff
+from tinylab.measures.recovery import recovery_by_example, recovery_of_means
 
 CLEAN = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0]])
 NOW = torch.tensor([[0.5, 1.5, 0.0], [0.0, 2.0, 1.0], [2.0, 0.0, 1.0]])

@@ -23,13 +23,14 @@ from conftest import Within
 from families import ALIGNED, FAMILIES, HEADS, LAYERS, UNALIGNED, VOCABULARY, family, make, plain_logits
 from tinylab.batteries.activation_patch import DIRECTIONS, ActivationPatch
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.conditions import PromptPair
+from tinylab.effects.impact import assemble
 from tinylab.engine.choose import AllLogits
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Run
-from tinylab.impact import assemble
-from tinylab.metrics import METRICS, RECOVERY_FLOOR, Scorer
-from tinylab.prompts import TokenPair
+from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.interventions.variants import Run
+from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.measures.recovery import RECOVERY_FLOOR
+from tinylab.task.corpus import PromptPair
+from tinylab.task.tokens import TokenPair
 
 pytest.importorskip("transformer_lens", reason="TransformerLens is not installed: make test-peers has it")
 

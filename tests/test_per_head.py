@@ -17,13 +17,13 @@ import tinylab as package
 from conftest import Command, only
 from families import ALIGNED, HEADS, LAYERS, WIDTH, answered, family, plain_logits
 from tinylab.batteries.activation_patch import ActivationPatch
-from tinylab.conditions import locate
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Engine
+from tinylab.engine.base import Engine
+from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.errors import ConfigError
-from tinylab.metrics import Scorer
-from tinylab.models import CausalModel
+from tinylab.measures.metrics import Scorer
+from tinylab.models.network import CausalModel
+from tinylab.paths import locate
 from tinylab.validate import validate_cross_condition_matrix, validate_head_impact_schema, validate_invariants_json
 from typed import type_in
 
@@ -173,8 +173,8 @@ def test_a_sham_of_each_head_changes_nothing(run: Path) -> None:
 
 
 def test_the_report_names_the_direction_and_shows_no_scale(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tinylab.manifest import RunFolder
-    from tinylab.report import print_run
+    from tinylab.records.manifest import RunFolder
+    from tinylab.report.console import print_run
 
     print_run(RunFolder(run))
     shown = capsys.readouterr().out

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from planted import Typed, examples, heads, layers, levels, patched, recovered, scaled
-from tinylab.engine.interventions import Run
+from tinylab.interventions.variants import Run
 from tinylab.planted import closed_forms as known
 from tinylab.planted.closed_forms import AND_INPUTS, GATES_LEVEL, OR_INPUTS, TOLERANCE
 from tinylab.results import Run as Finished

@@ -11,15 +11,17 @@ import torch
 
 from conftest import Command
 from planted import ENGINES, Typed, every_logit, examples, heads, layers, levels, model, pairs, patched, recovered, scaled
-from tinylab.engine.interventions import Intervention, Patch, Run, Variant
-from tinylab.metrics import Scorer
-from tinylab.models import CausalModel, load_model
+from tinylab.config.groups import ModelConfig
+from tinylab.interventions.operations import Patch
+from tinylab.interventions.variants import Intervention, Run, Variant
+from tinylab.measures.metrics import Scorer
+from tinylab.models.loading import load_model
+from tinylab.models.network import CausalModel
 from tinylab.planted import closed_forms as known
 from tinylab.planted import corpora, ledger
 from tinylab.planted.__main__ import write_model
-from tinylab.prompts import TokenPair
 from tinylab.results import Run as Finished
-from tinylab.schema import ModelConfig
+from tinylab.task.tokens import TokenPair
 
 NEAR = known.TOLERANCE
 HEADS = list(known.LEDGER_ZERO)

@@ -14,20 +14,25 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, LlamaRotaryEmbedding
 
 from planted import ENGINES, model, pairs
+from tinylab.arrays import FloatArray
+from tinylab.config.groups import EngineConfig, ModelConfig
+from tinylab.engine.base import Engine
 from tinylab.engine.choose import AllLogits, choose_engine, self_check
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Engine, Intervention, Patch, Positions, Run, Scale, Site, Variant
+from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine, intervene
 from tinylab.errors import EngineUnsupported
-from tinylab.metrics import METRICS, FloatArray, Scorer, recovery_of_means
-from tinylab.models import load_model
+from tinylab.interventions.operations import Patch, Scale
+from tinylab.interventions.sites import Site
+from tinylab.interventions.variants import Intervention, Positions, Run, Variant
+from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.measures.recovery import recovery_of_means
+from tinylab.models.loading import load_model
 from tinylab.planted import llama_closed_forms as forms
 from tinylab.planted.corpora import BOS, FRUIT, LLAMA, llama_rows
 from tinylab.planted.identity_norm import POSITIONS
 from tinylab.planted.llama import HEADS, LAYERS, LOUD, WIDTH
 from tinylab.planted.llama_closed_forms import frequency, ledger, plane_of, seen
-from tinylab.prompts import TokenPair
-from tinylab.schema import EngineConfig, ModelConfig
+from tinylab.task.tokens import TokenPair
 
 TOLERANCE: Final = 1e-4
 """Logits of 112 at most, whatever the model's dtype, because two things of a Llama are float32 in transformers.

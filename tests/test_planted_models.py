@@ -11,14 +11,15 @@ from hydra._internal.utils import get_args_parser
 
 from conftest import Command, write_jsonl
 from planted import HOMES, Typed, model, pairs
-from tinylab.composing import Composer
-from tinylab.identity import run_id
-from tinylab.models import skeleton
+from tinylab.config.composing import Composer
+from tinylab.config.groups import VARIANTS, ModelConfig
+from tinylab.models.loading import skeleton
 from tinylab.planted import corpora
 from tinylab.planted.__main__ import ASSETS, MODELS, write
 from tinylab.planted.closed_forms import LEDGER_LEVEL, TOLERANCE
 from tinylab.planted.identity_norm import POSITIONS
-from tinylab.schema import VARIANTS, ModelConfig, validate
+from tinylab.records.identity import run_id
+from tinylab.schema import validate
 
 CHANGED = {"planted_b": 4, "planted_llama": 2}
 """Condition → how many words of a pair differ, where it is not one."""

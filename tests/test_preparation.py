@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.conditions import Condition, PromptPair, subsamples
-from tinylab.preparation import prepare
+from tinylab.task.corpus import Condition, PromptPair, subsamples
+from tinylab.task.preparation import prepare
 
 SEEDS = (3, 8)
 DRAWN = 4

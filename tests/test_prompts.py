@@ -11,11 +11,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from tinylab.conditions import Condition, PromptPair
 from tinylab.errors import CorpusError
-from tinylab.models import CausalModel
-from tinylab.prompts import Encode, TokenPair, tokenise
-from tinylab.weights import ModelIdentity
+from tinylab.models.network import CausalModel
+from tinylab.models.weights import ModelIdentity
+from tinylab.task.corpus import Condition, PromptPair
+from tinylab.task.tokens import Encode, TokenPair, tokenise
 
 BOS = 1
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylab.schema import RANKS
+from tinylab.config.groups import RANKS
+from tinylab.records.tables import KEYS, impact_columns, schema
 from tinylab.sweep.joining import Matrix
 from tinylab.sweep.ranking import Ranking, rank_matrix
-from tinylab.tables import KEYS, impact_columns, schema
 
 METRICS = ("logit_diff", "kl_div", "recovery")
 

@@ -19,8 +19,8 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 from conftest import needs_ray, only
-from tinylab import threads
-from tinylab.composing import Composer
+from tinylab.config.composing import Composer
+from tinylab.machine import threads
 from tinylab.sweep.attempts import FILE
 from tinylab.sweep.plan import make_plan
 from typed import SHORT, snapshot

@@ -16,10 +16,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from conftest import only
 from test_config import composed
-from tinylab import load_run, published, reproduce
+from tinylab import load_run, reproduce
+from tinylab.checks import published
 from tinylab.embedded.published import FILES, write
 from tinylab.planted.closed_forms import LEDGER_LEVEL, LEDGER_RECOVERY, TOLERANCE, ledger_scaled
-from tinylab.tables import KEYS
+from tinylab.records.tables import KEYS
 from typed import snapshot, type_in_shell
 
 NEED_WEIGHTS = [name for name in published.names() if published.load(name).weights is not None]

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import tinylab as package
 from conftest import Command, only, write_jsonl
-from tinylab.conditions import locate
+from tinylab.paths import locate
 from typed import SHORT, snapshot, type_in, type_in_shell
 
 TINY: Final = locate("pkg://tinylab/assets/tiny")

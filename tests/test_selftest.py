@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from families import ALIGNED, EVERY, FAMILIES, LAYERS, answered, family, make
-from tinylab import models, soundness
-from tinylab.conditions import locate
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Evaluation
-from tinylab.models import CausalModel
+from tinylab.checks import soundness
+from tinylab.engine.base import Evaluation
+from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.models import loading as models
+from tinylab.models.network import CausalModel
+from tinylab.paths import locate
 from tinylab.selftest import main
 from typed import type_in_shell
 

@@ -19,7 +19,7 @@ import pytest
 from conftest import Command, only
 from slurm_cluster import Cluster
 from test_docs import commands
-from tinylab.storage import read_json
+from tinylab.records.storage import read_json
 from tinylab.sweep import slurm
 from typed import snapshot
 

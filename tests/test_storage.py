@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tinylab import storage
 from tinylab.errors import OutputError
-from tinylab.storage import read_json, replacing, write_json, write_table, write_text, writing_table
+from tinylab.records import storage
+from tinylab.records.storage import read_json, replacing, write_json, write_table, write_text, writing_table
 
 
 def test_what_is_written_can_be_read_and_nothing_else_is_there(tmp_path: Path) -> None:

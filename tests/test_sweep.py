@@ -13,8 +13,8 @@ from hydra._internal.utils import get_args_parser
 
 from conftest import Command, only, write_jsonl
 from tinylab import aggregate
-from tinylab.composing import Composer
-from tinylab.conditions import locate
+from tinylab.config.composing import Composer
+from tinylab.paths import locate
 from tinylab.sweep.plan import make_plan
 from typed import SHORT, snapshot, type_in, type_in_shell
 

@@ -11,14 +11,14 @@ import pytest
 from hydra._internal.utils import get_args_parser
 
 from conftest import Command, has_ray, only
-from tinylab import threads
-from tinylab.composing import Composer
-from tinylab.models import kept_model
-from tinylab.schema import ModelConfig
+from tinylab.config.composing import Composer
+from tinylab.config.groups import ModelConfig
+from tinylab.machine import threads
+from tinylab.machine.threads import job_threads, workers
+from tinylab.models.loading import kept_model
+from tinylab.models.weights import loaded_bytes
 from tinylab.sweep.plan import Plan, make_plan
 from tinylab.sweep.room import BESIDE_WEIGHTS, job_bytes
-from tinylab.threads import job_threads, workers
-from tinylab.weights import loaded_bytes
 from typed import SHORT, type_in_shell
 
 JOBLIB = "hydra/launcher=joblib"

@@ -11,11 +11,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tinylab.engine.forests import Forest, Layout, Region, Setting
-from tinylab.engine.interventions import Positions, Run
-from tinylab.engine.tiles import Reach, Tiling
-from tinylab.engine.trie import NONE, Trie, acted_on, build, edited, padded
-from tinylab.prompts import TokenPair
+from tinylab.engine.forked.attention import Reach, Tiling
+from tinylab.engine.forked.batches import Forest, Layout, Region, Setting
+from tinylab.engine.forked.trie import NONE, Trie, acted_on, build, edited, padded
+from tinylab.interventions.variants import Positions, Run
+from tinylab.task.tokens import TokenPair
 
 PROMPT = st.lists(st.integers(0, 2), min_size=1, max_size=7).map(tuple)  # few words, so that prefixes are shared
 PROMPTS = st.lists(PROMPT, min_size=1, max_size=12)

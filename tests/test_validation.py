@@ -10,7 +10,7 @@ import pytest
 import validation
 from conftest import Within
 from planted import ENGINES, levels, patched, recovered, scaled
-from tinylab.engine.interventions import Run, Variant
+from tinylab.interventions.variants import Run, Variant
 from tinylab.planted import closed_forms as known
 
 LEDGER = [*known.LEDGER_ZERO]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import Command, only
-from tinylab.conditions import locate
+from tinylab.paths import locate
 from typed import snapshot, type_in
 
 RUN: Final = ("condition=facts", "battery.layers=[0]", "battery.heads=[0,3]", "plots=false")

@@ -22,7 +22,7 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     empty.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(site)}
     where = subprocess.run(
-        [sys.executable, "-c", "import tinylab.composing as c; print(c.config_folder())"],
+        [sys.executable, "-c", "import tinylab.config.composing as c; print(c.config_folder())"],
         cwd=empty, env=environment, capture_output=True, text=True, check=True,
     )
     assert where.stdout.strip() == str(site / "tinylab/conf")

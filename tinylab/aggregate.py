@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tinylab.config.groups import RANKS
 from tinylab.errors import TinylabError
-from tinylab.schema import PATCHING_METRICS, RANKS
+from tinylab.measures.metrics import PATCHING_METRICS
 
 GRAVEST_FIRST = (3, 4, 2, 1)
 """Which exit code stands for several folders."""
@@ -49,8 +50,8 @@ def _one(path: Path, args: argparse.Namespace) -> int:
 
 def _aggregate(path: Path, args: argparse.Namespace) -> int:
     """Aggregate one sweep; settings not given are those of its manifest."""
-    from tinylab import report
-    from tinylab.storage import read_json
+    from tinylab.records.storage import read_json
+    from tinylab.report import console as report
     from tinylab.sweep.aggregate import Settings, aggregate, sweep_folder
 
     folder = sweep_folder(path)

@@ -23,10 +23,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tinylab.composing import CONFIG_NAME, Composer, config_folder, one_sentence
+from tinylab.config.composing import CONFIG_NAME, Composer, config_folder, one_sentence
 from tinylab.errors import ConfigError, OutputError, TinylabError, UserError, VerifyFailed
-from tinylab.interrupts import end_children, exit_code, terminable, uninterrupted
-from tinylab.manifest import RunFolder
+from tinylab.machine.interrupts import end_children, exit_code, terminable, uninterrupted
+from tinylab.records.manifest import RunFolder
 from tinylab.sweep.plan import Plan, make_plan
 
 EXIT_MISSING_RUNS = 3
@@ -137,7 +137,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, output_dir: 
 
 def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:
     """Run a multirun; what came of it is read from disk."""
-    from tinylab import report
+    from tinylab.report import console as report
     from tinylab.sweep import slurm
     from tinylab.sweep.attempts import begin_command, launched
     from tinylab.sweep.local_ray import local_ray
@@ -193,7 +193,7 @@ def _stop(plan: Plan) -> None:
 
 def _joined(plan: Plan, launcher_error: Exception | None) -> dict[str, Any]:
     """The sweep's manifest when all has ended; Hydra's callback has joined the runs, unless it never ran or it broke."""
-    from tinylab.storage import read_json
+    from tinylab.records.storage import read_json
     from tinylab.sweep.aggregate import Settings, aggregate
 
     assert plan.sweep_folder is not None
@@ -239,11 +239,11 @@ def task(cfg: DictConfig) -> None:
     written to the job's manifest, the others go on, and the truth is on disk.
     """
     from tinylab.experiment import run_experiment
-    from tinylab.identity import run_id
+    from tinylab.machine.threads import job_threads
+    from tinylab.records.identity import run_id
     from tinylab.schema import validate
     from tinylab.sweep.attempts import attempt
     from tinylab.sweep.finished import alone, placed
-    from tinylab.threads import job_threads
 
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, must not fill the screen with tracebacks
     hydra = HydraConfig.get()

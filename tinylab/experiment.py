@@ -14,25 +14,29 @@ import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from tinylab import report
-from tinylab.changes import since_earlier_run
-from tinylab.checkpoint import Checkpoint
-from tinylab.conditions import corpus_sha256, load_condition
-from tinylab.engine.interventions import Engine
+from tinylab.checks.verify import add_verify_slice, filled_in
+from tinylab.effects.impact import Impact, assemble
+from tinylab.engine.base import Engine
 from tinylab.errors import OutputError, TinylabError, VerifyFailed
-from tinylab.identity import RESULTS_VERSION, battery_content, battery_settings, digest
-from tinylab.impact import Impact, assemble
-from tinylab.imports import large_import
-from tinylab.manifest import RunFolder, git_state, now, package_versions, peak_memory_bytes
-from tinylab.metrics import Scorer, with_logit_diff
-from tinylab.models import CausalModel, kept_model, resolve_device
-from tinylab.plots import heatmap
-from tinylab.preparation import Prepared, prepare
+from tinylab.machine.imports import large_import
+from tinylab.machine.threads import set_threads
+from tinylab.measures.metrics import Scorer, with_logit_diff
+from tinylab.models.device import resolve_device
+from tinylab.models.loading import kept_model
+from tinylab.models.network import CausalModel
+from tinylab.models.weights import identify
+from tinylab.records.changes import since_earlier_run
+from tinylab.records.checkpoint import Checkpoint
+from tinylab.records.identity import RESULTS_VERSION, battery_content, battery_settings, digest
+from tinylab.records.manifest import RunFolder
+from tinylab.records.provenance import git_state, now, package_versions, peak_memory_bytes
+from tinylab.records.storage import read_json, write_json, write_table, write_text
+from tinylab.records.tables import impact_table, per_example_table
+from tinylab.report import console as report
+from tinylab.report.plots import heatmap
 from tinylab.schema import Config
-from tinylab.storage import read_json, write_json, write_table, write_text
-from tinylab.tables import impact_table, per_example_table
-from tinylab.verify import add_verify_slice, filled_in
-from tinylab.weights import identify
+from tinylab.task.corpus import corpus_sha256, load_condition
+from tinylab.task.preparation import Prepared, prepare
 
 log = logging.getLogger(__name__)
 
@@ -140,13 +144,6 @@ def _compute(config: Config, folder: RunFolder, run_id: str, threads: int) -> No
         },
     })
     checkpoint.discard()
-
-
-def set_threads(threads: int) -> None:
-    """Give torch its threads in this process."""
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def _check_finite(impact: Impact, config: Config) -> None:

@@ -7,16 +7,17 @@ from pathlib import Path
 
 from rich.table import Table
 
-from tinylab.changes import since_earlier_run
-from tinylab.conditions import load_condition
-from tinylab.engine.interventions import Prediction, readable
-from tinylab.identity import run_id
-from tinylab.manifest import RunFolder
-from tinylab.models import resolve_device, skeleton
-from tinylab.preparation import prepare
-from tinylab.report import console
+from tinylab.engine.base import Prediction, readable
+from tinylab.models.device import resolve_device
+from tinylab.models.loading import skeleton
+from tinylab.records.changes import since_earlier_run
+from tinylab.records.identity import run_id
+from tinylab.records.manifest import RunFolder
+from tinylab.report.console import console
 from tinylab.schema import Config
 from tinylab.sweep.finished import placed
+from tinylab.task.corpus import load_condition
+from tinylab.task.preparation import prepare
 
 
 def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
@@ -67,7 +68,8 @@ def forecast(config: Config) -> tuple[int, int, Prediction]:
         TinylabError: what the run itself would raise before it computes.
     """
     condition = load_condition(config.condition)
-    from tinylab.engine.budget import Budget, Shape, plain_cost, predict
+    from tinylab.engine.cost import Shape, plain_cost
+    from tinylab.engine.forked.budget import Budget, predict
 
     model = skeleton(config.model)
     prepared = prepare(config, condition, model)

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from hydra._internal.utils import get_args_parser
 
-from tinylab import published
 from tinylab.app import answered, carry_out, planned
+from tinylab.checks import published
 from tinylab.errors import ConfigError
 
 EXIT_DIFFERENT = 1
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _list() -> int:
-    from tinylab import report
+    from tinylab.report import console as report
 
     report.print_published([published.load(name) for name in published.names()])
     return 0
@@ -51,7 +51,7 @@ def _reproduce(name: str, *overrides: str, config_dir: str | None) -> int:
     code = carry_out(args, parser, plan)
     if code != 0 or plan.first.dry_run:
         return code
-    from tinylab import report
+    from tinylab.report import console as report
     from tinylab.results import load_run
 
     comparisons = published.compare(expected, load_run(plan.folders[0]))

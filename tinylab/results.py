@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from tinylab.errors import OutputError
-from tinylab.manifest import RunFolder
-from tinylab.storage import read_json
+from tinylab.records.manifest import RunFolder
+from tinylab.records.storage import read_json
 
 
 @dataclass(frozen=True)

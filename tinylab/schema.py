@@ -7,159 +7,23 @@ checks every key and every value, whether it came from a shipped YAML, a user's 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tinylab.config.checks import at_least, distinct, one_of
+from tinylab.config.groups import ConditionConfig, DeviceConfig, EngineConfig, InvariantsConfig, ModelConfig, VerifySliceConfig
 from tinylab.errors import ConfigError, options
+from tinylab.measures.metrics import PATCHING_METRICS
 
 if TYPE_CHECKING:
     from tinylab.batteries.base import Battery
 
-DTYPES = ("float32", "float16", "bfloat16", "float64")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-ENGINES = ("auto", "forked", "reference")
-RANKS = ("magnitude", "highest", "lowest")
-VARIANTS = ("ledger", "gates", "twins", "llama")
-"""Of model=planted: folders of `tinylab/assets/planted`."""
-BASIC_METRICS = ("logit_diff", "kl_div", "acc_flip_rate", "p_drop")
-PATCHING_METRICS = (*BASIC_METRICS, "recovery")
 
 T = TypeVar("T")
-
-
-def one_of(key: str, got: object, known: Sequence[str]) -> None:
-    """Raise ConfigError unless `got` is one of the known options."""
-    if got not in known:
-        raise ConfigError(f"{key}={got}: not an option; {options(got, known)}.")
-
-
-def at_least(key: str, got: int | float | None, least: int) -> None:
-    """Raise ConfigError if `got` is a number below `least`."""
-    if got is not None and got < least:
-        raise ConfigError(f"{key}={got}: expected a number of at least {least}.")
-
-
-def distinct(key: str, got: Sequence[Any] | None) -> None:
-    """Raise ConfigError if `got` is an empty list or has a value twice; None (all) is fine."""
-    if got is not None and (len(got) == 0 or len(set(got)) != len(got)):
-        raise ConfigError(f"{key}={list(got)}: expected a list of distinct values, not empty.")
-
-
-@dataclass(kw_only=True)
-class ConditionConfig:
-    """A named task: a corpus of prompt pairs, and which of its rows to use."""
-
-    tag: str
-    path: str
-    split: str | None = "test"
-    n_examples: int | None = None
-    single_token: bool = False
-    strict: bool = False
-    clean_field: str = "clean"
-    corrupt_field: str = "corrupt"
-    target_field: str = "target"
-    foil_field: str = "foil"
-    template_field: str = "template"
-    split_field: str = "split"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        at_least("condition.n_examples", self.n_examples, 1)
-        if not self.tag or "/" in self.tag:
-            raise ConfigError(f"condition.tag={self.tag!r}: expected a name without '/'.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """A causal language model: a hub id (`name`), or a local folder (`path`), of which there may be a `variant`."""
-
-    name: str | None = None
-    path: str | None = None
-    variant: str | None = None
-    revision: str | None = None
-    dtype: str = "float32"
-    add_bos: bool = True
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        one_of("model.dtype", self.dtype, DTYPES)
-        if self.name is None and self.path is None:
-            raise ConfigError("model: expected model.name=<hub id> or model.path=<folder>, got neither.")
-        if self.variant is not None:
-            one_of("model.variant", self.variant, VARIANTS)
-            if self.path is None or not self.path.endswith(f"/planted/{self.variant}"):
-                raise ConfigError(f"model.variant={self.variant}: only model=planted has variants, got model.path={self.path}; "
-                                  "leave model.variant out, or use model=local for a folder of your own.")
-
-
-@dataclass(kw_only=True)
-class DeviceConfig:
-    """Where the model runs; `auto` takes cuda, then mps, then cpu."""
-
-    type: str = "auto"
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        one_of("device.type", self.type, DEVICES)
-
-
-@dataclass(kw_only=True)
-class EngineConfig:
-    """Which engine evaluates the interventions, and the budget of states per forward pass."""
-
-    name: str = "auto"
-    max_states: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        one_of("engine.name", self.name, ENGINES)
-        at_least("engine.max_states", self.max_states, 1)
-
-
-@dataclass(kw_only=True)
-class VerifySliceConfig:
-    """The verify slice; it runs as soon as any field is set."""
-
-    device: str | None = None
-    n_examples: int | None = None
-    dtype: str | None = None
-    tolerance: float | None = None
-    strict: bool | None = None
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        if self.device is not None:
-            one_of("verify_slice.device", self.device, DEVICES)
-        if self.dtype is not None:
-            one_of("verify_slice.dtype", self.dtype, DTYPES)
-        at_least("verify_slice.n_examples", self.n_examples, 1)
-        at_least("verify_slice.tolerance", self.tolerance, 0)
-
-    @property
-    def asked(self) -> bool:
-        """Whether the user asked for a verify slice at all."""
-        return any(getattr(self, f.name) is not None for f in fields(self))
-
-
-@dataclass(kw_only=True)
-class InvariantsConfig:
-    """How a sweep looks for components that matter in every condition."""
-
-    k: int = 10
-    metrics: list[str] = field(default_factory=lambda: ["logit_diff"])
-    rank: str = "magnitude"
-    allow_partial: bool = False
-
-    def __post_init__(self) -> None:
-        """Check the values."""
-        at_least("invariants.k", self.k, 1)
-        one_of("invariants.rank", self.rank, RANKS)
-        distinct("invariants.metrics", self.metrics)
 
 
 @dataclass(kw_only=True)

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Sequence
 
 from tinylab.app import answered
-from tinylab.composing import Composer
+from tinylab.config.composing import Composer
 from tinylab.errors import ConfigError
 from tinylab.schema import Config
 from tinylab.sweep.plan import make_plan
@@ -54,18 +54,18 @@ def selftest(config: Config) -> int:
     Raises:
         TinylabError: what a run would raise before it computes.
     """
-    from tinylab import report
-    from tinylab.conditions import load_condition
-    from tinylab.imports import large_import
-    from tinylab.models import kept_model, resolve_device
-    from tinylab.preparation import prepare
+    from tinylab.machine.imports import large_import
+    from tinylab.models.device import resolve_device
+    from tinylab.models.loading import kept_model
+    from tinylab.report import console as report
+    from tinylab.task.corpus import load_condition
+    from tinylab.task.preparation import prepare
 
     condition = load_condition(config.condition)
     with large_import("transformers"):
-        from tinylab import soundness
-    from tinylab.experiment import set_threads
-    from tinylab.metrics import with_logit_diff
-    from tinylab.threads import job_threads
+        from tinylab.checks import soundness
+    from tinylab.machine.threads import job_threads, set_threads
+    from tinylab.measures.metrics import with_logit_diff
 
     set_threads(job_threads(config.threads, multirun=False))
     model = kept_model(config.model, resolve_device(config.device.type))

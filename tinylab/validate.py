@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from tinylab.config.groups import RANKS
 from tinylab.errors import SchemaError
-from tinylab.schema import RANKS
-from tinylab.tables import COLUMN_TYPES, KEYS, impact_columns, matrix_columns
+from tinylab.records.tables import COLUMN_TYPES, KEYS, impact_columns, matrix_columns
 
 GRANULARITIES = ("layer_resid", "mlp_out", "head_out")
 

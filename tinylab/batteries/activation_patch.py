@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tinylab.batteries.base import Cell, chosen
-from tinylab.engine.interventions import Intervention, Patch, Positions, Run, Site, Variant
+from tinylab.config.checks import at_least, distinct, one_of
 from tinylab.errors import ConfigError
-from tinylab.schema import PATCHING_METRICS, at_least, distinct, one_of
+from tinylab.interventions.operations import Patch
+from tinylab.interventions.sites import Site
+from tinylab.interventions.variants import Intervention, Positions, Run, Variant
+from tinylab.measures.metrics import PATCHING_METRICS
 
 SITES: dict[str, Site] = {"layer_resid": "resid_post", "mlp_out": "mlp_out", "head_out": "head_out"}
 DIRECTIONS: dict[str, tuple[Run, Run]] = {"clean->corrupt": ("clean", "corrupt"), "corrupt->clean": ("corrupt", "clean")}

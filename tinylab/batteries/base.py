@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
-from tinylab.engine.interventions import Positions, Run, Variant
 from tinylab.errors import ConfigError
+from tinylab.interventions.variants import Positions, Run, Variant
 
 Key = dict[str, int | float | str]
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from tinylab.batteries.base import Cell, chosen
-from tinylab.engine.interventions import Intervention, Positions, Run, Scale, Variant
-from tinylab.schema import BASIC_METRICS, distinct
+from tinylab.config.checks import distinct
+from tinylab.interventions.operations import Scale
+from tinylab.interventions.variants import Intervention, Positions, Run, Variant
+from tinylab.measures.metrics import BASIC_METRICS
 
 
 @dataclass(kw_only=True)

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 
-from tinylab.engine.interventions import Variant
-from tinylab.engine.taps import Arguments, first, with_first
+from tinylab.engine.calls import Arguments, first, with_first
 from tinylab.errors import ModelError
-from tinylab.models import CausalModel
+from tinylab.interventions.variants import Variant
+from tinylab.models.network import CausalModel
 
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest accepted difference from z(h), as a fraction of its largest number. Some families take their softmax in float32

@@ -14,14 +14,17 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tinylab.engine.forked import ForkedEngine
-from tinylab.engine.interventions import Engine, Intervention, Operation, Patch, Positions, Scale, Site, Variant
+from tinylab.config.groups import EngineConfig
+from tinylab.engine.base import Engine
+from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.errors import EngineUnsupported
-from tinylab.metrics import Reference, Scorer
-from tinylab.models import CausalModel
-from tinylab.prompts import TokenPair
-from tinylab.schema import EngineConfig
+from tinylab.interventions.operations import Operation, Patch, Scale
+from tinylab.interventions.sites import Site
+from tinylab.interventions.variants import Intervention, Positions, Variant
+from tinylab.measures.metrics import Reference, Scorer
+from tinylab.models.network import CausalModel
+from tinylab.task.tokens import TokenPair
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest accepted difference of a logit, as a fraction of the largest logit (at least 1)."""

@@ -12,25 +12,16 @@ from functools import partial
 
 import torch
 
-from tinylab import metrics
+from tinylab.engine.base import Evaluation, Keeper, Partial, Prediction, Progress
 from tinylab.engine.biases import biases_for
-from tinylab.engine.budget import Shape, plain_cost
-from tinylab.engine.interventions import (
-    Evaluation,
-    Intervention,
-    Keeper,
-    Partial,
-    Prediction,
-    Progress,
-    Run,
-    Scale,
-    Site,
-    Variant,
-    indices,
-)
-from tinylab.metrics import Scorer
-from tinylab.models import CausalModel
-from tinylab.prompts import TokenPair
+from tinylab.engine.cost import Shape, plain_cost
+from tinylab.interventions.operations import Scale
+from tinylab.interventions.sites import Site
+from tinylab.interventions.variants import Intervention, Run, Variant, indices
+from tinylab.measures import metrics
+from tinylab.measures.metrics import Scorer
+from tinylab.models.network import CausalModel, forget_lengths
+from tinylab.task.tokens import TokenPair
 
 Activations = dict[tuple[Site, int], torch.Tensor]
 Edit = Callable[[torch.Tensor], torch.Tensor]
@@ -49,7 +40,7 @@ class ReferenceEngine:
         self._states = 0
 
     def plan(self, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:
-        """See `tinylab.engine.interventions.Engine`."""
+        """See `tinylab.engine.base.Engine`."""
         return plain_cost(Shape.of(self._model), pairs, variants)
 
     @torch.no_grad()
@@ -57,7 +48,7 @@ class ReferenceEngine:
         self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None,
         *, keeper: Keeper | None = None,
     ) -> Evaluation:
-        """See `tinylab.engine.interventions.Engine`."""
+        """See `tinylab.engine.base.Engine`."""
         found = Partial.empty(len(variants), len(pairs), len(scorer.names))
         if keeper is not None:
             found = keeper.restore(found)
@@ -99,20 +90,6 @@ class ReferenceEngine:
         ids = torch.tensor([prompt], device=self._model.device)
         logits: torch.Tensor = self._model.model(input_ids=ids, use_cache=False).logits[:, -1]
         return logits
-
-
-def forget_lengths(model: CausalModel) -> None:
-    """Put `dynamic` rotary embeddings back to how they were loaded, so that a prompt's logits do not depend on earlier prompts.
-
-    Such an embedding keeps the frequencies of a longer input it has seen; transformers resets it for some prompts only.
-    """
-    for module in model.modules:
-        kinds = getattr(module, "rope_type", {})  # of the module, or by type of layer
-        for prefix, kind in [("", kinds)] if isinstance(kinds, str) else [(f"{layer}_", kind) for layer, kind in kinds.items()]:
-            if "dynamic" in kind:
-                loaded = getattr(module, f"{prefix}original_inv_freq")
-                module.register_buffer(f"{prefix}inv_freq", loaded.clone(), persistent=False)
-                setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
 
 @contextmanager

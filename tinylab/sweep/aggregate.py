@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from tinylab.errors import OutputError
-from tinylab.identity import digest
-from tinylab.manifest import RunFolder, describe
-from tinylab.storage import read_json, write_json
+from tinylab.records.identity import digest
+from tinylab.records.manifest import RunFolder, describe
+from tinylab.records.storage import read_json, write_json
+from tinylab.records.tables import KEYS, MATRICES
 from tinylab.sweep.attempts import last_attempt
 from tinylab.sweep.finished import is_computed, output_root, run_folders
 from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
 from tinylab.sweep.joining import Child, join
 from tinylab.sweep.ranking import Ranking, rank_matrix
-from tinylab.tables import KEYS, MATRICES
 
 __all__ = ["Settings", "aggregate", "sweep_folder"]
 CROSS_CONDITION = "artifacts/cross_condition"

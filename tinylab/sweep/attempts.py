@@ -18,7 +18,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from tinylab.errors import WorkerDied
-from tinylab.storage import write_text
+from tinylab.records.storage import write_text
 
 ATTEMPTS = 2
 """Starts of a job in one command."""

@@ -17,7 +17,7 @@ class SweepCallback(Callback):
 
         Where the folder was removed meanwhile its plan went with it: then the wrapper around Hydra, which has it, does this.
         """
-        from tinylab.schema import InvariantsConfig
+        from tinylab.config.groups import InvariantsConfig
         from tinylab.sweep.aggregate import Settings, aggregate
 
         folder = Path(config.hydra.sweep.dir)

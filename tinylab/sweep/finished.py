@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from tinylab.errors import OutputError, UserError
-from tinylab.manifest import RunFolder
+from tinylab.records.manifest import RunFolder
 
 IDENTITY = re.compile(r"_([0-9a-f]{12})$")
 LOCKS = ".locks"

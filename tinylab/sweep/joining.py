@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinylab.errors import OutputError
-from tinylab.manifest import RunFolder
-from tinylab.storage import writing_table
-from tinylab.tables import matrix_columns, schema
+from tinylab.records.manifest import RunFolder
+from tinylab.records.storage import writing_table
+from tinylab.records.tables import matrix_columns, schema
 
 GROUP_ROWS = 2**18
 """A row group of a matrix is closed once it has so many rows."""

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from omegaconf import DictConfig
 
 from tinylab.errors import ConfigError
+from tinylab.machine.threads import cores, job_threads, workers
 from tinylab.schema import Config
 from tinylab.sweep.room import room, uses_gpu
-from tinylab.threads import cores, job_threads, workers
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tinylab.interrupts import EXIT_TERMINATED, children, end
+from tinylab.machine.interrupts import EXIT_TERMINATED, children, end
 
 
 @contextmanager

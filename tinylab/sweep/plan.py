@@ -13,15 +13,15 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tinylab.composing import GROUPS, Composer, is_hydra_override, one_sentence
-from tinylab.conditions import corpus_sha256, one_corpus_per_tag
+from tinylab.config.composing import GROUPS, Composer, is_hydra_override, one_sentence
 from tinylab.errors import ConfigError, CorpusError, OutputError
-from tinylab.identity import digest, run_id
-from tinylab.models import resolve_device
+from tinylab.models.device import resolve_device
+from tinylab.records.identity import digest, run_id
+from tinylab.records.storage import read_json, write_json
 from tinylab.schema import Config, validate
-from tinylab.storage import read_json, write_json
 from tinylab.sweep.launch import plan_launch
 from tinylab.sweep.slurm import check_launcher
+from tinylab.task.corpus import corpus_sha256
 
 log = logging.getLogger(__name__)
 IGNORED_IN_ID = ("overwrite", "plots", "dry_run", "threads", "output_dir", "sweep_name", "verify_slice", "invariants")
@@ -173,3 +173,19 @@ def _sweep_id(composer: Composer, overrides: Sequence[str], base: DictConfig) ->
 def planned(manifest: dict[str, Any]) -> list[Job]:
     """The jobs in a sweep's manifest."""
     return [Job(**{key: entry[key] for key in Job.__dataclass_fields__}) for entry in manifest["jobs"]]
+
+
+def one_corpus_per_tag(corpora: Sequence[tuple[str, str]]) -> None:
+    """Check that no two corpora of a sweep go by one tag.
+
+    Args:
+        corpora: (tag, corpus identity) of each run.
+
+    Raises:
+        ConfigError: the tag that two corpora share.
+    """
+    seen: dict[str, str] = {}
+    for tag, identity in corpora:
+        if seen.setdefault(tag, identity) != identity:
+            raise ConfigError(f"condition.tag={tag}: two different corpora of this sweep have this tag; "
+                              "give each its own condition.tag, for example in a YAML of its own.")

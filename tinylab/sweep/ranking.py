@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.compute as pc
 
+from tinylab.records.tables import KEYS
 from tinylab.sweep.joining import Matrix
-from tinylab.tables import KEYS
 
 Component = tuple[int, ...]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import psutil
 
 from tinylab.errors import ModelError
-from tinylab.models import resolve_device
+from tinylab.models.device import resolve_device
+from tinylab.models.weights import loaded_bytes
 from tinylab.schema import Config
-from tinylab.weights import loaded_bytes
 
 BESIDE_WEIGHTS = 1536 * 2**20
 """Bytes that a job needs beside its weights, at most: imported packages, and what the forked engine's budget allows."""

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from tinylab.errors import ConfigError
-from tinylab.storage import read_json, write_json
+from tinylab.records.storage import read_json, write_json
 from tinylab.sweep.attempts import COMMAND
 
 SUBMITTED = ".submitit"

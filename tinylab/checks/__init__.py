@@ -1,0 +1,1 @@
+"""Checks of runs and models: the verify slice, soundness, published numbers."""

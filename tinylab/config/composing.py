@@ -1,0 +1,157 @@
+"""Composing configs ahead of time: what Hydra would run, checked before anything is started or written."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from tinylab.errors import ConfigError, options
+
+CONFIG_NAME = "config"
+GROUPS = ("battery", "condition", "model", "device", "engine", "verify_slice", "experiment")
+
+
+def config_folder() -> Path:
+    """The shipped `conf/`: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parent / "conf"
+
+
+def ignore_schema_notice() -> None:
+    """Let a launcher's preset in `conf/` be checked against its plugin's schema without Hydra's notice that it is.
+
+    Presets have the names of the launchers that they are for, which Hydra calls deprecated.
+    """
+    notice = r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema"
+    warnings.filterwarnings("ignore", message=notice, category=UserWarning)
+
+
+ignore_schema_notice()  # at import: workers compose too
+
+
+class Composer:
+    """Composes the shipped config, with the user's own folder before it, as Hydra's own entry point would.
+
+    Use it in a `with` block: Hydra allows one such object at a time.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Read what the command line says about where configs are.
+
+        Raises:
+            ConfigError: the folder given by --config-dir does not exist.
+        """
+        ignore_schema_notice()
+        search_path = create_config_search_path(args.config_path or str(config_folder()))
+        if args.config_dir is not None:
+            folder = os.path.abspath(args.config_dir)
+            if not os.path.isdir(folder):
+                raise ConfigError(f"--config-dir {args.config_dir}: no such folder; expected one with groups such as condition/.")
+            search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+        self._name = args.config_name or CONFIG_NAME
+        self._hydra = Hydra.create_main_hydra2(task_name="tinylab", config_search_path=search_path)
+
+    def __enter__(self) -> Self:
+        """Open; the work was done when it was made."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Make room for Hydra's own entry point."""
+        GlobalHydra.instance().clear()
+
+    def parse(self, overrides: Sequence[str]) -> list[Override]:
+        """Overrides as Hydra understands them.
+
+        Raises:
+            ConfigError: one cannot be parsed.
+        """
+        try:
+            parsed = OverridesParser.create(config_loader=self._hydra.config_loader).parse_overrides(list(overrides))
+        except HydraException as error:
+            wrong = getattr(error, "override", None)
+            if wrong is None:
+                raise ConfigError(one_sentence(error)) from error
+            raise ConfigError(f"{wrong}: cannot be read as key=value; quote a value with special characters, and "
+                              "the whole, as in \"battery.patch_direction='corrupt->clean'\".") from error
+
+        for override in parsed:
+            self._check_choice(override)
+        return parsed
+
+    def _check_choice(self, override: Override) -> None:
+        """A group takes one option; Hydra would take a list and keep the last, and break on null."""
+        group = override.key_or_group
+        if override.is_sweep_override() or override.is_delete() or group not in GROUPS:
+            return
+        value = override.value()
+        if isinstance(value, list):
+            names = ",".join(str(name) for name in value)
+            raise ConfigError(f"{override.input_line}: one option at a time; sweep over several with -m {group}={names}.")
+        if value is None and group != "experiment":
+            known = self._hydra.config_loader.get_group_options(group)
+            raise ConfigError(f"{override.input_line}: expected an option; known: {', '.join(known)}.")
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """One job's config, its `hydra` node included.
+
+        Raises:
+            ConfigError: it cannot be composed; the message says what would work.
+        """
+        try:
+            return self._hydra.compose_config(self._name, list(overrides), run_mode=RunMode.RUN, with_log_configuration=False)
+        except (HydraException, OmegaConfBaseException, YAMLError) as error:
+            unknown = re.search(r"Could not override '([^']+)'", str(error))
+            if unknown:
+                raise ConfigError(self._unknown_key(unknown[1], overrides)) from error
+            raise ConfigError(one_sentence(error)) from error
+
+    def _unknown_key(self, key: str, overrides: Sequence[str]) -> str:
+        """The message for a mistyped key: its known siblings, found by composing without it."""
+        rest = [text for text in overrides if text.lstrip("+~").split("=")[0].split("@")[0] != key]
+        if len(rest) == len(overrides):
+            return f"{key}: unknown key."
+        parent, _, own = key.rpartition(".")
+        config = self.compose(rest)
+        node = OmegaConf.select(config, parent) if parent else config
+        if not isinstance(node, DictConfig):
+            return f"{key}: unknown key; '{parent}' is no group of keys."
+        return f"{key}: unknown key; {options(own, [str(k) for k in node if k != 'hydra'])}."
+
+
+def one_sentence(error: Exception) -> str:
+    """Hydra's many-line messages as one line: the first, then the options it lists."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        lines.append(str(cause).splitlines()[0])
+    head = [line for line in lines if not line.startswith(("See https", "full_key", "object_type", "reference_type"))]
+    if not head:
+        return type(error).__name__
+    listing = next((i for i, line in enumerate(head) if line.startswith("Available options in")), None)
+    if listing is None:
+        return " ".join(head)
+    known = [line for line in head[listing + 1 :] if not line.startswith(("Config search path", "provider="))]
+    return f"{' '.join(head[:listing])}; known: {', '.join(known)}."
+
+
+def is_hydra_override(override: Override) -> bool:
+    """Whether an override concerns Hydra itself and not the experiment."""
+    return override.key_or_group.startswith(("hydra.", "hydra/"))

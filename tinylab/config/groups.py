@@ -1,0 +1,131 @@
+"""The types of the config groups: condition, model, device, engine, verify_slice, invariants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from tinylab.config.checks import at_least, distinct, one_of
+from tinylab.errors import ConfigError
+
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+ENGINES = ("auto", "forked", "reference")
+
+RANKS = ("magnitude", "highest", "lowest")
+
+VARIANTS = ("ledger", "gates", "twins", "llama")
+"""Of model=planted: folders of `tinylab/assets/planted`."""
+
+
+@dataclass(kw_only=True)
+class ConditionConfig:
+    """A named task: a corpus of prompt pairs, and which of its rows to use."""
+
+    tag: str
+    path: str
+    split: str | None = "test"
+    n_examples: int | None = None
+    single_token: bool = False
+    strict: bool = False
+    clean_field: str = "clean"
+    corrupt_field: str = "corrupt"
+    target_field: str = "target"
+    foil_field: str = "foil"
+    template_field: str = "template"
+    split_field: str = "split"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        at_least("condition.n_examples", self.n_examples, 1)
+        if not self.tag or "/" in self.tag:
+            raise ConfigError(f"condition.tag={self.tag!r}: expected a name without '/'.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A causal language model: a hub id (`name`), or a local folder (`path`), of which there may be a `variant`."""
+
+    name: str | None = None
+    path: str | None = None
+    variant: str | None = None
+    revision: str | None = None
+    dtype: str = "float32"
+    add_bos: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        one_of("model.dtype", self.dtype, DTYPES)
+        if self.name is None and self.path is None:
+            raise ConfigError("model: expected model.name=<hub id> or model.path=<folder>, got neither.")
+        if self.variant is not None:
+            one_of("model.variant", self.variant, VARIANTS)
+            if self.path is None or not self.path.endswith(f"/planted/{self.variant}"):
+                raise ConfigError(f"model.variant={self.variant}: only model=planted has variants, got model.path={self.path}; "
+                                  "leave model.variant out, or use model=local for a folder of your own.")
+
+
+@dataclass(kw_only=True)
+class DeviceConfig:
+    """Where the model runs; `auto` takes cuda, then mps, then cpu."""
+
+    type: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        one_of("device.type", self.type, DEVICES)
+
+
+@dataclass(kw_only=True)
+class EngineConfig:
+    """Which engine evaluates the interventions, and the budget of states per forward pass."""
+
+    name: str = "auto"
+    max_states: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        one_of("engine.name", self.name, ENGINES)
+        at_least("engine.max_states", self.max_states, 1)
+
+
+@dataclass(kw_only=True)
+class VerifySliceConfig:
+    """The verify slice; it runs as soon as any field is set."""
+
+    device: str | None = None
+    n_examples: int | None = None
+    dtype: str | None = None
+    tolerance: float | None = None
+    strict: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        if self.device is not None:
+            one_of("verify_slice.device", self.device, DEVICES)
+        if self.dtype is not None:
+            one_of("verify_slice.dtype", self.dtype, DTYPES)
+        at_least("verify_slice.n_examples", self.n_examples, 1)
+        at_least("verify_slice.tolerance", self.tolerance, 0)
+
+    @property
+    def asked(self) -> bool:
+        """Whether the user asked for a verify slice at all."""
+        return any(getattr(self, f.name) is not None for f in fields(self))
+
+
+@dataclass(kw_only=True)
+class InvariantsConfig:
+    """How a sweep looks for components that matter in every condition."""
+
+    k: int = 10
+    metrics: list[str] = field(default_factory=lambda: ["logit_diff"])
+    rank: str = "magnitude"
+    allow_partial: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        at_least("invariants.k", self.k, 1)
+        one_of("invariants.rank", self.rank, RANKS)
+        distinct("invariants.metrics", self.metrics)

@@ -1,0 +1,1 @@
+"""From an engine's numbers to effects: numbers per cell, their strength."""

@@ -1,0 +1,76 @@
+"""The sizes of a model that decide about memory, and what plain forward passes cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tinylab.engine.base import Prediction
+from tinylab.engine.forked.passes import Needs
+from tinylab.interventions.variants import Variant
+from tinylab.models.network import CausalModel
+from tinylab.task.tokens import TokenPair
+
+MIB = 2**20
+
+FIXED = 32 * MIB
+"""Index arrays, masks and what the allocator rounds up."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a model that decide about memory, in numbers per row."""
+
+    layers: int
+    n_heads: int
+    hidden: int
+    heads: int  # all heads' outputs together
+    keys: int  # all keys of a row together, as many as its values
+    widest: int  # the widest activation in a block
+    vocabulary: int
+    itemsize: int
+    weights: int  # bytes
+
+    @staticmethod
+    def of(model: CausalModel) -> Shape:
+        """Read a model's sizes off its weights (a model on the meta device will do)."""
+        heads = model.head_width * model.n_heads
+        per_key = int(getattr(model.config, "num_key_value_heads", None) or model.n_heads)
+        unembedding = model.model.get_output_embeddings().weight
+        stored = {p.data_ptr() if p.device.type != "meta" else id(p): p.numel() * p.element_size()
+                  for p in model.model.parameters()}
+        return Shape(
+            layers=model.n_layers, n_heads=model.n_heads, hidden=int(model.config.hidden_size), heads=heads,
+            keys=heads // model.n_heads * per_key,
+            widest=model.widest, vocabulary=int(unembedding.shape[0]), itemsize=unembedding.element_size(),
+            weights=sum(stored.values()),
+        )
+
+    def kept_per_node(self, needs: Needs) -> int:
+        """Bytes that the store holds of one node of the unmodified runs."""
+        sites = sum(self.heads if site == "head_out" else self.hidden for site, _ in needs.sites)
+        keys = 2 * self.layers * self.keys if needs.keys else 0
+        return self.itemsize * (len(needs.entries) * self.hidden + sites + keys)
+
+
+def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:
+    """What the reference engine will need: a forward pass of the whole prompt for each variant, and all its logits."""
+    lengths = {"clean": [len(pair.clean) for pair in pairs], "corrupt": [len(pair.corrupt) for pair in pairs]}
+    tokens = {run: sum(found) for run, found in lengths.items()}
+    states = shape.layers * (sum(tokens.values()) + sum(tokens[variant.target] for variant in variants))
+    longest = max((*lengths["clean"], *lengths["corrupt"]), default=1)
+    sources = {(i.site, i.layer) for variant in variants if variant.source is not None for i in variant.interventions}
+    kept = 2 * longest * len(sources) * max(shape.hidden, shape.heads) * shape.itemsize
+    block = shape.itemsize * (_block(shape, longest, longest) + 2 * longest * longest * shape.n_heads)
+    activations = kept + block + _logits(shape, longest, 1) + FIXED
+    return Prediction(len(pairs) * (len(variants) + 2), states, shape.weights, activations)
+
+
+def _block(shape: Shape, rows: int, wide: int) -> int:
+    """Numbers that a block holds at once, beside gathered keys."""
+    return rows * (8 * shape.hidden + 6 * shape.heads + 4 * shape.keys) + 4 * min(rows, wide) * shape.widest
+
+
+def _logits(shape: Shape, reading: int, pairs: int) -> int:
+    """Bytes of the logits of some reading rows, and of what the metrics make of some pairs at a time."""
+    return reading * shape.vocabulary * (shape.itemsize + 4) + 6 * pairs * shape.vocabulary * 4

@@ -1,0 +1,1 @@
+"""The forked engine."""

@@ -1,0 +1,205 @@
+"""Forests: prompt pairs laid out as tries, and cut into groups whose tries one forward pass can hold.
+
+A forest has one trie of the unmodified runs (`both`) and, for each setting, the *region*: those states of the
+target runs that interventions can reach, which a variant computes, and where each hangs in `both`.
+
+Letters: N nodes of `both`, R nodes of a region, B examples of a forest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinylab.engine.forked.trie import NONE, IntArray, Trie, build, edited, padded
+from tinylab.interventions.operations import Scale
+from tinylab.interventions.variants import Positions, Run, Variant
+from tinylab.task.tokens import TokenPair
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What variants of one trie share: which prompt runs, where its activations come from, and at which positions."""
+
+    target: Run
+    source: Run | None
+    positions: Positions
+    scales: bool = False  # some act on what is there, whatever it is: then no position is left out where both runs agree
+
+    @staticmethod
+    def of(variant: Variant) -> Setting:
+        """The setting of a variant."""
+        scales = any(isinstance(i.operation, Scale) for i in variant.interventions)
+        return Setting(variant.target, variant.source, variant.positions, scales)
+
+
+@dataclass(frozen=True)
+class Region:
+    """R states in preorder that a pass computes together, everything below what they hang on."""
+
+    tokens: IntArray  # [R]
+    depth: IntArray  # [R]
+    end: IntArray  # [R], one past the last state below, in R's own numbers
+    hung: IntArray  # [R], how many unmodified states each one's path starts with
+    origin: IntArray  # [R], the node of `both` with the same tokens: the state before any intervention
+    read: IntArray  # [read], the states that have to leave the last block, ascending
+    ends: IntArray  # [B], for each example its reading row's place in `read`, NONE where nothing changes
+    edited: IntArray  # [E], the states at which interventions act, ascending
+    source: IntArray  # [E], for each its source's node in `both`, NONE where there is no source
+    above: IntArray  # [R, T], each one's ancestors from the root down: nodes of `both`, then states of the region
+
+    def __len__(self) -> int:
+        """Number of states, R."""
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A group of prompt pairs: the unmodified runs of both prompts, and the region of each setting."""
+
+    examples: IntArray  # [B]
+    both: Trie  # the clean prompts' paths, then the corrupt ones'
+    whole: Region  # `both` as a region of its own
+    regions: dict[Setting, Region]
+
+    def clean_ends(self) -> IntArray:
+        """[B], the reading row of each clean prompt, as a place in `whole.read`."""
+        return self.whole.ends[: len(self.examples)]
+
+    def corrupt_ends(self) -> IntArray:
+        """[B], the same of the corrupt prompts."""
+        return self.whole.ends[len(self.examples) :]
+
+
+class Layout:
+    """All prompt pairs of a call as tries."""
+
+    def __init__(self, pairs: Sequence[TokenPair], settings: Sequence[Setting]) -> None:
+        """Lay out the pairs.
+
+        Raises:
+            IndexError: a position of a setting lies behind the end of a prompt.
+        """
+        self._count = len(pairs)
+        self._both = build(padded([*(pair.clean for pair in pairs), *(pair.corrupt for pair in pairs)]))
+        self._rows: dict[Run, IntArray] = {"clean": np.arange(self._count), "corrupt": np.arange(self._count) + self._count}
+        self._targets: dict[Setting, tuple[Trie, IntArray]] = {}
+        for setting in settings:
+            prompts = padded([getattr(pair, setting.target) for pair in pairs])
+            source = None if setting.source is None else self._both
+            rows = None if setting.source is None else self._rows[setting.source]
+            computed = setting.scales or setting.source == setting.target  # a sham is computed although it changes nothing
+            own = None if computed else self._rows[setting.target]
+            self._targets[setting] = edited(prompts, setting.positions, source, rows, own)
+
+    @property
+    def hanging(self) -> bool:
+        """Whether some target run starts with states that no intervention reaches."""
+        return any((tree.marks == NONE).any() for tree, _ in self._targets.values())
+
+    def groups(self, limit: int, most: int) -> Iterator[IntArray]:
+        """Cut the pairs into groups of at most `most` pairs none of whose tries exceeds `limit` nodes (a single pair's may).
+
+        Pairs are taken in the order of their tokens, so that those with common prefixes meet in one trie.
+        """
+        ends = self._both.ends
+        order = np.lexsort((ends[self._rows["corrupt"]], ends[self._rows["clean"]]))
+        alone, growth = self._growth(order)
+        start, size = 0, alone[0]
+        told = size  # the sizes at the last exact count: `growth` only bounds them from above
+        for at in range(1, self._count):
+            if (size + growth[at]).max() > limit and (size - told).max() * 16 > limit:
+                told = size = self._sizes(order[start:at])
+            if (size + growth[at]).max() > limit or at - start >= most:
+                yield order[start:at]
+                start = at
+                told = size = alone[at]
+            else:
+                size = size + growth[at]
+        yield order[start:]
+
+    def _growth(self, order: IntArray) -> tuple[IntArray, IntArray]:
+        """[B, tries], how many nodes each pair needs alone, and adds at most to each trie that holds the pair before it."""
+        clean, corrupt = (self._both.paths[self._rows[run]][order] for run in ("clean", "corrupt"))
+        lengths = [self._both.lengths[self._rows[run]][order] for run in ("clean", "corrupt")]
+        own = _shared(corrupt, clean)
+        common = np.maximum.reduce([own, _with_previous(corrupt, corrupt), _with_previous(corrupt, clean)])
+        alone = [lengths[0] + lengths[1] - own]
+        growth = [lengths[0] - _with_previous(clean, clean) + lengths[1] - common]
+        for tree, _ in self._targets.values():
+            paths = tree.paths[order]
+            alone.append(tree.lengths[order])
+            growth.append(tree.lengths[order] - _with_previous(paths, paths))
+        return np.stack(alone, axis=1), np.stack(growth, axis=1)
+
+    def _sizes(self, examples: IntArray) -> IntArray:
+        """[tries], the exact number of nodes of a group's tries."""
+        both = self._both.paths[np.concatenate([examples, examples + self._count])]
+        paths = [both, *(tree.paths[examples] for tree, _ in self._targets.values())]
+        return np.array([len(np.unique(p[p != NONE])) for p in paths], dtype=np.int64)
+
+    def forest(self, examples: IntArray) -> Forest:
+        """The tries of some examples."""
+        both, nodes = self._both.part(np.concatenate([examples, examples + self._count]))
+        paths: dict[Run, IntArray] = {"clean": both.paths[: len(examples)], "corrupt": both.paths[len(examples) :]}
+        regions = {}
+        needed = [both.ends]
+        for setting, (tree, sources) in self._targets.items():
+            part, own = tree.part(examples)
+            there = sources[own]
+            if setting.source is not None:
+                there = np.where(there == NONE, NONE, np.searchsorted(nodes, there))
+            regions[setting] = region = _region(part, there, paths[setting.target])
+            if setting.source is not None:
+                needed.append(region.source[np.isin(region.edited, region.read)])
+        return Forest(examples, both, _whole(both, np.unique(np.concatenate(needed))), regions)
+
+
+def _shared(first: IntArray, second: IntArray) -> IntArray:
+    """[B], how many nodes two paths have in common."""
+    common: IntArray = np.count_nonzero((first == second) & (first != NONE), axis=1)
+    return common
+
+
+def _with_previous(paths: IntArray, others: IntArray) -> IntArray:
+    """[B], how many nodes each path shares with the other path of the row before it."""
+    return np.concatenate([[0], _shared(paths[1:], others[:-1])])
+
+
+def _whole(both: Trie, needed: IntArray) -> Region:
+    """The unmodified runs as a region that hangs on nothing."""
+    numbers, nothing = np.arange(len(both)), np.empty(0, dtype=np.int64)
+    return Region(
+        tokens=both.tokens, depth=both.depth, end=both.end, hung=np.zeros_like(numbers), origin=numbers, read=needed,
+        ends=np.searchsorted(needed, both.ends), edited=nothing, source=nothing, above=both.paths[both.through],
+    )
+
+
+def _region(tree: Trie, sources: IntArray, unmodified: IntArray) -> Region:
+    """What interventions can reach in a trie of target runs.
+
+    Args:
+        tree: the target runs' trie.
+        sources: [N'], each edited node's source, NONE for the others (without a source: the position).
+        unmodified: [B, T], the paths of the same runs in `both`.
+    """
+    touched = tree.marks != NONE
+    nodes = np.flatnonzero(touched)
+    numbers = np.cumsum(touched) - 1
+    through, depth = tree.through[nodes], tree.depth[nodes]
+    there = tree.paths != NONE
+    hung = np.count_nonzero(there & ~touched[tree.paths], axis=1)
+    above = tree.paths[through]
+    above = np.where(np.arange(above.shape[1]) < hung[through][:, None], unmodified[through][:, : above.shape[1]], numbers[above])
+    changed = touched[tree.ends]
+    read, reached = np.unique(numbers[tree.ends[changed]], return_inverse=True)
+    places = np.full(len(tree.ends), NONE)
+    places[changed] = reached
+    edited_nodes = np.flatnonzero(sources != NONE)
+    return Region(
+        tokens=tree.tokens[nodes], depth=depth, end=np.searchsorted(nodes, tree.end[nodes]), hung=hung[through],
+        origin=unmodified[through, depth], read=read, ends=places, edited=numbers[edited_nodes],
+        source=sources[edited_nodes], above=above,
+    )

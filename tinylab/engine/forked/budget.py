@@ -1,0 +1,143 @@
+"""How much a forked evaluation may hold at once, and what it will cost: told before it starts.
+
+Peak memory does not grow with the number of interventions or prompts: rows per forward, activations kept of the
+unmodified runs, gathered keys and logits are each bounded by a constant of the device type. They are constants, so
+that passes are cut alike, and numbers are bit-identical, on all machines of one kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import psutil
+import torch
+
+from tinylab.engine.base import Prediction
+from tinylab.engine.cost import FIXED, MIB, Shape, _block, _logits
+from tinylab.engine.forked.batches import Layout, Region, Setting
+from tinylab.engine.forked.passes import Needs, mlp_rows
+from tinylab.interventions.sites import SITES
+from tinylab.interventions.variants import Variant, fork_of
+from tinylab.task.tokens import TokenPair
+
+SAFE = 0.9
+"""The part of the free memory that a prediction may fill."""
+LEAST = 64
+"""Rows below which a pass is not made smaller: it would save no memory worth the time."""
+HEAP = {"cpu": 2.75}
+"""How many times the numbers in use a heap grows to, by device type, as passes of different sizes come and go. On GPT-2-XL's
+shape glibc's was measured at 2.6; CUDA's allocator gives back whole blocks, and counts what is in use."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one forward pass may hold."""
+
+    states: int  # rows
+    store: int  # bytes of activations kept of the unmodified runs
+    gather: int  # numbers in the keys of one attention call
+    logits: int  # numbers in the logits, reading rows × vocabulary
+
+    @staticmethod
+    def of(device: str, max_states: int | None = None) -> Budget:
+        """The constants of a device type; `max_states` replaces the rows alone."""
+        budget = BUDGETS[device]
+        return budget if max_states is None else replace(budget, states=max_states)
+
+    def halved(self) -> Budget:
+        """Half of everything."""
+        return Budget(*(max(1, getattr(self, name) // 2) for name in ("states", "store", "gather", "logits")))
+
+
+BUDGETS = {
+    "cpu": Budget(2048, 512 * MIB, 2**24, 2**25),
+    "mps": Budget(8192, 2048 * MIB, 2**26, 2**27),
+    "cuda": Budget(65536, 8192 * MIB, 2**28, 2**29),
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """A budget spelled out for one model and one set of variants."""
+
+    nodes: int  # of a trie
+    pairs: int  # of a forest
+    rows: int  # of a pass of variants
+    reading: int  # rows that leave its last block
+    keys: int  # gathered by one attention call
+
+    @staticmethod
+    def of(budget: Budget, shape: Shape, needs: Needs) -> Limits:
+        """How far a model may go with a budget."""
+        return Limits(
+            nodes=max(1, min(budget.states, budget.store // max(1, shape.kept_per_node(needs)))),
+            pairs=max(1, budget.logits // (2 * shape.vocabulary)),
+            rows=budget.states,
+            reading=max(1, budget.logits // shape.vocabulary),
+            keys=max(1, budget.gather // shape.heads),
+        )
+
+    def variants(self, region: Region) -> int:
+        """How many variants of a region go into one pass."""
+        return max(1, min(self.rows // len(region), self.reading // len(region.read)))
+
+
+def predict(
+    shape: Shape, device: str, pairs: Sequence[TokenPair], variants: Sequence[Variant], budget: Budget
+) -> Prediction:
+    """What the forked engine will need for some variants on some pairs, without running anything.
+
+    Args:
+        shape: the model's sizes.
+        device: its type.
+        pairs: the prompts.
+        variants: the interventions.
+        budget: what a pass may hold.
+    """
+    by_setting: dict[Setting, list[Variant]] = {}
+    for variant in variants:
+        by_setting.setdefault(Setting.of(variant), []).append(variant)
+    layout = Layout(list(dict.fromkeys(pairs)), list(by_setting))
+    needs = Needs.of(variants, layout.hanging)
+    limits = Limits.of(budget, shape, needs)
+    forwards = states = nodes = rows = reading = together = 0
+    for examples in layout.groups(limits.nodes, limits.pairs):
+        forest = layout.forest(examples)
+        forwards, together = forwards + 1, max(together, len(examples))
+        states += len(forest.whole) * (shape.layers - 1) + len(forest.whole.read)
+        nodes, rows = max(nodes, len(forest.whole)), max(rows, len(forest.whole))
+        reading = max(reading, len(forest.whole.read))
+        for setting, region in ((setting, region) for setting, region in forest.regions.items() if len(region)):
+            chunk = min(limits.variants(region), len(by_setting[setting]))
+            forwards += -(-len(by_setting[setting]) // limits.variants(region))
+            states += sum(computed_by(variant, region, shape.layers) for variant in by_setting[setting])
+            rows, reading = max(rows, chunk * len(region)), max(reading, chunk * len(region.read))
+    gathered = min(max(budget.gather, shape.heads), 4 * rows * shape.heads)
+    block = _block(shape, rows, mlp_rows(device, shape.widest) or rows)
+    passing = (  # their sum: an allocator keeps what a block has freed while logits are made
+        shape.itemsize * (block + 4 * gathered) + _logits(shape, reading, together)
+    )
+    activations = nodes * shape.kept_per_node(needs) + int(HEAP.get(device, 1) * passing) + FIXED
+    return Prediction(forwards, states, shape.weights, activations)
+
+
+def computed_by(variant: Variant, region: Region, layers: int) -> int:
+    """States that a variant computes: rows of a region through each block from its fork on, in the last the reading rows."""
+    layer, at = fork_of(variant)
+    start = layer + (SITES[at] == "resid_post")
+    return len(region) * max(0, layers - 1 - start) + (len(region.read) if start < layers else 0)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device, or on the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory could not be had, on any device."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

@@ -1,0 +1,151 @@
+"""Taps: where the forked engine touches a transformers model, and how it lets go again.
+
+Each state is a batch row of its own, of one token. Everything in a decoder but attention works on single tokens,
+so rows can join and leave a pass between any two modules; attention is the one place where rows meet.
+transformers dispatches it through `AttentionInterface`: the function registered here receives queries, keys and
+values after rotary embedding and returns the per-head outputs. Blocks, attention modules, output projections and
+MLPs are called through the tap, which decides on which rows. Everything is undone when `tapped` closes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.functional import gelu
+from transformers.activations import AccurateGELUActivation, FastGELUActivation, NewGELUActivation
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from tinylab.engine.calls import Arguments
+from tinylab.engine.forked.attention import Attend, Keys
+from tinylab.errors import EngineUnsupported
+from tinylab.models.network import CausalModel
+
+NAME = "tinylab_forked"
+TANH_GELUS = (NewGELUActivation, FastGELUActivation, AccurateGELUActivation)
+"""Activation functions that transformers computes in five passes over memory, and torch in one: to rounding the same."""
+Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+
+class Tap(Protocol):
+    """What a forward pass does at each tapped place: it calls the model's own code on the rows that are due."""
+
+    def block(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """Run a block."""
+        ...
+
+    def attention(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """Run an attention module."""
+        ...
+
+    def projection(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """Run an attention output projection."""
+        ...
+
+    def mlp(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """Run the module whose output is the site `mlp_out`."""
+        ...
+
+    def attend(self, compute: Attend, query: torch.Tensor, kept: Keys, window: int | None) -> torch.Tensor:
+        """Attention of rows [rows, H, 1, d]; returns [rows, 1, H, d]."""
+        ...
+
+
+_current: ContextVar[tuple[Tap, str]] = ContextVar("tinylab_tap")
+
+
+@contextmanager
+def tapped(model: CausalModel) -> Iterator[Callable[[Tap], AbstractContextManager[None]]]:
+    """Open a model for forked forward passes; yields a context manager that connects one pass.
+
+    Raises:
+        EngineUnsupported: the model cannot be opened, and why.
+    """
+    if "position_ids" not in inspect.signature(model.model.forward).parameters:
+        raise EngineUnsupported(f"{type(model.model).__name__} takes no position_ids, which the forked engine needs.")
+    original = model.model.config._attn_implementation
+    with ExitStack() as stack:
+        for layer, block in enumerate(model.blocks):
+            for name, module in (
+                ("block", block),
+                ("attention", model.attention(layer)),
+                ("projection", model.projection(layer)),
+                ("mlp", model.mlp(layer)),
+            ):
+                stack.enter_context(_forward(module, _through(name, layer, module.forward)))
+        for module in model.modules:
+            if type(module) in TANH_GELUS:
+                stack.enter_context(_forward(module, partial(gelu, approximate="tanh")))
+        stack.callback(model.model.set_attn_implementation, original)
+        try:
+            model.model.set_attn_implementation(NAME)
+        except ValueError as error:
+            raise EngineUnsupported(f"{type(model.model).__name__} does not let its attention be chosen ({error}).") from error
+        yield lambda tap: _connect(tap, original)
+
+
+@contextmanager
+def _connect(tap: Tap, original: str) -> Iterator[None]:
+    token = _current.set((tap, original))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def _through(name: str, layer: int, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that leaves it to the tap's method of this name how a module's own is called."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return getattr(_current.get()[0], name)(layer, call, (args, kwargs))
+
+    return forward
+
+
+@contextmanager
+def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """While open, the module's forward is another one."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own
+
+
+def _attend(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _mask: torch.Tensor | None, **kwargs: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The model's own attention over the trie: its mask is replaced."""
+    tap, original = _current.get()
+    own = _own_attention(module, original, kwargs)
+
+    def compute(asked: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return own(module, asked, keys, values, mask, **kwargs)[0]
+
+    return tap.attend(compute, query, (key, value), kwargs.get("sliding_window")), None
+
+
+def _own_attention(module: nn.Module, original: str, kwargs: dict[str, Any]) -> Attention:
+    """What computes attention itself: sdpa, or the model's eager function where sdpa lacks a feature of it."""
+    features = [name for name in ("softcap", "s_aux") if kwargs.get(name) is not None]
+    if original != "eager" and not features:
+        sdpa: Attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
+        return sdpa
+    eager: Attention | None = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if eager is None:
+        raise EngineUnsupported(f"{type(module).__name__} has no eager attention function to wrap.")
+    return eager
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)

@@ -1,0 +1,1 @@
+"""The machine: threads, GPUs, large imports, interruptions."""

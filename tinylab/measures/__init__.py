@@ -1,0 +1,1 @@
+"""Pure functions: what is read from logits, metrics, recovery, statistics."""

@@ -1,0 +1,1 @@
+"""Models: which weights are meant, loading them, and the points of the network."""

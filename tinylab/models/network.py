@@ -1,0 +1,198 @@
+"""A causal language model, and the points of its network where interventions act."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from tinylab.errors import ModelError
+from tinylab.models.weights import ModelIdentity
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "wo")
+
+MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "fc2")
+
+
+@dataclass
+class CausalModel:
+    """A loaded causal language model and the modules at which interventions act.
+
+    `L` layers (`n_layers`), `H` query heads (`n_heads`) of width `d_head`.
+    """
+
+    model: Any
+    tokenizer: Any
+    identity: ModelIdentity
+    add_bos: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The weights' dtype."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @cached_property
+    def config(self) -> Any:
+        """The text model's config (a composite model has it nested)."""
+        return self.model.config.get_text_config()
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks, L."""
+        return int(self.config.num_hidden_layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Number of query heads per layer, H."""
+        return int(self.config.num_attention_heads)
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head's output, d_head: what the output projection takes, divided by H."""
+        projection: Any = self.projection(0)
+        inputs = getattr(projection, "in_features", None) or getattr(projection, "nx", None) or projection.weight.shape[-1]
+        return int(inputs) // self.n_heads
+
+    @cached_property
+    def widest(self) -> int:
+        """Numbers in the widest activation of a row in a block: the MLP's inside, as a rule."""
+        return int(max(max(p.shape[-2:]) for p in self.blocks[0].parameters() if p.dim() > 1))
+
+    @cached_property
+    def chunks(self) -> dict[int, int]:
+        """The layers whose attention is cut into chunks of positions, with the chunks' size (Llama 4)."""
+        kinds = getattr(self.config, "layer_types", None) or []
+        size = getattr(self.config, "attention_chunk_size", None)
+        return {layer: int(size) for layer, kind in enumerate(kinds) if kind == "chunked_attention" and size is not None}
+
+    @property
+    def context(self) -> int | None:
+        """The longest prompt in tokens, None if the config names no limit."""
+        limit = getattr(self.config, "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens the model has an embedding for."""
+        return int(self.config.vocab_size)
+
+    @property
+    def bos(self) -> int | None:
+        """The token that starts every prompt, or None."""
+        if not self.add_bos:
+            return None
+        if self.tokenizer.bos_token_id is None:
+            raise ModelError(f"model.add_bos=true, but the tokenizer of {self.identity.name} has no BOS token; "
+                             "use model.add_bos=false.")
+        return int(self.tokenizer.bos_token_id)
+
+    @property
+    def unknown(self) -> int | None:
+        """The token for words that the vocabulary lacks; None where there is none, or it is that of a document's begin or end."""
+        tokenizer = self.tokenizer
+        token = tokenizer.unk_token_id
+        return None if token in (None, tokenizer.bos_token_id, tokenizer.eos_token_id) else int(token)
+
+    def describe_tokenizer(self) -> dict[str, Any]:
+        """Its class, its size, and a digest of what it does (None for tokenizers written in Python)."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        digest = None if backend is None else hashlib.sha256(backend.to_str().encode()).hexdigest()
+        return {"class": type(self.tokenizer).__name__, "vocabulary": len(self.tokenizer), "digest": digest}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, verbatim, without special tokens."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    @cached_property
+    def modules(self) -> list[nn.Module]:
+        """All modules of the network, at any depth."""
+        return list(self.model.modules())
+
+    @cached_property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks: the module list as long as the model is deep whose parts hold attention.
+
+        Raises:
+            ModelError: there is no such list.
+        """
+        from torch import nn
+
+        for module in self.modules:
+            if isinstance(module, nn.ModuleList) and len(module) == self.n_layers and _projections(module[0]):
+                return module
+        raise ModelError(f"{self.identity.name} ({type(self.model).__name__}): found no list of {self.n_layers} blocks "
+                         f"with an attention output projection (one of {', '.join(PROJECTIONS)}); "
+                         "this architecture is not supported.")
+
+    def projection(self, layer: int) -> nn.Module:
+        """The attention output projection of a layer; its input, cut into heads, is the site `head_out`."""
+        return self._attentions[layer][1]
+
+    def attention(self, layer: int) -> nn.Module:
+        """The attention module of a layer, which holds the projection."""
+        return self._attentions[layer][0]
+
+    @cached_property
+    def _attentions(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Each layer's attention module and its output projection."""
+        found = []
+        for block in self.blocks:
+            projection = _projections(block)[0]
+            found.append((next(module for module in block.modules() if projection in module.children()), projection))
+        return found
+
+    def mlp(self, layer: int) -> nn.Module:
+        """The module whose output is the site `mlp_out`: the MLP, or its last linear map.
+
+        The latter where the MLP has no module of its own (OPT), or adds the residual stream itself (Bloom, MPT).
+
+        Raises:
+            ModelError: the block has neither.
+        """
+        from torch import nn
+
+        children = dict(self.blocks[layer].named_children())
+        for name in MLPS:
+            if name in children:
+                module = children[name]
+                if "residual" not in signature(module.forward).parameters:
+                    return module
+                return [child for child in module.children() if isinstance(child, nn.Linear)][-1]
+        raise ModelError(f"{self.identity.name}: layer {layer} has no MLP (expected one of {', '.join(MLPS)}).")
+
+
+def _projections(block: nn.Module) -> list[nn.Module]:
+    found = []
+    for name, module in block.named_modules():
+        parent, _, own = name.rpartition(".")
+        if own in PROJECTIONS and "att" in parent.lower() and "cross" not in parent.lower():
+            found.append(module)
+    return found
+
+
+def forget_lengths(model: CausalModel) -> None:
+    """Put `dynamic` rotary embeddings back to how they were loaded, so that a prompt's logits do not depend on earlier prompts.
+
+    Such an embedding keeps the frequencies of a longer input it has seen; transformers resets it for some prompts only.
+    """
+    for module in model.modules:
+        kinds = getattr(module, "rope_type", {})  # of the module, or by type of layer
+        for prefix, kind in [("", kinds)] if isinstance(kinds, str) else [(f"{layer}_", kind) for layer, kind in kinds.items()]:
+            if "dynamic" in kind:
+                loaded = getattr(module, f"{prefix}original_inv_freq")
+                module.register_buffer(f"{prefix}inv_freq", loaded.clone(), persistent=False)
+                setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)

@@ -1,0 +1,126 @@
+"""Weights: which ones a config means, told without loading them.
+
+A hub id means the commit that its revision resolves to, a folder means the digest of its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from pathlib import Path
+
+from tinylab.config.groups import ModelConfig
+from tinylab.errors import ModelError, first_sentence
+from tinylab.paths import locate
+
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+"""Of one weight, by dtype."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """What the weights are: a hub id with its resolved commit, or a folder with the digest of its files."""
+
+    name: str
+    revision: str | None
+    digest: str | None
+
+
+def identify(config: ModelConfig) -> ModelIdentity:
+    """What the config's weights are, without loading them.
+
+    Raises:
+        ModelError: the folder is not a model, or the hub id cannot be resolved.
+    """
+    if config.path is not None:
+        folder = model_folder(config.path)
+        return ModelIdentity(config.name or folder.name, None, _folder_digest(folder))
+    assert config.name is not None
+    return ModelIdentity(config.name, _hub_commit(config.name, config.revision), None)
+
+
+def model_folder(path: str) -> Path:
+    """The folder that a config's `path` means.
+
+    Raises:
+        ModelError: it is none, or holds no model.
+    """
+    folder = locate(path)
+    if not folder.is_dir():
+        expected = "expected one with config.json, model.safetensors and tokenizer files"
+        raise ModelError(f"model.path={path}: no such folder; {expected}.")
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"model.path={path}: not a model folder, it has no config.json.")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"model.path={path}: no *.safetensors in it; other formats are not read, they can run code.")
+    return folder
+
+
+def loaded_bytes(config: ModelConfig) -> int | None:
+    """Bytes of the weights in the config's dtype, read off the files' headers; None where they are not on this machine.
+
+    Raises:
+        ModelError: see `identify`.
+    """
+    if config.path is not None:
+        folder = model_folder(config.path)
+    else:
+        assert config.name is not None
+        folder = _hub_config(config.name, config.revision).parent
+    files = sorted(folder.glob("*.safetensors"))
+    return sum(map(_parameters, files)) * BYTES[config.dtype] if files else None
+
+
+def _parameters(file: Path) -> int:
+    """How many numbers a safetensors file holds; 0 if it is none, which loading will tell."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as tensors:
+            return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+    except (SafetensorError, OSError):
+        return 0
+
+
+def _folder_digest(folder: Path) -> str:
+    """sha256 over the names and contents of what determines a local model's numbers."""
+    more = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
+    wanted = (*more, *TOKENIZER_FILES)
+    chosen = sorted([*folder.glob("*.safetensors"), *(folder / name for name in wanted if (folder / name).is_file())])
+    digest = hashlib.sha256()
+    for file in chosen:
+        stat = file.stat()
+        digest.update(f"{file.name}\0{_file_digest(file, stat.st_size, stat.st_mtime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _file_digest(file: Path, _size: int, _mtime_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _hub_commit(name: str, revision: str | None) -> str:
+    """The commit that a hub id and revision mean now (asked of the hub, else of the local cache)."""
+    return _hub_config(name, revision).parent.name
+
+
+@lru_cache(maxsize=64)
+def _hub_config(name: str, revision: str | None) -> Path:
+    """The local copy of a hub model's config, in a folder that is named as its commit."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.utils import logging as hub_logging
+
+    hub_logging.set_verbosity_error()  # what goes wrong is told below, once
+
+    try:
+        return Path(hf_hub_download(name, "config.json", revision=revision))
+    except (LocalEntryNotFoundError, ConnectionError) as error:
+        raise ModelError(f"model.name={name}: the hub cannot be reached and the model is not in the local cache; connect once "
+                         "to download it, or use model=local model.path=<folder>.") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise ModelError(f"model.name={name}, model.revision={revision}: {first_sentence(error)}.") from error

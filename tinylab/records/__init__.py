@@ -1,0 +1,1 @@
+"""What is written and read back: documents, tables, manifests, identities, checkpoints."""

@@ -1,0 +1,108 @@
+"""Run folders: where every file of a run lies, its status, and where its numbers came from."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tinylab.errors import OutputError
+from tinylab.records.storage import half_written, read_json, write_json
+
+
+class RunFolder:
+    """Owns every path of a run, and its manifest."""
+
+    ARTIFACTS = {
+        "config": "config.yaml",
+        "head_impact": "metrics/head_impact.parquet",
+        "layer_impact": "metrics/layer_impact.parquet",
+        "per_example": "metrics/per_example.parquet",
+        "summary": "metrics/summary.json",
+        "verify": "metrics/verify.json",
+        "heatmap": "heatmap.png",
+        "log": "run.log",
+    }
+
+    RESULTS = ("config", "head_impact", "layer_impact", "per_example", "summary")
+    """What a finished run cannot do without; a picture, a log or a verify slice can be made again."""
+
+    def __init__(self, path: Path) -> None:
+        """The run folder at a path; it need not exist yet."""
+        self.path = path
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest's path."""
+        return self.path / "manifest.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What an unfinished run has computed so far (`tinylab.records.checkpoint`)."""
+        return self.path / "checkpoint.npz"
+
+    def file(self, artifact: str) -> Path:
+        """The path of an artifact, by its key in the manifest."""
+        return self.path / self.ARTIFACTS[artifact]
+
+    def read(self) -> dict[str, Any] | None:
+        """The manifest, None if there is none."""
+        return read_json(self.manifest) if self.manifest.is_file() else None
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Write the manifest, with the relative path of every artifact that exists."""
+        kept = {key: value for key, value in content.items() if key not in self.ARTIFACTS}
+        there = {key: path for key, path in self.ARTIFACTS.items() if (self.path / path).is_file()}
+        write_json(self.manifest, {**kept, **there})
+
+    def fail(self, run_id: str | None, error: BaseException) -> None:
+        """Record that the run failed, and how."""
+        before = self.read() or {}
+        self.write({**before, "status": "failed", "run_id": run_id or before.get("run_id"), "error": describe(error)})
+
+    def finished(self) -> dict[str, Any] | None:
+        """The manifest if any finished run is here with all its files, else None."""
+        try:
+            content = self.read()
+        except OutputError:
+            return None
+        return None if content is None else self.complete(content.get("run_id"))
+
+    def note_failed_attempt(self, finished: dict[str, Any], error: BaseException) -> None:
+        """Record that computing a finished run again failed; what it had stays."""
+        self.write({**finished, "attempt_failed": describe(error)})
+
+    def discard(self) -> None:
+        """Remove what a run that never computed anything has written, and its folder if nothing else is in it."""
+        for file in (self.manifest, self.checkpoint, *(self.path / path for path in self.ARTIFACTS.values())):
+            file.unlink(missing_ok=True)
+        for folder in (self.path / "metrics", self.path):
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+    def half_written(self) -> list[Path]:
+        """What processes were writing here that were killed, or write right now."""
+        files = (self.manifest, self.checkpoint, *(self.path / path for path in self.ARTIFACTS.values()))
+        return [found for file in files for found in half_written(file)]
+
+    def tidy(self) -> None:
+        """Remove what killed processes were writing here; only for whoever computes this run, or knows that nobody does."""
+        for file in self.half_written():
+            with suppress(OSError):  # it can stay: nothing reads it
+                file.unlink(missing_ok=True)
+
+    def complete(self, run_id: str | None) -> dict[str, Any] | None:
+        """The manifest if this very run is finished and all its files are there, else None."""
+        try:
+            content = self.read()
+        except OutputError:
+            return None
+        if content is None or not run_id or (content.get("status"), content.get("run_id")) != ("complete", run_id):
+            return None
+        listed = [self.path / content[key] for key in self.RESULTS if key in content]
+        return content if all(path.is_file() for path in listed) else None
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """An error as data."""
+    return {"type": type(error).__name__, "message": str(error)}

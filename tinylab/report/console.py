@@ -1,0 +1,162 @@
+"""What a person reads when a run or a sweep ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from tinylab.checks.published import Comparison, Published
+from tinylab.records.manifest import RunFolder
+from tinylab.records.storage import read_json
+from tinylab.records.tables import KEYS
+
+if TYPE_CHECKING:
+    from tinylab.checks.soundness import Floor, Verdict
+
+STRONGEST = 10
+
+
+def console() -> Console:
+    """Standard output; made at each use so that redirection works. A file or pipe is as wide as a table needs."""
+    plain = Console(highlight=False, soft_wrap=True)
+    return plain if plain.is_terminal else Console(highlight=False, soft_wrap=True, width=120)
+
+
+def strongest(table: pd.DataFrame, keys: list[str], baselines: dict[str, Any], metric: str) -> pd.DataFrame:
+    """The cells of an impact table, averaged over seeds, by |change of metric| from the unmodified run, largest first."""
+    wide = table.groupby([*keys, "metric"])["value"].mean().unstack("metric")
+    wide["change"] = wide[metric] - baselines[metric]["mean"]
+    ordered = wide.reset_index().assign(size=wide["change"].abs().to_numpy())
+    return ordered.sort_values(["size", *keys], ascending=[False] + [True] * len(keys)).drop(columns="size")
+
+
+def print_run(folder: RunFolder) -> None:
+    """Print the strongest components of a finished run, and where it lies."""
+    manifest = folder.read()
+    assert manifest is not None
+    summary = read_json(folder.file("summary"))
+    table = pd.read_parquet(folder.file(manifest["table"]))
+    baselines = summary["baselines"][manifest["target_run"]]
+    metric = "logit_diff" if "logit_diff" in summary["metrics"] else next(iter(summary["metrics"]))
+    keys = list(KEYS[manifest["table"]])
+    rows = strongest(table, keys, baselines, metric).head(STRONGEST)
+    patched = manifest["direction"] != "none"
+    shown = [key for key in keys if key != "granularity" and not (key == "scale" and patched)]
+    metrics = [name for name in summary["metrics"] if name in rows and name != "recovery_mean"]
+    what = f"{manifest['battery']['name']} on {manifest['condition']}, {manifest['model']}"
+    if patched:
+        one = " of one head" if "head" in keys else ""
+        what += f", {manifest['battery']['granularity']}{one} {manifest['direction']} at {manifest['positions']}"
+    if manifest["battery"].get("keep_value_bias"):
+        what += ", value bias kept"
+    unmodified = f"unmodified {manifest['target_run']} run: {baselines[metric]['mean']:.3f}"
+    view = Table(title=f"{what}: strongest by change of {metric} ({unmodified})", title_justify="left")
+    for name in [*shown, "change", *metrics]:
+        view.add_column(name, justify="right", overflow="fold")
+    for row in rows.to_dict("records"):
+        view.add_row(*(f"{row[key]}" for key in shown), f"{row['change']:+.3f}", *(f"{row[name]:.3f}" for name in metrics))
+    out = console()
+    out.print(view)
+    verify = manifest.get("verify_slice")
+    if verify:
+        out.print(f"verify slice on {verify['settings']['device']}: {verify['verdict']}")
+    out.print(f"run: {folder.path}")
+
+
+def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
+    """Print a sweep's invariants, what is missing, and where its files are."""
+    out = console()
+    invariants = read_json(folder / manifest["artifacts"]["invariants"])
+    for group in invariants["groups"]:
+        out.print(_invariants_table(group, invariants))
+        for note in group["notes"]:
+            out.print(f"note: {note}")
+    if "withheld" in invariants:
+        out.print(f"invariants withheld: {invariants['withheld']}")
+    for failure in manifest["failures"]:
+        error = failure["error"]
+        out.print(f"FAILED {failure['condition']} ({failure['battery']}): {error['type']}: {error['message']}")
+        if failure["log"] is not None:
+            out.print(f"  log: {folder / failure['log']}")
+    for condition in manifest["verify_failed"]:
+        out.print(f"VERIFY FAILED {condition}")
+    runs = len(manifest["jobs"])
+    out.print(f"sweep {manifest['status']}: {runs - len(manifest['failures'])} of {runs} runs, in {folder}")
+    for name, path in manifest["artifacts"].items():
+        out.print(f"  {name}: {folder / path}")
+
+
+def print_selftest(title: str, verdicts: Sequence[Verdict], floors: Sequence[Floor]) -> None:
+    """Print what each check of a selftest found, and the noise floor of every metric."""
+    words = {True: "pass", False: "FAIL", None: "–"}
+    checks = Table(title=f"selftest of {title}", title_justify="left")
+    for name in ("check", "found", "allowed", "verdict", "what"):
+        checks.add_column(name, overflow="fold")
+    for one in verdicts:
+        checks.add_row(one.check, one.found, one.allowed, words[one.passes], one.note)
+    noise = Table(title="noise floor: the largest difference of any tested cell and example", title_justify="left")
+    for name in ("metric", "forked vs reference", "alone vs together", "tolerance", "verdict", "largest effect"):
+        noise.add_column(name, justify="left" if name in {"metric", "verdict"} else "right")
+    for floor in floors:
+        forked = "–" if floor.forked is None else f"{floor.forked:.2g}"
+        tolerance = "–" if floor.passes is None else f"{floor.tolerance:g}"
+        noise.add_row(floor.metric, forked, f"{floor.together:.2g}", tolerance, words[floor.passes], f"{floor.effect:.3g}")
+    failed = [one.check for one in verdicts if one.passes is False]
+    failed += [f"noise floor of {floor.metric}" for floor in floors if floor.passes is False]
+    out = console()
+    out.print(checks)
+    out.print(noise)
+    out.print(f"selftest FAILED: {', '.join(failed)}" if failed else "selftest: every check passes")
+
+
+def _invariants_table(group: dict[str, Any], invariants: dict[str, Any]) -> Table:
+    """The components that every condition of a group shares, with their rank in each condition by each metric."""
+    chance = group["expected_by_chance"]
+    found = group[group["kind"]]
+    title = (f"{group['kind']} among the {invariants['k']} strongest of every condition ({', '.join(group['conditions'])}) by "
+             f"{invariants['rank']} of {', '.join(invariants['metrics'])}: {len(found)}")
+    if chance is not None and not any("one condition only" in note for note in group["notes"]):
+        title += f", by chance {chance:.2f}"
+    direction = "" if group["direction"] == "none" else f" {group['direction']} at {group['positions']}"
+    view = Table(title=f"{group['battery']}{direction} on {group['model']}: {title}", title_justify="left")
+    heads = group["kind"] == "heads"
+    columns = ["layer", "head"] if heads else ["layer"]
+    tops = {(metric, condition): top for metric, entry in group["per_metric"].items()
+            for condition, top in entry["top_k"].items()}
+    for name in [*columns, *(f"rank in {condition} ({metric})" for metric, condition in tops)]:
+        view.add_column(name, justify="right")
+    for component in found:
+        own = [str(component[name]) for name in columns] if heads else [str(component)]
+        view.add_row(*own, *(str(top.index(component) + 1) for top in tops.values()))
+    return view
+
+
+def print_published(experiments: Sequence[Published]) -> None:
+    """Print which experiments have published numbers, and what each needs."""
+    view = Table(title="python -m tinylab.reproduce NAME: run it and compare", title_justify="left")
+    for name in ("name", "numbers", "needs", "what"):
+        view.add_column(name, justify="right" if name == "numbers" else "left", overflow="fold")
+    for one in experiments:
+        view.add_row(one.name, str(len(one.numbers)), one.weights or "nothing", one.title)
+    console().print(view)
+
+
+def print_comparison(published: Published, comparisons: Sequence[Comparison]) -> None:
+    """Print each published number beside the run's own, and the verdict."""
+    view = Table(title=f"{published.name}: {published.title}", title_justify="left")
+    for name in ("where", "metric", "expected", "found", "difference", "tolerance", "verdict"):
+        view.add_column(name, justify="left" if name in ("where", "metric", "verdict") else "right", overflow="fold")
+    for one in comparisons:
+        number = one.expected
+        found, difference = ("-", "-") if one.found is None else (f"{one.found:.4f}", f"{one.difference:+.1e}")
+        verdict = "agrees" if one.agrees else "differs" if one.found is not None else "not in this run"
+        view.add_row(number.place, number.metric, f"{number.value:.4f}", found, difference, f"{number.tolerance:g}", verdict)
+    out = console()
+    out.print(view)
+    out.print(f"source: {published.source}")
+    out.print(f"{sum(one.agrees for one in comparisons)} of {len(comparisons)} numbers agree")

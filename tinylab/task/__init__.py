@@ -1,0 +1,1 @@
+"""From a file to prompt pairs as one model sees them."""

@@ -1,0 +1,66 @@
+"""A condition as one model sees it: tokens, the examples that the seeds draw, and the battery's cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tinylab.batteries.base import Cell
+from tinylab.errors import ConfigError
+from tinylab.models.network import CausalModel
+from tinylab.schema import Config
+from tinylab.task.corpus import Condition, subsamples
+from tinylab.task.tokens import TokenPair, tokenise
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A condition as one model sees it, cut to the examples that the run's seeds use."""
+
+    condition: Condition
+    tokens: list[TokenPair]
+    seeds: dict[int, list[int]]  # for each seed, indices into condition.pairs
+    cells: list[Cell]
+    kept: int  # usable pairs, before the seeds drew theirs
+
+
+def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepared:
+    """Tokenise the condition, draw the seeds' examples, list the battery's cells.
+
+    Raises:
+        CorpusError: see `tokenise`.
+        ConfigError: a layer, head or position that is out of range.
+    """
+    cells = config.battery.cells(model.n_layers, model.n_heads)
+    condition, tokens = tokenise(
+        condition,
+        model.encode,
+        bos=model.bos,
+        unknown=model.unknown,
+        context=model.context,
+        single_token=config.condition.single_token,
+        aligned=config.battery.aligned,
+        strict=config.condition.strict,
+    )
+    drawn = subsamples(condition, config.condition.n_examples, config.seeds)
+    used = sorted({b for examples in drawn.values() for b in examples})
+    place = {b: i for i, b in enumerate(used)}
+    kept = len(condition.pairs)
+    cut = Condition(condition.tag, condition.path, condition.sha256, tuple(condition.pairs[b] for b in used), condition.dropped)
+    tokens = [tokens[b] for b in used]
+    _check_positions(config, tokens)
+    return Prepared(cut, tokens, {seed: [place[b] for b in examples] for seed, examples in drawn.items()}, cells, kept)
+
+
+def _check_positions(config: Config, tokens: Sequence[TokenPair]) -> None:
+    positions = config.battery.acts_at
+    if not isinstance(positions, tuple):
+        return
+    shortest = min(min(len(pair.clean), len(pair.corrupt)) for pair in tokens)
+    if max(positions) >= shortest:
+        raise ConfigError(f"battery.positions={list(positions)}: the shortest prompt has {shortest} tokens, positions 0 to "
+                          f"{shortest - 1}.")
+    resid = getattr(config.battery, "granularity", None) == "layer_resid"
+    if resid and all(set(range(len(pair.clean))) <= set(positions) for pair in tokens):
+        raise ConfigError(f"battery.positions={list(positions)} covers every token of every prompt: with layer_resid that turns "
+                          "the target run into the source run, every layer would return the same number; leave positions out.")
