@@ -19,14 +19,15 @@ import torch
 from tinylab.arrays import FloatArray
 from tinylab.interventions.operations import Scale
 from tinylab.interventions.sites import Site
-from tinylab.interventions.variants import Intervention, Positions, Run, Variant
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Intervention, Positions, Variant
 from tinylab.measures import metrics
 from tinylab.measures.metrics import Scorer
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
 
 Change = Callable[[torch.Tensor], torch.Tensor]
-RUNS: tuple[Run, Run] = ("clean", "corrupt")
+RUNS: tuple[RunName, RunName] = ("clean", "corrupt")
 
 
 @dataclass(frozen=True)
@@ -52,24 +53,24 @@ class PlainRuns:
     def __init__(self, model: CausalModel, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer) -> None:
         """Lay out the batches; nothing is computed yet."""
         self._model, self._scorer = model, scorer
-        self.batches: dict[Run, Batch] = {run: Batch.of([getattr(pair, run) for pair in pairs], model.device) for run in RUNS}
+        self.batches: dict[RunName, Batch] = {run: Batch.of([getattr(pair, run) for pair in pairs], model.device) for run in RUNS}
         answers = ([getattr(pair, name) for pair in pairs] for name in ("target", "foil"))
         self._answers = [torch.tensor(tokens, device=model.device) for tokens in answers]
         self._sites = {(i.site, i.layer) for v in variants if v.source is not None for i in v.interventions}
-        self._source: Run | None = next((v.source for v in variants if v.source is not None), None)
+        self._source: RunName | None = next((v.source for v in variants if v.source is not None), None)
         self._cache: dict[tuple[Site, int], torch.Tensor] = {}
-        self._ref: metrics.Reference | None = None
+        self._ref: metrics.CleanRun | None = None
 
     @torch.inference_mode()
-    def unmodified(self, reading_rows_only: bool = False) -> dict[Run, FloatArray]:
+    def unmodified(self, reading_rows_only: bool = False) -> dict[RunName, FloatArray]:
         """The baselines, [B, M] each; keeps the reference and the source run's activations."""
-        logits: dict[Run, torch.Tensor] = {}
+        logits: dict[RunName, torch.Tensor] = {}
         for run in RUNS:
             with ExitStack() as stack:
                 for site, layer in self._sites if run == self._source else ():
                     stack.enter_context(hooked(self._model, site, layer, self._keeper(site, layer)))
                 logits[run] = self._forward(run, reading_rows_only)
-        self._ref = metrics.reference(logits["clean"], *self._answers)
+        self._ref = metrics.clean_run(logits["clean"], *self._answers)
         return {run: self._scorer.score(logits[run], self._ref).numpy() for run in RUNS}
 
     @torch.inference_mode()
@@ -88,7 +89,7 @@ class PlainRuns:
             logits = self._forward(variant.target, reading_rows_only)
         return self._scorer.score(logits, self._ref).numpy()
 
-    def _forward(self, run: Run, reading_rows_only: bool) -> torch.Tensor:
+    def _forward(self, run: RunName, reading_rows_only: bool) -> torch.Tensor:
         """Logits at the reading rows, [B, W]."""
         batch = self.batches[run]
         last = torch.tensor([batch.ids.shape[1] - 1], device=batch.ids.device)

@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tinylab.interventions.operations import Patch
-from tinylab.interventions.variants import Positions, Run, Variant
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Positions, Variant
 from tinylab.task.tokens import TokenPair
 
 Tokens = tuple[int, ...]
@@ -36,7 +37,7 @@ def lower_bound(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layer
     """
     prompts = {prompt for pair in pairs for prompt in (pair.clean, pair.corrupt)}
     total = len({prefix for prompt in prompts for prefix in _prefixes(prompt)}) * (n_layers - 1) + len(prompts)
-    counts: dict[tuple[Run, Run | None, Positions], tuple[int, int]] = {}
+    counts: dict[tuple[RunName, RunName | None, Positions], tuple[int, int]] = {}
     for variant in variants:
         patched = any(isinstance(i.operation, Patch) for i in variant.interventions)
         setting = (variant.target, variant.source if patched else None, variant.positions)
@@ -52,7 +53,7 @@ def _prefixes(prompt: Tokens) -> Iterable[Tokens]:
     return (prompt[: end + 1] for end in range(len(prompt)))
 
 
-def _changed(pairs: Sequence[TokenPair], target: Run, source: Run | None, positions: Positions) -> tuple[int, int]:
+def _changed(pairs: Sequence[TokenPair], target: RunName, source: RunName | None, positions: Positions) -> tuple[int, int]:
     """Distinct changed prefixes, and distinct changed whole prompts."""
     every: set[State] = set()
     whole: set[State] = set()

@@ -21,7 +21,8 @@ from benchmarks.baselines import Batch, places
 from tinylab.arrays import FloatArray
 from tinylab.interventions.operations import Scale
 from tinylab.interventions.sites import Site
-from tinylab.interventions.variants import Intervention, Positions, Run, Variant
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Intervention, Positions, Variant
 from tinylab.measures import metrics
 from tinylab.measures.metrics import Scorer
 from tinylab.models.network import CausalModel
@@ -144,17 +145,17 @@ class NNsight:
 class PeerRuns:
     """A battery by a tool's hooks, as `baselines.PlainRuns` makes it by plain ones."""
 
-    def __init__(self, tool: Tool, batches: dict[Run, Batch], pairs: Sequence[TokenPair], variants: Sequence[Variant],
+    def __init__(self, tool: Tool, batches: dict[RunName, Batch], pairs: Sequence[TokenPair], variants: Sequence[Variant],
                  scorer: Scorer) -> None:
         """Nothing is computed yet."""
         self.tool, self._batches, self._scorer = tool, batches, scorer
         device = batches["clean"].ids.device
         self._answers = [torch.tensor([getattr(pair, name) for pair in pairs], device=device) for name in ("target", "foil")]
-        self._source: Run | None = next((v.source for v in variants if v.source is not None), None)
+        self._source: RunName | None = next((v.source for v in variants if v.source is not None), None)
         patched = {(i.site, i.layer) for v in variants if v.source is not None for i in v.interventions}
         self._sites = sorted(patched, key=lambda site: site[1])
         self._kept: Kept = {}
-        self._ref: metrics.Reference | None = None
+        self._ref: metrics.CleanRun | None = None
 
     @torch.inference_mode()
     def unmodified(self) -> None:
@@ -163,7 +164,7 @@ class PeerRuns:
             logits, kept = self.tool.keep(self._batches[run], self._sites if run == self._source else [])
             self._kept.update(kept)
             if run == "clean":
-                self._ref = metrics.reference(logits[:, -1], *self._answers)
+                self._ref = metrics.clean_run(logits[:, -1], *self._answers)
 
     @torch.inference_mode()
     def evaluate(self, variant: Variant) -> FloatArray:

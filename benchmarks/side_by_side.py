@@ -27,7 +27,8 @@ from benchmarks.workloads import Task, Workload, random_model
 from tinylab.arrays import FloatArray
 from tinylab.engine.forked.budget import Budget
 from tinylab.engine.forked.engine import ForkedEngine
-from tinylab.interventions.variants import Run, Variant
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Variant
 from tinylab.measures import metrics
 from tinylab.measures.metrics import METRICS, Scorer
 from tinylab.models.network import CausalModel
@@ -108,7 +109,7 @@ class Runner:
         places = np.unique(np.linspace(0, len(case.variants) - 1, SAMPLE).astype(int))
         self._sample: list[int] = [int(place) for place in places]
         self._at = 0
-        self._baselines: dict[Run, FloatArray] = {}
+        self._baselines: dict[RunName, FloatArray] = {}
 
     def prepare(self, shadow: CausalModel) -> None:
         """The unmodified runs of (a) and of other tools, which also warm up, and the operations of (a) and (b)."""
@@ -166,7 +167,7 @@ class Sampled:
 class NoScorer(Scorer):
     """A scorer for tensors without data: the metrics come behind the last matmul."""
 
-    def score(self, logits: torch.Tensor, ref: metrics.Reference) -> torch.Tensor:
+    def score(self, logits: torch.Tensor, ref: metrics.CleanRun) -> torch.Tensor:
         """Zeros."""
         del ref
         return torch.zeros(len(logits), len(self.names), dtype=torch.float64)

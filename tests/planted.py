@@ -19,12 +19,13 @@ from tinylab.engine.choose import AllLogits
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.interventions.operations import Operation, Patch, Scale
-from tinylab.interventions.variants import Intervention, Positions, Run, Variant
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Intervention, Positions, Variant
 from tinylab.measures.metrics import Scorer
 from tinylab.models.loading import load_model
 from tinylab.models.network import CausalModel
 from tinylab.planted.closed_forms import Component
-from tinylab.results import Run as Finished
+from tinylab.results import RunName as Finished
 from tinylab.results import load_run
 from tinylab.task.corpus import load_condition
 from tinylab.task.tokens import TokenPair, tokenise
@@ -131,9 +132,9 @@ def scaled(*components: Component, scale: float = 0.0, keep_bias: bool = False) 
     return Variant(tuple(_at(component, Scale(scale, keep_bias)) for component in components), "clean")
 
 
-def patched(*components: Component, source: Run = "clean", positions: Positions = "last") -> Variant:
+def patched(*components: Component, source: RunName = "clean", positions: Positions = "last") -> Variant:
     """One run with some heads taken from the other."""
-    target: Run = "corrupt" if source == "clean" else "clean"
+    target: RunName = "corrupt" if source == "clean" else "clean"
     return Variant(tuple(_at(component, Patch()) for component in components), target, source, positions)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinylab.errors import WorkerDied
-from tinylab.sweep.attempts import COMMAND, FILE, ONE_AT_A_TIME, attempt, launched
+from tinylab.sweep.attempts import COMMAND, FILE, ONE_AT_A_TIME, attempt, launch_with_retries
 
 DIE = """
 import os, signal, sys
@@ -72,7 +72,7 @@ def test_a_pool_that_breaks_before_any_job_began_is_started_once_more(breaks: in
         if len(launches) <= breaks:
             raise BrokenProcessPool("a worker was killed")
 
-    error = launched(launch, tmp_path)
+    error = launch_with_retries(launch, tmp_path)
     assert (error is None) == ends_well
     assert launches == [(), ONE_AT_A_TIME, ONE_AT_A_TIME][: min(breaks, 1) + 1]
 
@@ -81,4 +81,4 @@ def test_any_other_end_of_a_launcher_is_its_end(tmp_path: Path) -> None:
     def launch(*_: str) -> None:
         raise ValueError("not a pool")
 
-    assert isinstance(launched(launch, tmp_path), ValueError)
+    assert isinstance(launch_with_retries(launch, tmp_path), ValueError)

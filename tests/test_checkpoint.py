@@ -20,7 +20,7 @@ from families import family
 from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.base import Battery
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.engine.base import Engine, Evaluation, Partial
+from tinylab.engine.base import Engine, Evaluation, EvaluationState
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.measures.metrics import Scorer
@@ -46,9 +46,9 @@ class Cutting(Checkpoint):
         super().__init__(path, WORK)
         self.left = parts
 
-    def keep(self, partial: Partial) -> None:
+    def keep(self, state: EvaluationState) -> None:
         self._kept_at = -1e9
-        super().keep(partial)
+        super().keep(state)
         self.left -= 1
         if self.left == 0:
             raise CutOff
@@ -64,11 +64,11 @@ def engines(model: CausalModel) -> dict[str, Engine]:
     return {"forked": ForkedEngine(model, 8), "reference": ReferenceEngine(model)}
 
 
-def evaluate(engine: Engine, model: CausalModel, battery: Battery, keeper: Checkpoint | None) -> tuple[Evaluation, int]:
+def evaluate(engine: Engine, model: CausalModel, battery: Battery, checkpointer: Checkpoint | None) -> tuple[Evaluation, int]:
     """An evaluation, and the progress that was told."""
     told = [0]
     variants = [cell.variant for cell in battery.cells(model.n_layers, model.n_heads)]
-    found = engine.evaluate(PAIRS, variants, SCORER, lambda done: told.__setitem__(0, told[0] + done), keeper=keeper)
+    found = engine.evaluate(PAIRS, variants, SCORER, lambda done: told.__setitem__(0, told[0] + done), checkpointer=checkpointer)
     return found, told[0]
 
 
@@ -85,7 +85,7 @@ def test_what_was_cut_off_goes_on_to_the_same_bits(
     with pytest.raises(CutOff):
         evaluate(engines(model)[name], model, battery, Cutting(file, parts))
     resumed = Checkpoint(file, WORK)
-    there = resumed.restore(Partial.empty(*shape(whole, name)))
+    there = resumed.restore(EvaluationState.empty(*shape(whole, name)))
     found, told_again = evaluate(engines(model)[name], model, battery, resumed)
     assert there.done.any()
     assert not there.done.all()
@@ -110,9 +110,9 @@ def test_work_that_differs_starts_anew(model: CausalModel, tmp_path: Path) -> No
     with pytest.raises(CutOff):
         evaluate(ForkedEngine(model, 16), model, battery, Cutting(file, 2))
     for other in (Checkpoint(file, {"run_id": "other"}), Checkpoint(tmp_path / "nothing.npz", WORK)):
-        assert not other.restore(Partial.empty(*shape(whole, "forked"))).begun.any()
-    assert not Checkpoint(file, WORK).restore(Partial.empty(1, 1, 1)).begun.any()
-    assert Checkpoint(file, WORK).restore(Partial.empty(*shape(whole, "forked"))).begun.any()
+        assert not other.restore(EvaluationState.empty(*shape(whole, "forked"))).begun.any()
+    assert not Checkpoint(file, WORK).restore(EvaluationState.empty(1, 1, 1)).begun.any()
+    assert Checkpoint(file, WORK).restore(EvaluationState.empty(*shape(whole, "forked"))).begun.any()
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip file", b"PK\x03\x04 half a zip file"])
@@ -122,20 +122,20 @@ def test_a_spoilt_file_is_said_and_does_not_count(
     file = tmp_path / "checkpoint.npz"
     file.write_bytes(content)
     with caplog.at_level(logging.WARNING):
-        assert not Checkpoint(file, WORK).restore(Partial.empty(2, 2, 1)).begun.any()
+        assert not Checkpoint(file, WORK).restore(EvaluationState.empty(2, 2, 1)).begun.any()
     assert "starting from the beginning" in caplog.text
 
 
 def test_keeping_waits_until_it_is_worth_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    keeper, file = Checkpoint(tmp_path / "checkpoint.npz", WORK), tmp_path / "checkpoint.npz"
-    keeper.keep(Partial.empty(2, 2, 1))
+    checkpointer, file = Checkpoint(tmp_path / "checkpoint.npz", WORK), tmp_path / "checkpoint.npz"
+    checkpointer.keep(EvaluationState.empty(2, 2, 1))
     assert not file.exists()
     clock[0] += checkpoint.WAIT
-    keeper.keep(Partial.empty(2, 2, 1))
+    checkpointer.keep(EvaluationState.empty(2, 2, 1))
     assert file.exists()
-    keeper.discard()
+    checkpointer.discard()
     assert not file.exists()
 
 

@@ -44,8 +44,8 @@ from tinylab.engine.reference import ReferenceEngine
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Patch, Scale
 from tinylab.interventions.sites import SITES
-from tinylab.interventions.variants import Intervention, Variant, fork_of
-from tinylab.measures.metrics import METRICS, Reference, Scorer
+from tinylab.interventions.variants import Intervention, Variant
+from tinylab.measures.metrics import METRICS, CleanRun, Scorer
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
 
@@ -317,7 +317,7 @@ class RowCount(Scorer):
 
     seen: list[int] = []
 
-    def score(self, logits: torch.Tensor, ref: Reference) -> torch.Tensor:
+    def score(self, logits: torch.Tensor, ref: CleanRun) -> torch.Tensor:
         self.seen.append(len(logits))
         return super().score(logits, ref)
 
@@ -368,7 +368,7 @@ class Broken(Scorer):
 
     calls: list[int] = []
 
-    def score(self, logits: torch.Tensor, ref: Reference) -> torch.Tensor:
+    def score(self, logits: torch.Tensor, ref: CleanRun) -> torch.Tensor:
         self.calls.append(1)
         if len(self.calls) == 3:
             raise RuntimeError("scorer broke")
@@ -601,7 +601,7 @@ def test_a_variant_forks_where_it_first_differs() -> None:
     zero = Scale(0.0)
     places = [("resid_post", 1), ("head_out", 2), ("mlp_out", 1)]
     variant = Variant(tuple(Intervention(site, layer, zero) for site, layer in places), "clean")  # type: ignore[arg-type]
-    assert fork_of(variant) == (1, SITES.index("mlp_out"))
+    assert variant.fork == (1, SITES.index("mlp_out"))
 
 
 def test_a_patch_without_a_source_and_a_variant_without_interventions_are_refused() -> None:

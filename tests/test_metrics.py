@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from conftest import Within
-from tinylab.measures.metrics import METRICS, Scorer, reference, with_logit_diff
+from tinylab.measures.metrics import METRICS, Scorer, clean_run, with_logit_diff
 from tinylab.measures.recovery import recovery_by_example, recovery_of_means
 
 CLEAN = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0]])
@@ -19,7 +19,7 @@ FOIL = torch.tensor([1, 2, 2])
 
 
 def score(name: str, now: torch.Tensor = NOW, clean: torch.Tensor = CLEAN) -> np.ndarray:
-    ref = reference(clean, TARGET[: len(clean)], FOIL[: len(clean)])
+    ref = clean_run(clean, TARGET[: len(clean)], FOIL[: len(clean)])
     return Scorer((name,)).score(now, ref)[:, 0].numpy()
 
 
@@ -46,7 +46,7 @@ def test_kl_div_is_the_literal_sum_with_the_clean_run_first(within: Within) -> N
 def test_kl_div_equals_torchs_on_many_random_rows(within: Within) -> None:
     random = torch.Generator().manual_seed(0)
     clean, now = (4 * torch.randn(50, 30, dtype=torch.float64, generator=random) for _ in range(2))
-    ref = reference(clean, torch.zeros(50, dtype=torch.long), torch.ones(50, dtype=torch.long))
+    ref = clean_run(clean, torch.zeros(50, dtype=torch.long), torch.ones(50, dtype=torch.long))
     expected = torch.nn.functional.kl_div(now.log_softmax(-1), clean.log_softmax(-1), log_target=True, reduction="none").sum(-1)
     within("kl torch", float((Scorer(("kl_div",)).score(now, ref)[:, 0] - expected).abs().max()), 1e-12)
 
@@ -89,7 +89,7 @@ def test_metrics_of_bfloat16_logits_are_those_of_the_same_numbers_in_float32() -
     clean, now = ((4 * torch.randn(20, 30, generator=random)).bfloat16() for _ in range(2))
     target, foil = clean.argmax(-1), clean.argmin(-1)
     coarse, fine = (
-        Scorer(tuple(METRICS)).score(after, reference(before, target, foil))
+        Scorer(tuple(METRICS)).score(after, clean_run(before, target, foil))
         for before, after in ((clean, now), (clean.float(), now.float()))
     )
     assert torch.equal(coarse, fine)
@@ -97,7 +97,7 @@ def test_metrics_of_bfloat16_logits_are_those_of_the_same_numbers_in_float32() -
 
 
 def test_the_scorer_gives_float64_columns_in_the_order_of_its_names() -> None:
-    ref = reference(CLEAN, TARGET, FOIL)
+    ref = clean_run(CLEAN, TARGET, FOIL)
     names = ("p_drop", "logit_diff", "acc_flip_rate", "kl_div")
     found = Scorer(names).score(NOW, ref)
     assert (found.dtype, found.shape, set(names)) == (torch.float64, (3, 4), set(METRICS))
@@ -116,7 +116,7 @@ def test_half_precision_logits_are_scored_as_if_they_were_float32(dtype: torch.d
 def test_float64_logits_keep_their_precision() -> None:
     clean = torch.tensor([[1.0 + 1e-12, 1.0, 0.0]], dtype=torch.float64)
     assert score("logit_diff", clean, clean)[0] == pytest.approx(1e-12, rel=1e-3)
-    assert reference(clean, TARGET[:1], FOIL[:1]).log_probs.dtype == torch.float64
+    assert clean_run(clean, TARGET[:1], FOIL[:1]).log_probs.dtype == torch.float64
 
 
 def test_recovery_of_means_is_a_ratio_of_means_not_a_mean_of_ratios() -> None:

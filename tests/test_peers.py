@@ -26,7 +26,7 @@ from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.effects.impact import assemble
 from tinylab.engine.choose import AllLogits
 from tinylab.engine.forked.engine import ForkedEngine
-from tinylab.interventions.variants import Run
+from tinylab.interventions.sources import RunName
 from tinylab.measures.metrics import METRICS, Scorer
 from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.task.corpus import PromptPair
@@ -50,7 +50,7 @@ LOGITS = AllLogits(tuple(str(word) for word in range(VOCABULARY)))
 
 Key = tuple[tuple[str, Any], ...]
 Table = dict[tuple[Key, str], float]
-RUNS: tuple[Run, Run] = ("clean", "corrupt")
+RUNS: tuple[RunName, RunName] = ("clean", "corrupt")
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from planted import Typed, examples, heads, layers, levels, patched, recovered, scaled
-from tinylab.interventions.variants import Run
+from tinylab.interventions.sources import RunName
 from tinylab.planted import closed_forms as known
 from tinylab.planted.closed_forms import AND_INPUTS, GATES_LEVEL, OR_INPUTS, TOLERANCE
-from tinylab.results import Run as Finished
+from tinylab.results import RunName as Finished
 
 INPUTS = [*AND_INPUTS, *OR_INPUTS]
-SINGLES: dict[Run, dict[known.Component, float]] = {"clean": dict(known.GATES_DENOISED), "corrupt": dict(known.GATES_NOISED)}
+SINGLES: dict[RunName, dict[known.Component, float]] = {"clean": dict(known.GATES_DENOISED), "corrupt": dict(known.GATES_NOISED)}
 DIRECTIONS = ("clean->corrupt", "corrupt->clean")
 
 
@@ -61,7 +61,7 @@ def test_zeroing_both_inputs_shows_all_of_either_gate(engine: str, both: tuple[k
 
 
 @pytest.mark.parametrize("source", SINGLES)
-def test_denoising_finds_each_or_input_alone_and_noising_each_and_input(typed: Typed, engine: str, source: Run) -> None:
+def test_denoising_finds_each_or_input_alone_and_noising_each_and_input(typed: Typed, engine: str, source: RunName) -> None:
     direction = "clean->corrupt" if source == "clean" else "corrupt->clean"
     asked = ("battery.granularity=head_out", "battery.per_head=true", f"battery.patch_direction='{direction}'")
     run = typed.run("planted_b", engine, "battery=h2", *asked)
@@ -77,7 +77,7 @@ def test_the_two_directions_never_find_the_same_input() -> None:
 @pytest.mark.parametrize("source", SINGLES)
 @pytest.mark.parametrize("both", known.GATES_PAIRS_RECOVERY, ids=["and", "or"])
 def test_both_inputs_of_a_gate_give_all_of_it_in_either_direction(
-    engine: str, source: Run, both: tuple[known.Component, known.Component]
+    engine: str, source: RunName, both: tuple[known.Component, known.Component]
 ) -> None:
     assert recovered("planted_b", engine, [patched(*both, source=source)]) == near(known.GATES_PAIRS_RECOVERY[both])
 

@@ -13,14 +13,15 @@ from conftest import Command
 from planted import ENGINES, Typed, every_logit, examples, heads, layers, levels, model, pairs, patched, recovered, scaled
 from tinylab.config.groups import ModelConfig
 from tinylab.interventions.operations import Patch
-from tinylab.interventions.variants import Intervention, Run, Variant
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Intervention, Variant
 from tinylab.measures.metrics import Scorer
 from tinylab.models.loading import load_model
 from tinylab.models.network import CausalModel
 from tinylab.planted import closed_forms as known
 from tinylab.planted import corpora, ledger
 from tinylab.planted.__main__ import write_model
-from tinylab.results import Run as Finished
+from tinylab.results import RunName as Finished
 from tinylab.task.tokens import TokenPair
 
 NEAR = known.TOLERANCE
@@ -135,7 +136,7 @@ def test_patching_single_heads_recovers_their_part_of_g_less_h(typed: Typed, eng
 
 
 @pytest.mark.parametrize("source", ["clean", "corrupt"])
-def test_patching_both_heads_of_the_answer_recovers_all_of_it(engine: str, source: Run) -> None:
+def test_patching_both_heads_of_the_answer_recovers_all_of_it(engine: str, source: RunName) -> None:
     assert recovered("planted_a", engine, [patched((1, 0), (1, 1), source=source)]) == near(1.0)
 
 

@@ -23,7 +23,8 @@ from tinylab.engine.reference import ReferenceEngine, intervene
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Patch, Scale
 from tinylab.interventions.sites import Site
-from tinylab.interventions.variants import Intervention, Positions, Run, Variant
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Intervention, Positions, Variant
 from tinylab.measures.metrics import METRICS, Scorer
 from tinylab.measures.recovery import recovery_of_means
 from tinylab.models.loading import load_model
@@ -45,11 +46,11 @@ ROWS: Final = llama_rows()
 ANSWERS: Final = [number for number, row in enumerate(ROWS) if row["template"] == "answers"]
 KEYS: Final = [number for number, row in enumerate(ROWS) if row["template"] == "keys"]
 EVERY: Final = [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
-MIRROR: Final[dict[Run, Run]] = {"clean": "corrupt", "corrupt": "clean"}
+MIRROR: Final[dict[RunName, RunName]] = {"clean": "corrupt", "corrupt": "clean"}
 LOGITS: Final = AllLogits(LLAMA)
 
 
-def words(row: dict[str, str], run: Run) -> list[str]:
+def words(row: dict[str, str], run: RunName) -> list[str]:
     return [BOS, *row[run].split()]
 
 
@@ -65,7 +66,7 @@ def expected(number: Callable[[str, int], float]) -> FloatArray:
     return np.array([number(row["template"], len(words(row, "clean"))) for row in ROWS])
 
 
-def clean_and_corrupt(closed: Callable[[dict[str, str], Run], float]) -> dict[Run, FloatArray]:
+def clean_and_corrupt(closed: Callable[[dict[str, str], RunName], float]) -> dict[RunName, FloatArray]:
     return {run: np.array([closed(row, run) for row in ROWS]) for run in MIRROR}
 
 
@@ -74,12 +75,12 @@ def scaled(*changes: tuple[int, int, float], positions: Positions = "all") -> Va
     return Variant(tuple(Intervention("head_out", *at, Scale(by), head) for *at, head, by in changes), "clean", None, positions)
 
 
-def patched(target: Run, *heads: tuple[int, int], positions: Positions = "all") -> Variant:
+def patched(target: RunName, *heads: tuple[int, int], positions: Positions = "all") -> Variant:
     """Heads of one run, taken from the other."""
     return Variant(tuple(Intervention("head_out", at, Patch(), head) for at, head in heads), target, MIRROR[target], positions)
 
 
-def whole(site: Site, layer: int, positions: Positions, target: Run = "corrupt", source: Run = "clean") -> Variant:
+def whole(site: Site, layer: int, positions: Positions, target: RunName = "corrupt", source: RunName = "clean") -> Variant:
     return Variant((Intervention(site, layer, Patch()),), target, source, positions)
 
 

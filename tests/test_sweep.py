@@ -150,13 +150,13 @@ def test_heads_and_layers_are_found_in_groups_of_their_own(sweep: Path) -> None:
 
 def test_one_battery_alone_has_its_runs_summaries_under_the_tags_and_no_other_matrix(tinylab: Command, tmp_path: Path) -> None:
     assert tinylab("-m", *SHORT) == 0
-    alone = only(tmp_path, "outputs/sweeps/*")
-    assert read(alone / CROSS / "summary.json")["conditions"]["cond_a"] == read(
-        only(alone, "h1_cond_a_*") / "metrics/summary.json"
+    run_lock = only(tmp_path, "outputs/sweeps/*")
+    assert read(run_lock / CROSS / "summary.json")["conditions"]["cond_a"] == read(
+        only(run_lock, "h1_cond_a_*") / "metrics/summary.json"
     )
-    assert not (alone / CROSS / "layer_matrix.parquet").exists()
-    assert "layer_matrix" not in read(alone / "manifest.json")["artifacts"]
-    assert "one condition only" in invariants(alone)["note"]
+    assert not (run_lock / CROSS / "layer_matrix.parquet").exists()
+    assert "layer_matrix" not in read(run_lock / "manifest.json")["artifacts"]
+    assert "one condition only" in invariants(run_lock)["note"]
 
 
 def test_a_sweep_typed_again_in_another_order_computes_nothing(

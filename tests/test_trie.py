@@ -12,9 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinylab.engine.forked.attention import Reach, Tiling
-from tinylab.engine.forked.batches import Forest, Layout, Region, Setting
+from tinylab.engine.forked.batches import AffectedStates, Batch, Layout, Setting
 from tinylab.engine.forked.trie import NONE, Trie, acted_on, build, edited, padded
-from tinylab.interventions.variants import Positions, Run
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Positions
 from tinylab.task.tokens import TokenPair
 
 PROMPT = st.lists(st.integers(0, 2), min_size=1, max_size=7).map(tuple)  # few words, so that prefixes are shared
@@ -29,7 +30,7 @@ def prefixes(prompts: list[tuple[int, ...]]) -> set[tuple[int, ...]]:
     return {prompt[: end + 1] for prompt in prompts for end in range(len(prompt))}
 
 
-def is_above(tree: Trie | Region, ancestor: int, node: int) -> bool:
+def is_above(tree: Trie | AffectedStates, ancestor: int, node: int) -> bool:
     """Whether a node is another's ancestor, or the same, by their numbers."""
     return bool(ancestor <= node < tree.end[ancestor])
 
@@ -179,12 +180,12 @@ def token_pairs(pairs: list[Any]) -> list[TokenPair]:
 
 
 def settings_of(positions: Positions) -> list[Setting]:
-    runs: tuple[Run, Run] = ("clean", "corrupt")
+    runs: tuple[RunName, RunName] = ("clean", "corrupt")
     patches = [Setting(target, source, positions) for target in runs for source in runs]
     return [Setting("clean", None, positions), *patches]
 
 
-def planted(prompts: list[TokenPair], some: list[Setting], limit: int, most: int) -> list[Forest]:
+def planted(prompts: list[TokenPair], some: list[Setting], limit: int, most: int) -> list[Batch]:
     layout = Layout(prompts, some)
     return [layout.forest(examples) for examples in layout.groups(limit, most)]
 
@@ -217,12 +218,12 @@ def test_regions_hang_where_they_should(pairs: list[Any], positions: Positions) 
     for forest in planted(prompts, some, 20, 5):
         for setting, region in forest.regions.items():
             for r in range(len(region)):
-                hung, depth = int(region.hung[r]), int(region.depth[r])
+                cached, depth = int(region.cached[r]), int(region.depth[r])
                 above = region.above[r, :depth]
-                tokens = [*forest.both.tokens[above[:hung]], *region.tokens[above[hung:]], region.tokens[r]]
+                tokens = [*forest.both.tokens[above[:cached]], *region.tokens[above[cached:]], region.tokens[r]]
                 assert spelled(forest.both, int(region.origin[r])) == tuple(int(token) for token in tokens)
                 inside = [other for other in range(len(region)) if is_above(region, other, r)]
-                assert inside == [*above[hung:], r]
+                assert inside == [*above[cached:], r]
             for e, b in enumerate(forest.examples):
                 target: tuple[int, ...] = getattr(prompts[b], setting.target)
                 if region.ends[e] == NONE:

@@ -10,12 +10,13 @@ import pytest
 import validation
 from conftest import Within
 from planted import ENGINES, levels, patched, recovered, scaled
-from tinylab.interventions.variants import Run, Variant
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Variant
 from tinylab.planted import closed_forms as known
 
 LEDGER = [*known.LEDGER_ZERO]
 INPUTS = [*known.AND_INPUTS, *known.OR_INPUTS]
-DIRECTIONS: tuple[Run, Run] = ("clean", "corrupt")
+DIRECTIONS: tuple[RunName, RunName] = ("clean", "corrupt")
 GRID = [(layer, head) for layer in range(known.GRID) for head in range(known.GRID)]
 
 
@@ -40,13 +41,13 @@ def test_the_ledgers_heads(engine: str, within: Within) -> None:
 
 
 @pytest.mark.parametrize("source", DIRECTIONS)
-def test_the_ledgers_recoveries(engine: str, source: Run, within: Within) -> None:
+def test_the_ledgers_recoveries(engine: str, source: RunName, within: Within) -> None:
     found = recovered("planted_a", engine, [patched(head, source=source) for head in LEDGER])
     within("ledger, patched", off(found, [known.LEDGER_RECOVERY[head] for head in LEDGER]), known.TOLERANCE)
 
 
 @pytest.mark.parametrize("source", DIRECTIONS)
-def test_the_gates_inputs(engine: str, source: Run, within: Within) -> None:
+def test_the_gates_inputs(engine: str, source: RunName, within: Within) -> None:
     found = recovered("planted_b", engine, [patched(head, source=source) for head in INPUTS])
     expected = known.GATES_DENOISED if source == "clean" else known.GATES_NOISED
     within("gates, patched", off(found, [expected[head] for head in INPUTS]), known.TOLERANCE)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tinylab.config.groups import RANKS
 from tinylab.errors import TinylabError
-from tinylab.measures.metrics import PATCHING_METRICS
 
 GRAVEST_FIRST = (3, 4, 2, 1)
 """Which exit code stands for several folders."""
@@ -24,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
                         help="a sweep's folder, or its artifacts/cross_condition")
     parser.add_argument("--k", type=_positive, help="how many components of each condition count as its strongest")
-    parser.add_argument("--metrics", nargs="+", choices=[*PATCHING_METRICS, "recovery_mean"], help="by which metrics")
+    parser.add_argument("--metrics", nargs="+", help="by which metrics: those of the runs")
     parser.add_argument("--rank", choices=RANKS, help="magnitude: |change|; highest, lowest: the level itself")
     parser.add_argument("--allow-partial", action="store_true", default=None, help="even if a condition is missing")
     args = parser.parse_args(argv)
@@ -51,7 +50,7 @@ def _one(path: Path, args: argparse.Namespace) -> int:
 def _aggregate(path: Path, args: argparse.Namespace) -> int:
     """Aggregate one sweep; settings not given are those of its manifest."""
     from tinylab.records.storage import read_json
-    from tinylab.report import console as report
+    from tinylab.report.observers import sweep_ended
     from tinylab.sweep.aggregate import Settings, aggregate, sweep_folder
 
     folder = sweep_folder(path)
@@ -59,7 +58,7 @@ def _aggregate(path: Path, args: argparse.Namespace) -> int:
     settings = {**vars(Settings()), **(read_json(file).get("invariants", {}) if file.is_file() else {})}
     settings.update({key: value for key in settings if (value := getattr(args, key)) is not None})
     outcome = aggregate(folder, Settings(**{**settings, "metrics": tuple(settings["metrics"])}))
-    report.print_sweep(folder, outcome)
+    sweep_ended(folder, outcome)
     return 3 if outcome["failures"] else 4 if outcome["verify_failed"] else 0
 
 

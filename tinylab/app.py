@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -24,6 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.config.composing import CONFIG_NAME, Composer, config_folder, one_sentence
+from tinylab.config.hydra_internals import flags_parser, run_hydra
 from tinylab.errors import ConfigError, OutputError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, exit_code, terminable, uninterrupted
 from tinylab.records.manifest import RunFolder
@@ -38,13 +38,13 @@ _failures: list[Exception] = []
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
-    parser = get_args_parser()
+    parser = flags_parser()
     parser.prog = "tinylab"
     args = parser.parse_args(None if argv is None else list(argv))
-    return answered("tinylab", lambda: _command(args, parser))
+    return run_command("tinylab", lambda: _command(args, parser))
 
 
-def answered(program: str, command: Callable[[], int], interrupted: str = "the same command again goes on from here") -> int:
+def run_command(program: str, command: Callable[[], int], interrupted: str = "the same command again goes on from here") -> int:
     """Run a command; returns its exit code, and what went wrong is one sentence after the program's name.
 
     `interrupted` tells a person who pressed Ctrl-C what became of the work.
@@ -137,9 +137,9 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, output_dir: 
 
 def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:
     """Run a multirun; what came of it is read from disk."""
-    from tinylab.report import console as report
+    from tinylab.report.observers import sweep_ended
     from tinylab.sweep import slurm
-    from tinylab.sweep.attempts import begin_command, launched
+    from tinylab.sweep.attempts import begin_command, launch_with_retries
     from tinylab.sweep.local_ray import local_ray
 
     assert plan.sweep_folder is not None
@@ -157,7 +157,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     try:
         with local_ray(plan.own_ray) as overrides:
             args.overrides += overrides
-            error = launched(lambda *more: _hydra(args, parser, more), plan.sweep_folder)
+            error = launch_with_retries(lambda *more: _hydra(args, parser, more), plan.sweep_folder)
         if error is not None and plan.submitit is not None:  # a job left no result; others may still run
             slurm.settle(plan.sweep_folder, plan.submitit, error)
     except (KeyboardInterrupt, SystemExit, TinylabError) as end:  # SystemExit: Ray's answer to SIGTERM
@@ -169,7 +169,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
             log.error("%s", broken)
         raise
     outcome = _joined(plan, error)
-    report.print_sweep(plan.sweep_folder, outcome)
+    sweep_ended(plan.sweep_folder, outcome)
     if outcome["failures"]:
         return EXIT_MISSING_RUNS
     return 4 if outcome["verify_failed"] else 0
@@ -208,7 +208,7 @@ def _joined(plan: Plan, launcher_error: Exception | None) -> dict[str, Any]:
 
 def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
     asked = argparse.Namespace(**{**vars(args), "overrides": [*args.overrides, *more]})
-    _run_hydra(asked, parser, task, config_path=str(config_folder()), config_name=CONFIG_NAME)
+    run_hydra(asked, parser, task, str(config_folder()), CONFIG_NAME)
 
 
 def _check_writable(folder: Path) -> list[Path]:
@@ -240,41 +240,42 @@ def task(cfg: DictConfig) -> None:
     """
     from tinylab.experiment import run_experiment
     from tinylab.machine.threads import job_threads
-    from tinylab.records.identity import run_id
+    from tinylab.records.identity import resolve
     from tinylab.schema import validate
     from tinylab.sweep.attempts import attempt
-    from tinylab.sweep.finished import alone, placed
+    from tinylab.sweep.finished import locate_run, run_lock
 
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, must not fill the screen with tracebacks
     hydra = HydraConfig.get()
     multirun = hydra.mode == RunMode.MULTIRUN
     folder = RunFolder(Path(hydra.runtime.output_dir))
     fresh = not folder.manifest.is_file()
-    identity = None
+    run_id = None
     try:
         config = validate(cfg)
-        identity = run_id(config)
-        with alone(Path(config.output_dir), identity):
+        resolved = resolve(config, job_threads(config.threads, multirun))
+        run_id = resolved.run_id
+        with run_lock(Path(config.output_dir), run_id):
             fresh = not folder.manifest.is_file()  # another process may have computed it just now
-            folder = placed(folder, identity, config.overwrite) if multirun else folder
+            folder = locate_run(folder, run_id, config.overwrite) if multirun else folder
             with attempt(folder.path) if multirun else nullcontext():
-                run_experiment(config, folder, identity, job_threads(config.threads, multirun))
+                run_experiment(resolved, folder)
     except Exception as error:  # whatever it is: it must reach the manifest
         if not multirun:
             _failures.append(error)
         try:
-            _record(folder, identity, error, multirun=multirun, fresh=fresh)
+            _record(folder, run_id, error, multirun=multirun, fresh=fresh)
         except OutputError as unwritable:  # of a full disk, say: then the log is all there is
             log.error("%s", unwritable)
         if multirun:
             log.error("%s failed: %s", folder.path, error, exc_info=not isinstance(error, TinylabError))
 
 
-def _record(folder: RunFolder, identity: str | None, error: Exception, *, multirun: bool, fresh: bool) -> None:
+def _record(folder: RunFolder, run_id: str | None, error: Exception, *, multirun: bool, fresh: bool) -> None:
     """Leave word of a failure in a run's folder; finished work stays what it was."""
     if not multirun and fresh and isinstance(error, UserError):
         folder.discard()  # nothing was computed, leave nothing behind
     elif (finished := folder.finished()) is None:
-        folder.fail(identity, error)
+        folder.fail(run_id, error)
     elif multirun and not isinstance(error, VerifyFailed):  # the manifest has that verdict already
         folder.note_failed_attempt(finished, error)

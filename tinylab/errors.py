@@ -9,6 +9,10 @@ TinylabError            exit 1   something failed inside a run
 │   ├── DeviceError              a device or dtype that is not there
 │   └── OutputError              an output folder or a result on disk
 ├── EngineUnsupported   exit 2   the forked engine cannot run this model (`engine=auto` falls back)
+├── RunMissing          exit 1   a sweep has no finished run of a job; in its manifest, never raised
+│   ├── NotRun                   the job left nothing: it never started
+│   ├── Interrupted              its process ended before the run did
+│   └── StillRunning             another process computes it right now
 ├── WorkerDied          exit 1   the processes that ran a job of a sweep were killed
 ├── SchemaError         exit 1   a table or a JSON document breaks its contract
 └── VerifyFailed        exit 4   `verify_slice.strict=true` and the slice disagreed
@@ -59,6 +63,22 @@ class EngineUnsupported(TinylabError):
     """The forked engine cannot evaluate this model exactly."""
 
     exit_code = 2
+
+
+class RunMissing(TinylabError):
+    """A sweep has no finished run of one of its jobs."""
+
+
+class NotRun(RunMissing):
+    """The job left nothing: it never started."""
+
+
+class Interrupted(RunMissing):
+    """The job's process ended before the run did."""
+
+
+class StillRunning(RunMissing):
+    """Another process computes the run right now."""
 
 
 class WorkerDied(TinylabError):

@@ -11,11 +11,11 @@ from tinylab.engine.base import Prediction, readable
 from tinylab.models.device import resolve_device
 from tinylab.models.loading import skeleton
 from tinylab.records.changes import since_earlier_run
-from tinylab.records.identity import run_id
+from tinylab.records.identity import resolve
 from tinylab.records.manifest import RunFolder
 from tinylab.report.console import console
 from tinylab.schema import Config
-from tinylab.sweep.finished import placed
+from tinylab.sweep.finished import locate_run
 from tinylab.task.corpus import load_condition
 from tinylab.task.preparation import prepare
 
@@ -39,12 +39,14 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
     changes: list[str] = []
     for config, folder in zip(configs, folders, strict=True):
         pairs, cells, cost = forecast(config)
-        identity = run_id(config)
-        there = placed(RunFolder(folder), identity, config.overwrite).complete(identity)
-        complete = "yes" if there is not None and not config.overwrite else "no"
-        if complete == "no":
+        resolved = resolve(config)
+        identity = resolved.run_id
+        there = locate_run(RunFolder(folder), identity, config.overwrite).complete(identity)
+        lacking = [] if there is None else [metric for metric in config.metric_names if metric not in there["metrics"]]
+        complete = "no" if there is None or config.overwrite else f"but for {', '.join(lacking)}" if lacking else "yes"
+        if complete != "yes":
             due.append(cost)
-            if (change := since_earlier_run(config)) is not None:
+            if (change := since_earlier_run(resolved)) is not None:
                 changes.append(f"{folder.name}: {change}")
         engine = "reference" if config.engine.name == "reference" else "forked"
         numbers = (f"{number:,}" for number in (cost.forwards, cost.states))

@@ -10,10 +10,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hydra._internal.utils import get_args_parser
-
-from tinylab.app import answered, carry_out, planned
+from tinylab.app import carry_out, planned, run_command
 from tinylab.checks import published
+from tinylab.config.hydra_internals import flags_parser
 from tinylab.errors import ConfigError
 
 EXIT_DIFFERENT = 1
@@ -27,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                         help="the experiment, then overrides as python -m tinylab takes them: model=local model.path=my_model")
     parser.add_argument("--config-dir", metavar="FOLDER", help="your own YAML files")
     args = parser.parse_intermixed_args(argv)
-    return answered(PROGRAM, lambda: _reproduce(*args.words, config_dir=args.config_dir) if args.words else _list())
+    return run_command(PROGRAM, lambda: _reproduce(*args.words, config_dir=args.config_dir) if args.words else _list())
 
 
 def _list() -> int:
@@ -42,7 +41,7 @@ def _reproduce(name: str, *overrides: str, config_dir: str | None) -> int:
     expected = published.load(name)
     if any(word.startswith("experiment=") for word in overrides):
         raise ConfigError(f"{' '.join(overrides)}: the experiment is {name} already; expected overrides of its other values.")
-    parser = get_args_parser()
+    parser = flags_parser()
     folder = [] if config_dir is None else ["--config-dir", config_dir]
     args = parser.parse_args([*folder, f"experiment={name}", *overrides])
     plan = planned(args)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from tinylab.errors import OutputError
+from tinylab.errors import ConfigError, OutputError
+from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
 
@@ -24,6 +26,8 @@ class Run:
     layer_impact: pd.DataFrame | None
     per_example: pd.DataFrame
     verify: dict[str, Any] | None
+    impact: pd.DataFrame
+    """The impact table, whatever its kind."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,42 @@ class Sweep:
     head_matrix: pd.DataFrame | None
     layer_matrix: pd.DataFrame | None
     runs: list[Run]
+    matrices: dict[str, pd.DataFrame]
+    """Every matrix by name, whatever the kinds of the runs' tables."""
+
+    def pivot(
+        self, metric: str = "logit_diff", columns: str | Sequence[str] = "condition", matrix: str | None = None,
+        where: Mapping[str, object] | None = None,
+    ) -> pd.DataFrame:
+        """One metric, a row for each cell and a column for each condition (or what `columns` names), averaged over seeds.
+
+        Args:
+            metric: which one.
+            columns: of the matrix, whose values make columns.
+            matrix: head_matrix, layer_matrix or another; None where the sweep has one only.
+            where: columns of the matrix with the value that a row must have, such as {"battery": "h1"}.
+
+        Raises:
+            ConfigError: rows that would be averaged differ in more than their seed, such as two batteries or a swept setting.
+        """
+        name = matrix or (next(iter(self.matrices)) if len(self.matrices) == 1 else None)
+        if name not in self.matrices:
+            raise ConfigError(f"matrix={matrix}: expected one of {', '.join(self.matrices)}.")
+        rows = self.matrices[name].query("metric == @metric")
+        for column, value in (where or {}).items():
+            rows = rows[rows[column] == value]
+        columns = [columns] if isinstance(columns, str) else list(columns)
+        columns_of_all = list(self.matrices[name].columns)
+        labels = columns_of_all[columns_of_all.index("condition"):]
+        index = [key for key in columns_of_all[2:columns_of_all.index("metric")] if key not in columns]
+        hidden = {column: sorted(map(str, rows[column].unique())) for column in labels
+                  if column not in columns and rows[column].nunique() > 1}
+        if hidden and rows.duplicated([*index, *columns, "seed"]).any():
+            told = "; ".join(f"{column} ({', '.join(values)})" for column, values in hidden.items())
+            column, values = next(iter(hidden.items()))
+            raise ConfigError(f"pivot over {', '.join(columns)}: rows differ in {told} too, and would be averaged; name it "
+                              f"among the columns, as in columns={[*columns, column]}, or choose with where={{{column!r}: {values[0]!r}}}.")
+        return rows.pivot_table(index=index, columns=columns, values="value")
 
 
 def load_run(path: str | Path) -> Run:
@@ -50,14 +90,16 @@ def load_run(path: str | Path) -> Run:
     if manifest is None or folder.finished() is None:
         status = "no manifest" if manifest is None else f"not a complete run (status {manifest.get('status')})"
         raise OutputError(f"{path}: {status}; expected the folder of a complete run, such as outputs/runs/NAME.")
-    tables = {name: pd.read_parquet(folder.file(name)) if name in manifest else None for name in ("head_impact", "layer_impact")}
+    impact = pd.read_parquet(folder.table(manifest))
     return Run(
         path=folder.path,
         manifest=manifest,
         summary=read_json(folder.file("summary")),
         per_example=pd.read_parquet(folder.file("per_example")),
         verify=read_json(folder.file("verify")) if folder.file("verify").is_file() else None,
-        **tables,
+        head_impact=impact if manifest["table"] == HEAD_IMPACT.name else None,
+        layer_impact=impact if manifest["table"] == LAYER_IMPACT.name else None,
+        impact=impact,
     )
 
 
@@ -74,9 +116,7 @@ def load_sweep(path: str | Path) -> Sweep:
     artifacts = manifest.get("artifacts")
     if artifacts is None:
         raise OutputError(f"{path}: not aggregated yet; run python -m tinylab.aggregate {path}.")
-    matrices = {
-        name: pd.read_parquet(folder / artifacts[name]) if name in artifacts else None for name in ("head_matrix", "layer_matrix")
-    }
+    matrices = {name: pd.read_parquet(folder / path) for name, path in artifacts.items() if path.endswith(".parquet")}
     missing = {failure["folder"] for failure in manifest["failures"]}
     return Sweep(
         path=folder,
@@ -84,5 +124,7 @@ def load_sweep(path: str | Path) -> Sweep:
         summary=read_json(folder / artifacts["summary"]),
         invariants=read_json(folder / artifacts["invariants"]),
         runs=[load_run(folder / job["folder"]) for job in manifest["jobs"] if job["folder"] not in missing],
-        **matrices,
+        head_matrix=matrices.get(HEAD_IMPACT.matrix),
+        layer_matrix=matrices.get(LAYER_IMPACT.matrix),
+        matrices=matrices,
     )

@@ -7,8 +7,9 @@ checks every key and every value, whether it came from a shipped YAML, a user's 
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -16,8 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.config.checks import at_least, distinct, one_of
 from tinylab.config.groups import ConditionConfig, DeviceConfig, EngineConfig, InvariantsConfig, ModelConfig, VerifySliceConfig
-from tinylab.errors import ConfigError, options
-from tinylab.measures.metrics import PATCHING_METRICS
+from tinylab.errors import ConfigError, first_sentence, options
+from tinylab.measures.metrics import available, named
 
 if TYPE_CHECKING:
     from tinylab.batteries.base import Battery
@@ -67,15 +68,18 @@ class Config(RootConfig):
     def __post_init__(self) -> None:
         """Check what involves several groups."""
         super().__post_init__()
-        for metric in self.metrics or []:
-            one_of(f"battery={self.battery.name} metrics", metric, self.battery.metrics)
-        for metric in self.invariants.metrics:
-            one_of("invariants.metrics", metric, (*PATCHING_METRICS, "recovery_mean"))
+        for metric in map(named, self.metrics or []):
+            if metric.needs_source and self.battery.source is None:
+                one_of(f"battery={self.battery.name} metrics", metric.name, available(source=False))
+        for name in self.invariants.metrics:
+            named(name)
 
     @property
     def metric_names(self) -> list[str]:
         """The metrics to compute: the chosen ones, or all that the battery has."""
-        return list(self.battery.metrics if self.metrics is None else self.metrics)
+        if self.metrics is None:
+            return available(self.battery.source is not None)
+        return [named(name).name for name in self.metrics]
 
 
 _GROUPS: dict[str, type[Any]] = {
@@ -113,15 +117,20 @@ def validate(cfg: DictConfig) -> Config:
 
 def _battery(values: dict[str, Any]) -> Battery:
     """The battery that the node's `_target_` names."""
+    from tinylab.batteries.base import Battery
+
     target = values.pop("_target_", None)
     try:
         cls = get_class(str(target))
-        if not is_dataclass(cls):
+        if not (is_dataclass(cls) and issubclass(cls, Battery)):
             raise ValueError("not a battery")
     except (ImportError, ValueError) as error:
-        expected = "expected the path of a battery's class, as in conf/battery/h1.yaml"
-        raise ConfigError(f"battery._target_={target}: {expected}.") from error
-    return cast("Battery", _typed("battery", cls, values))
+        expected = "expected the path of a dataclass that is a tinylab.batteries.base.Battery, as in conf/battery/h1.yaml"
+        raise ConfigError(f"battery._target_={target}: {first_sentence(error)}; {expected}.") from error
+    if inspect.isabstract(cls) or "kind" not in vars(cls):
+        missing = sorted(getattr(cls, "__abstractmethods__", ())) + ["kind"] * ("kind" not in vars(cls))
+        raise ConfigError(f"battery._target_={target}: a battery declares {', '.join(missing)} (tinylab/batteries/base.py).")
+    return _typed("battery", cls, values)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

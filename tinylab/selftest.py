@@ -21,7 +21,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tinylab.app import answered
+from tinylab.app import run_command
 from tinylab.config.composing import Composer
 from tinylab.errors import ConfigError
 from tinylab.schema import Config
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config-dir", help="a folder with YAML files of your own")
     args = parser.parse_args(argv)
     args.config_path = args.config_name = None
-    return answered("tinylab.selftest", lambda: selftest(_config(args)), interrupted="nothing was checked to the end")
+    return run_command("tinylab.selftest", lambda: selftest(_config(args)), interrupted="nothing was checked to the end")
 
 
 def _config(args: argparse.Namespace) -> Config:
@@ -65,7 +65,7 @@ def selftest(config: Config) -> int:
     with large_import("transformers"):
         from tinylab.checks import soundness
     from tinylab.machine.threads import job_threads, set_threads
-    from tinylab.measures.metrics import with_logit_diff
+    from tinylab.measures.metrics import scored
 
     set_threads(job_threads(config.threads, multirun=False))
     model = kept_model(config.model, resolve_device(config.device.type))
@@ -73,7 +73,7 @@ def selftest(config: Config) -> int:
     pairs = soundness.some_pairs(prepared.tokens)
     choice, engine = soundness.choose(model, config.engine, prepared.tokens)
     sound = soundness.Soundness(
-        model, choice, pairs, soundness.some_variants(prepared.cells), with_logit_diff(config.metric_names)
+        model, choice, pairs, soundness.some_variants(prepared.cells), scored(config.metric_names)
     )
     verdicts = [
         engine,

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from tinylab.config.groups import RANKS
 from tinylab.errors import SchemaError
-from tinylab.records.tables import COLUMN_TYPES, KEYS, impact_columns, matrix_columns
+from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
+from tinylab.records.tables import impact_columns, matrix_columns, schema
 
 GRANULARITIES = ("layer_resid", "mlp_out", "head_out")
 
@@ -35,8 +36,8 @@ def validate_head_impact_schema(df: pd.DataFrame) -> None:
         SchemaError: a column missing, in excess, out of order or of the wrong type, a missing value, a negative
             index, a cell that stands twice, an empty table.
     """
-    _table(df, impact_columns("head_impact"), "head_impact")
-    _keys(df, "head_impact", [])
+    _table(df, impact_columns(HEAD_IMPACT), "head_impact", HEAD_IMPACT)
+    _keys(df, HEAD_IMPACT, [])
 
 
 def validate_layer_impact_schema(df: pd.DataFrame) -> None:
@@ -45,8 +46,8 @@ def validate_layer_impact_schema(df: pd.DataFrame) -> None:
     Raises:
         SchemaError: as for `validate_head_impact_schema`, and an unknown granularity.
     """
-    _table(df, impact_columns("layer_impact"), "layer_impact")
-    _keys(df, "layer_impact", [])
+    _table(df, impact_columns(LAYER_IMPACT), "layer_impact", LAYER_IMPACT)
+    _keys(df, LAYER_IMPACT, [])
 
 
 def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str]) -> None:
@@ -61,12 +62,13 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
     """
     if "condition" not in df.columns:
         raise SchemaError(f"matrix: no column 'condition'; got {list(df.columns)}.")
-    table = "head_impact" if "head" in df.columns else "layer_impact"
-    _table(df, matrix_columns(table), "matrix")
+    kind = HEAD_IMPACT if "head" in df.columns else LAYER_IMPACT
+    swept = [str(name) for name in df.columns[len(matrix_columns(kind)):]]
+    _table(df, matrix_columns(kind, swept), "matrix", kind)
     found, expected = set(df["condition"]), set(conditions)
     if found != expected:
         raise SchemaError(f"matrix: got conditions {sorted(found)}, expected {sorted(expected)}.")
-    _keys(df, table, ["condition"])
+    _keys(df, kind, ["condition"])
 
 
 def validate_verify_json(data: dict[str, Any]) -> None:
@@ -134,7 +136,7 @@ def validate_invariants_json(data: dict[str, Any]) -> None:
             raise SchemaError(f"invariants: {len(components)} {name}, more than k={data['k']}.")
 
 
-def _table(df: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+def _table(df: pd.DataFrame, columns: Sequence[str], name: str, kind: TableKind) -> None:
     """Columns, their order and types, no missing and no infinite value, at least one row."""
     got = [str(column) for column in df.columns]
     if got != list(columns):
@@ -143,12 +145,12 @@ def _table(df: pd.DataFrame, columns: Sequence[str], name: str) -> None:
         raise SchemaError(f"{name}: columns {fault}; got {got}, expected {list(columns)}.")
     if df.empty:
         raise SchemaError(f"{name}: no rows.")
+    types = schema(columns, kind)
     for column in columns:
-        _column(df[column], name)
+        _column(df[column], name, types.field(column).type)
 
 
-def _column(values: pd.Series[Any], name: str) -> None:
-    expected = COLUMN_TYPES[str(values.name)]
+def _column(values: pd.Series[Any], name: str, expected: pa.DataType) -> None:
     if values.isna().any():
         raise SchemaError(f"{name}: column '{values.name}' has {int(values.isna().sum())} missing values.")
     if not _has_type(values, expected):
@@ -166,17 +168,17 @@ def _has_type(values: pd.Series[Any], expected: pa.DataType) -> bool:
     return str(values.dtype) in ("float64", "Float64", "double[pyarrow]")
 
 
-def _keys(df: pd.DataFrame, table: str, more: Sequence[str]) -> None:
+def _keys(df: pd.DataFrame, kind: TableKind, more: Sequence[str]) -> None:
     """Indices are not negative, granularities known, no cell twice."""
     for column in ("seed", "layer", "head"):
         if column in df and (df[column] < 0).any():
-            raise SchemaError(f"{table}: column '{column}' has a negative number, {int(df[column].min())}.")
+            raise SchemaError(f"{kind.name}: column '{column}' has a negative number, {int(df[column].min())}.")
     if "granularity" in df and (unknown := set(df["granularity"]) - set(GRANULARITIES)):
-        raise SchemaError(f"{table}: granularity {sorted(unknown)}, expected {', '.join(GRANULARITIES)}.")
-    keys = [*more, "run_id", "seed", *KEYS[table], "metric"]
+        raise SchemaError(f"{kind.name}: granularity {sorted(unknown)}, expected {', '.join(GRANULARITIES)}.")
+    keys = [*more, "run_id", "seed", *kind.keys, "metric"]
     if df.duplicated(keys).any():
         row = df[df.duplicated(keys)].iloc[0]
-        raise SchemaError(f"{table}: a cell stands twice: {', '.join(f'{key}={row[key]}' for key in keys)}.")
+        raise SchemaError(f"{kind.name}: a cell stands twice: {', '.join(f'{key}={row[key]}' for key in keys)}.")
 
 
 def _strings(data: dict[str, Any], name: str, keys: Sequence[str]) -> None:

@@ -7,29 +7,31 @@ part of the claim: at the last position only what has already moved there can ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tinylab.batteries.base import Cell, chosen
+from tinylab.batteries.base import Battery, Cell, chosen
 from tinylab.config.checks import at_least, distinct, one_of
 from tinylab.errors import ConfigError
+from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
 from tinylab.interventions.operations import Patch
-from tinylab.interventions.sites import Site
-from tinylab.interventions.variants import Intervention, Positions, Run, Variant
-from tinylab.measures.metrics import PATCHING_METRICS
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
+from tinylab.interventions.sources import Own, RunName
+from tinylab.interventions.variants import Intervention, Positions, Variant
 
-SITES: dict[str, Site] = {"layer_resid": "resid_post", "mlp_out": "mlp_out", "head_out": "head_out"}
-DIRECTIONS: dict[str, tuple[Run, Run]] = {"clean->corrupt": ("clean", "corrupt"), "corrupt->clean": ("corrupt", "clean")}
+SITE_OF: dict[str, Site] = {"layer_resid": RESID_POST, "mlp_out": MLP_OUT, "head_out": HEAD_OUT}
+"""The site that each granularity means."""
+DIRECTIONS: dict[str, tuple[RunName, RunName]] = {"clean->corrupt": ("clean", "corrupt"), "corrupt->clean": ("corrupt", "clean")}
 
 
 @dataclass(kw_only=True)
-class ActivationPatch:
+class ActivationPatch(Battery):
     """Every chosen layer, patched at the chosen positions.
 
     `head_out` patches all heads of the layer together, with `per_head` each of them alone.
     """
 
-    name: str
     granularity: str = "layer_resid"
     patch_direction: str = "clean->corrupt"
     positions: Any = None
@@ -37,11 +39,11 @@ class ActivationPatch:
     per_head: bool = False
     sham_control: bool = False
 
-    metrics: ClassVar[tuple[str, ...]] = PATCHING_METRICS
+    kind: ClassVar[str] = "activation_patch"
 
     def __post_init__(self) -> None:
         """Check the values."""
-        one_of("battery.granularity", self.granularity, tuple(SITES))
+        one_of("battery.granularity", self.granularity, tuple(SITE_OF))
         one_of("battery.patch_direction", self.patch_direction, tuple(DIRECTIONS))
         distinct("battery.layers", self.layers)
         if self.per_head and self.granularity != "head_out":
@@ -68,17 +70,17 @@ class ActivationPatch:
             )
 
     @property
-    def table(self) -> str:
+    def table(self) -> TableKind:
         """Heads that are patched alone have a table like H1's."""
-        return "head_impact" if self.per_head else "layer_impact"
+        return HEAD_IMPACT if self.per_head else LAYER_IMPACT
 
     @property
-    def source(self) -> Run:
+    def source(self) -> Own:
         """The run that activations come from."""
-        return DIRECTIONS[self.patch_direction][0]
+        return Own(DIRECTIONS[self.patch_direction][0])
 
     @property
-    def target(self) -> Run:
+    def target(self) -> RunName:
         """The run that is patched."""
         return DIRECTIONS[self.patch_direction][1]
 
@@ -87,21 +89,17 @@ class ActivationPatch:
         """The patched positions; a list is patched jointly."""
         return tuple(sorted(self.positions)) if isinstance(self.positions, list) else self.positions
 
-    @property
-    def aligned(self) -> bool:
-        """Only `last` is each run's own last token."""
-        return bool(self.positions != "last")
-
     def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
         """One cell per layer, or per head; with `sham_control` one more in which the target run is its own source.
 
         In a table of heads `scale` is 1: the whole activation is replaced.
         """
+        site = SITE_OF[self.granularity]
         heads: list[int | None] = [*range(n_heads)] if self.per_head else [None]
-        shams: list[tuple[str, Run]] = [("sham", self.target)] if self.sham_control else []
+        shams = [("sham", Own(self.target))] if self.sham_control else []
         return [
             Cell(
-                Variant((Intervention(SITES[self.granularity], layer, Patch(), head),), self.target, source, self.acts_at),
+                Variant((Intervention(site, layer, Patch(), head),), self.target, source, self.acts_at),
                 {"layer": layer, **({"granularity": self.granularity} if head is None else {"head": head, "scale": 1.0})},
                 control,
             )
@@ -109,3 +107,23 @@ class ActivationPatch:
             for layer in chosen("battery.layers", self.layers, n_layers)
             for head in heads
         ]
+
+    def describe(self) -> str:
+        """Such as `h2, layer_resid clean->corrupt at last`."""
+        one = " of one head" if self.per_head else ""
+        words = f"{self.name}, {self.granularity}{one} {self.patch_direction} at {self.positions}"
+        return words if self.layers is None else f"{words}, layers {self.layers}"
+
+    def check_prompts(self, lengths: Sequence[tuple[int, int]]) -> None:
+        """As every battery, and no patch of the whole residual stream covers all of every prompt.
+
+        Raises:
+            ConfigError: a position is behind the end of a prompt, or all are patched.
+        """
+        super().check_prompts(lengths)
+        if self.granularity != "layer_resid" or not isinstance(self.acts_at, tuple):
+            return
+        if all(set(range(clean)) <= set(self.acts_at) for clean, _ in lengths):
+            raise ConfigError(f"battery.positions={list(self.acts_at)} covers every token of every prompt: with layer_resid that "
+                              "turns the target run into the source run, every layer would return the same number; leave "
+                              "positions out.")

@@ -1,17 +1,21 @@
 """What a battery is: a config node with types, checks, and the list of its cells.
 
-A battery is one dataclass in a file of this folder and one YAML in `conf/battery/` whose `_target_` names it:
-the YAML is the registry. The loop over cells, prompts, metrics and tables exists once, elsewhere.
+A battery is one dataclass in a file (of this folder or of your own module) and one YAML whose `_target_` names it: the YAML is
+the registry. It says only which interventions to make, and which kind of table they stand in. The loop over cells, prompts,
+metrics and tables exists once, elsewhere, and reads nothing of a battery but what is declared here.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Any, ClassVar
 
 from tinylab.errors import ConfigError
-from tinylab.interventions.variants import Positions, Run, Variant
+from tinylab.interventions.components import TableKind
+from tinylab.interventions.sources import RunName, Source
+from tinylab.interventions.variants import Positions, Variant
 
 Key = dict[str, int | float | str]
 
@@ -25,46 +29,81 @@ class Cell:
     control: str = "none"
 
 
-@runtime_checkable
-class Battery(Protocol):
-    """Which interventions to make."""
+@dataclass(kw_only=True)
+class Battery(ABC):
+    """Which interventions to make. What is declared here may be a class variable or a property of a battery."""
 
-    metrics: ClassVar[tuple[str, ...]]
-    """The metrics that make sense for it."""
     name: str
 
-    @property
-    def table(self) -> str:
-        """`head_impact` or `layer_impact`."""
-        ...
+    kind: ClassVar[str]
+    """What runs are known by, wherever the code lies: its name in every run's identity. Each class has its own."""
 
     @property
-    def target(self) -> Run:
+    @abstractmethod
+    def table(self) -> TableKind:
+        """The kind of its impact table."""
+
+    @property
+    @abstractmethod
+    def target(self) -> RunName:
         """The run that is intervened on; its unmodified form is every cell's baseline."""
-        ...
 
     @property
-    def source(self) -> Run | None:
-        """The run that activations come from, if any."""
-        ...
+    def source(self) -> Source | None:
+        """Where activations come from, if from anywhere."""
+        return None
 
     @property
     def acts_at(self) -> Positions:
         """The token positions at which it acts."""
-        ...
+        return "all"
 
     @property
     def aligned(self) -> bool:
-        """Whether the positions of both prompts must align, so that pairs of unequal length cannot be used."""
-        ...
+        """Whether the positions of both prompts must align, so that pairs of unequal length cannot be used.
 
+        Only `last` is each run's own last token; without a source there is only one run.
+        """
+        return self.source is not None and self.acts_at != "last"
+
+    @abstractmethod
     def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
         """Every cell, in table order.
 
         Raises:
             ConfigError: a layer or head that the model does not have.
         """
-        ...
+
+    def describe(self) -> str:
+        """The battery and its settings in a few words, for titles: two that differ in a setting differ here."""
+        settings = ", ".join(f"{name}={value}" for name, value in self.unlike_default().items())
+        return f"{self.name}, {settings}" if settings else self.name
+
+    def check_prompts(self, lengths: Sequence[tuple[int, int]]) -> None:
+        """Check that the prompts have the positions at which the battery acts.
+
+        Args:
+            lengths: of the clean and the corrupt prompt of each pair, in tokens.
+
+        Raises:
+            ConfigError: a position is behind the end of a prompt.
+        """
+        if not isinstance(self.acts_at, tuple):
+            return
+        shortest = min(min(pair) for pair in lengths)
+        if max(self.acts_at) >= shortest:
+            raise ConfigError(f"battery.positions={list(self.acts_at)}: the shortest prompt has {shortest} tokens, positions 0 "
+                              f"to {shortest - 1}.")
+
+    def unlike_default(self) -> dict[str, Any]:
+        """The settings beside the name that are not at their defaults; what has no default is always there."""
+        return {field.name: getattr(self, field.name) for field in fields(self)
+                if field.name != "name" and getattr(self, field.name) != default_of(field)}
+
+
+def default_of(field: Field[Any]) -> Any:
+    """A dataclass field's default, MISSING if it has none."""
+    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def chosen(key: str, wanted: Sequence[int] | None, available: int) -> list[int]:

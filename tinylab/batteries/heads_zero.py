@@ -10,29 +10,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from tinylab.batteries.base import Cell, chosen
+from tinylab.batteries.base import Battery, Cell, chosen
 from tinylab.config.checks import distinct
+from tinylab.interventions.components import HEAD_IMPACT, TableKind
 from tinylab.interventions.operations import Scale
-from tinylab.interventions.variants import Intervention, Positions, Run, Variant
-from tinylab.measures.metrics import BASIC_METRICS
+from tinylab.interventions.sites import HEAD_OUT
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Intervention, Variant
 
 
 @dataclass(kw_only=True)
-class HeadsZero:
+class HeadsZero(Battery):
     """Every chosen head times every scale, on the clean run."""
 
-    name: str
     scales: list[float] = field(default_factory=lambda: [0.0])
     layers: list[int] | None = None
     heads: list[int] | None = None
     keep_value_bias: bool = False
 
-    table: ClassVar[str] = "head_impact"
-    metrics: ClassVar[tuple[str, ...]] = BASIC_METRICS
-    target: ClassVar[Run] = "clean"
-    source: ClassVar[Run | None] = None
-    acts_at: ClassVar[Positions] = "all"
-    aligned: ClassVar[bool] = False
+    kind: ClassVar[str] = "heads_zero"
+    table: ClassVar[TableKind] = HEAD_IMPACT
+    target: ClassVar[RunName] = "clean"
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -44,10 +42,17 @@ class HeadsZero:
         """One cell per layer, head and scale."""
         return [
             Cell(
-                Variant((Intervention("head_out", layer, Scale(scale, self.keep_value_bias), head),), self.target),
+                Variant((Intervention(HEAD_OUT, layer, Scale(scale, self.keep_value_bias), head),), self.target),
                 {"layer": layer, "head": head, "scale": scale},
             )
             for layer in chosen("battery.layers", self.layers, n_layers)
             for head in chosen("battery.heads", self.heads, n_heads)
             for scale in self.scales
         ]
+
+    def describe(self) -> str:
+        """Such as `h1, head × 0` or `h1, head × 0, 0.5, value bias kept`."""
+        words = [self.name, f"head × {', '.join(f'{scale:g}' for scale in self.scales)}"]
+        words += ["value bias kept"] if self.keep_value_bias else []
+        words += [f"{what} {chosen}" for what, chosen in (("layers", self.layers), ("heads", self.heads)) if chosen is not None]
+        return ", ".join(words)

@@ -51,9 +51,7 @@ class Expected:
         if self.run is not None:
             baseline = run.summary["baselines"][self.run].get(self.metric)
             return None if baseline is None else float(baseline["mean"])
-        table = run.head_impact if run.layer_impact is None else run.layer_impact
-        assert table is not None
-        rows = table[table["metric"] == self.metric]
+        rows = run.impact[run.impact["metric"] == self.metric]
         for key, value in self.cell.items():
             rows = rows[rows[key] == value] if key in rows else rows[:0]
         return None if rows.empty else float(rows["value"].mean())

@@ -20,7 +20,6 @@ import torch
 
 from tinylab.arrays import FloatArray
 from tinylab.batteries.base import Cell
-from tinylab.checks.verify import JUDGED
 from tinylab.checks.verify import TOLERANCES as OF_A_METRIC
 from tinylab.config.groups import EngineConfig
 from tinylab.engine.base import Engine, Evaluation
@@ -29,9 +28,10 @@ from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import Activations, ReferenceEngine, capture, intervene
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Patch
-from tinylab.interventions.sites import Site
+from tinylab.interventions.sites import HEAD_OUT, SITES, Site
+from tinylab.interventions.sources import RUNS, Own
 from tinylab.interventions.variants import Intervention, Variant
-from tinylab.measures.metrics import Scorer
+from tinylab.measures.metrics import Scorer, named
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
 
@@ -63,7 +63,7 @@ class Floor:
     @property
     def passes(self) -> bool | None:
         """Whether both are within the tolerance; None for what a rounding may tip over (a flip is a jump at a tie)."""
-        if self.metric not in JUDGED:
+        if not named(self.metric).judged:
             return None
         return all(found <= self.tolerance for found in (self.forked, self.together) if found is not None)
 
@@ -118,10 +118,10 @@ class Soundness:
         self._model, self._engine = model, choice.engine
         self._pairs, self._metrics = list(pairs), tuple(metrics)
         self._shams = [
-            Variant((Intervention(site, layer, Patch(), head),), target, target, "all")
+            Variant((Intervention(site, layer, Patch(), head),), target, Own(target), "all")
             for layer in spread(range(model.n_layers), LAYERS)
             for site, head in self._sites()
-            for target in ("clean", "corrupt")
+            for target in RUNS
         ]
         self._variants = [*variants, *self._shams]
         self._tolerance = OF_A_METRIC[str(model.dtype).removeprefix("torch.")]
@@ -129,7 +129,7 @@ class Soundness:
         self._plain = self._together if choice.engine.name == ReferenceEngine.name else self._all(ReferenceEngine(model))
 
     def _sites(self) -> list[tuple[Site, int | None]]:
-        return [("head_out", self._model.n_heads - 1), ("mlp_out", None), ("resid_post", None)]
+        return [(site, self._model.n_heads - 1 if site.units == "heads" else None) for site in SITES.values()]
 
     def _evaluate(self, engine: Engine, pairs: Sequence[TokenPair]) -> Evaluation:
         return engine.evaluate(pairs, self._variants, Scorer(self._metrics))
@@ -139,7 +139,7 @@ class Soundness:
 
     def _judged(self, differences: FloatArray) -> float:
         """The largest difference of any metric that a rounding cannot tip over."""
-        judged = [m for m, name in enumerate(self._metrics) if name in JUDGED]
+        judged = [m for m, name in enumerate(self._metrics) if named(name).judged]
         return float(np.abs(differences[..., judged]).max())
 
     def _of_metrics(self, check: str, difference: float, note: str) -> Verdict:
@@ -224,10 +224,10 @@ def sum_over_heads(model: CausalModel, pairs: Sequence[TokenPair]) -> Verdict:
     gaps = []
     for pair in pairs:
         inputs: Activations = {}
-        with capture(model, {("head_out", layer) for layer in range(model.n_layers)}, inputs), _outputs(model) as outputs:
+        with capture(model, {(HEAD_OUT, layer) for layer in range(model.n_layers)}, inputs), _outputs(model) as outputs:
             _read(model, pair.clean)
         for layer in range(model.n_layers):
-            z = inputs["head_out", layer][0]  # [T, H, d]
+            z = inputs[HEAD_OUT, layer][0]  # [T, H, d]
             one_each = (z * torch.eye(model.n_heads, dtype=z.dtype, device=z.device)[:, None, :, None]).flatten(2)  # [H, T, H·d]
             projection = model.projection(layer)
             bias = projection(torch.zeros_like(one_each[0]))
@@ -245,15 +245,15 @@ def sum_of_patches(model: CausalModel, pair: TokenPair) -> Verdict:
     """
     sources: Activations = {}
     layers = spread(range(model.n_layers), LAYERS)
-    with capture(model, {("head_out", layer) for layer in layers}, sources):
+    with capture(model, {(HEAD_OUT, layer) for layer in layers}, sources):
         _read(model, pair.clean)
 
     def written(layer: int, *heads: int | None) -> torch.Tensor:
         """The projection's output at the last token with some heads patched (None: all of them)."""
-        patches = tuple(Intervention("head_out", layer, Patch(), head) for head in heads)
+        patches = tuple(Intervention(HEAD_OUT, layer, Patch(), head) for head in heads)
         with _outputs(model) as outputs:
             if patches:
-                variant = Variant(patches, "corrupt", "clean", "last")
+                variant = Variant(patches, "corrupt", Own("clean"), "last")
                 with intervene(model, variant, len(pair.corrupt), (sources, len(pair.clean))):
                     _read(model, pair.corrupt)
             else:

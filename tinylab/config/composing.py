@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,10 +20,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from tinylab.config.hydra_internals import main_hydra, search_path
 from tinylab.errors import ConfigError, options
 
 CONFIG_NAME = "config"
 GROUPS = ("battery", "condition", "model", "device", "engine", "verify_slice", "experiment")
+
+
+SOURCES = {"model.name": ("model", "hf"), "model.path": ("model", "local"), "condition.path": ("condition", "jsonl")}
+"""The keys that say where weights and rows come from, each with its group and the option whose source is for the user to give."""
 
 
 def config_folder() -> Path:
@@ -60,14 +63,14 @@ class Composer:
             ConfigError: the folder given by --config-dir does not exist.
         """
         ignore_schema_notice()
-        search_path = create_config_search_path(args.config_path or str(config_folder()))
+        path = search_path(args.config_path or str(config_folder()))
         if args.config_dir is not None:
             folder = os.path.abspath(args.config_dir)
             if not os.path.isdir(folder):
                 raise ConfigError(f"--config-dir {args.config_dir}: no such folder; expected one with groups such as condition/.")
-            search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+            path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
         self._name = args.config_name or CONFIG_NAME
-        self._hydra = Hydra.create_main_hydra2(task_name="tinylab", config_search_path=search_path)
+        self._hydra = main_hydra("tinylab", path)
 
     def __enter__(self) -> Self:
         """Open; the work was done when it was made."""
@@ -121,7 +124,26 @@ class Composer:
             unknown = re.search(r"Could not override '([^']+)'", str(error))
             if unknown:
                 raise ConfigError(self._unknown_key(unknown[1], overrides)) from error
-            raise ConfigError(one_sentence(error)) from error
+            raise ConfigError(f"{one_sentence(error)}{meant(str(error))}") from error
+
+    def check_sources(self, overrides: Sequence[Override]) -> None:
+        """Refuse to put another corpus or other weights under the name of a preset that has its own.
+
+        Raises:
+            ConfigError: a preset's source is overridden; the message says what was meant.
+        """
+        for own in overrides:
+            if own.is_sweep_override() or (found := SOURCES.get(own.key_or_group.lstrip("+"))) is None or own.value() is None:
+                continue
+            group, option = found
+            lines = [o.input_line or "" for o in overrides if o is not own]
+            composed = self.compose(lines)
+            choice = composed.hydra.runtime.choices[group]
+            sources = [OmegaConf.select(composed, key, throw_on_missing=False) for key, (of, _) in SOURCES.items() if of == group]
+            has_its_own = any(source is not None for source in sources)
+            if has_its_own and choice != option:
+                raise ConfigError(f"{own.input_line}: {group}={choice} has a source of its own, and would give its name to "
+                                  f"another; use {group}={option} {own.input_line}.")
 
     def _unknown_key(self, key: str, overrides: Sequence[str]) -> str:
         """The message for a mistyped key: its known siblings, found by composing without it."""
@@ -134,6 +156,21 @@ class Composer:
         if not isinstance(node, DictConfig):
             return f"{key}: unknown key; '{parent}' is no group of keys."
         return f"{key}: unknown key; {options(own, [str(k) for k in node if k != 'hydra'])}."
+
+
+def meant(message: str) -> str:
+    """What was meant where a file, a folder or a hub id was given as an option of a group: a clause for the message."""
+    found = re.search(r"Could not find '(condition|model)/([^']+)'", message)
+    if found is None:
+        return ""
+    group, given = found.groups()
+    if group == "condition" and Path(given).suffix:
+        return f" For a file of your own use condition=jsonl condition.path={given}."
+    if group == "model" and Path(given).expanduser().is_dir():
+        return f" For a folder of your own use model=local model.path={given}."
+    if group == "model" and "/" in given:
+        return f" For a model of the hub use model=hf model.name={given}."
+    return ""
 
 
 def one_sentence(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 
 from tinylab.config.checks import at_least, distinct, one_of
 from tinylab.errors import ConfigError
@@ -59,11 +60,23 @@ class ModelConfig:
         one_of("model.dtype", self.dtype, DTYPES)
         if self.name is None and self.path is None:
             raise ConfigError("model: expected model.name=<hub id> or model.path=<folder>, got neither.")
+        if self.name is not None and self.path is not None:
+            raise ConfigError(f"model.name={self.name} beside model.path={self.path}: weights have one source, and are "
+                              f"called by it; use model=hf model.name={self.name} for the hub's, or model=local model.path={self.path} alone.")
         if self.variant is not None:
             one_of("model.variant", self.variant, VARIANTS)
             if self.path is None or not self.path.endswith(f"/planted/{self.variant}"):
                 raise ConfigError(f"model.variant={self.variant}: only model=planted has variants, got model.path={self.path}; "
                                   "leave model.variant out, or use model=local for a folder of your own.")
+
+
+    @property
+    def label(self) -> str:
+        """What results call the model: its hub id, its folder's name, or which planted one it is."""
+        if self.path is None:
+            return str(self.name)
+        folder = Path(self.path.removeprefix("pkg://")).expanduser().resolve().name
+        return folder if self.variant is None else f"planted-{self.variant}"
 
 
 @dataclass(kw_only=True)

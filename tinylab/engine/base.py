@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinylab.arrays import FloatArray
-from tinylab.interventions.variants import Run, Variant
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Variant
 from tinylab.measures.metrics import Scorer
 from tinylab.task.tokens import TokenPair
 
@@ -21,17 +22,17 @@ Progress = Callable[[int], object]
 class Evaluation:
     """What an engine returns. B examples, V variants, M metrics of the scorer."""
 
-    baselines: dict[Run, FloatArray]  # each [B, M], the unmodified runs
+    baselines: dict[RunName, FloatArray]  # each [B, M], the unmodified runs
     values: FloatArray  # [V, B, M]
     forwards: int
     states: int  # (prefix, intervention, block) triples computed
 
 
 @dataclass
-class Partial:
+class EvaluationState:
     """An evaluation in the making: what is filled in so far. Letters as in `Evaluation`."""
 
-    baselines: dict[Run, FloatArray]  # each [B, M]
+    baselines: dict[RunName, FloatArray]  # each [B, M]
     values: FloatArray  # [V, B, M]
     begun: NDArray[np.bool_]  # [B], whose baselines are there
     done: NDArray[np.bool_]  # [V, B], which values are there
@@ -39,9 +40,9 @@ class Partial:
     states: int = 0
 
     @staticmethod
-    def empty(variants: int, examples: int, metrics: int) -> Partial:
+    def empty(variants: int, examples: int, metrics: int) -> EvaluationState:
         """Nothing is there yet."""
-        return Partial(
+        return EvaluationState(
             {"clean": np.zeros((examples, metrics)), "corrupt": np.zeros((examples, metrics))},
             np.zeros((variants, examples, metrics)),
             np.zeros(examples, dtype=bool),
@@ -49,14 +50,14 @@ class Partial:
         )
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """Keeps an evaluation in the making, so that one that was cut off can go on."""
 
-    def restore(self, empty: Partial) -> Partial:
+    def restore(self, empty: EvaluationState) -> EvaluationState:
         """What an earlier attempt kept of this evaluation, or else the empty one."""
         ...
 
-    def keep(self, partial: Partial) -> None:
+    def keep(self, state: EvaluationState) -> None:
         """Called whenever a part is finished; may keep it or wait for more."""
         ...
 
@@ -88,7 +89,7 @@ class Engine(Protocol):
 
     def evaluate(
         self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None,
-        *, keeper: Keeper | None = None,
+        *, checkpointer: Checkpointer | None = None,
     ) -> Evaluation:
         """Evaluate every variant on every pair.
 
@@ -97,7 +98,7 @@ class Engine(Protocol):
             variants: V runs with interventions.
             scorer: turns logits at the reading row (the target run's last prompt token) into M numbers.
             progress: called with the number of (variant, example) evaluations that were just finished.
-            keeper: keeps finished parts; what an earlier attempt kept is not computed again, and the numbers are the same.
+            checkpointer: keeps finished parts; what an earlier attempt kept is not computed again, and the numbers are the same.
         """
         ...
 

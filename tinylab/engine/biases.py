@@ -37,7 +37,7 @@ def biases_for(model: CausalModel, variants: Sequence[Variant]) -> list[torch.Te
     Raises:
         ModelError: see `value_biases`.
     """
-    kept = any(intervention.keeps_bias for variant in variants for intervention in variant.interventions)
+    kept = any(intervention.operation.needs_bias for variant in variants for intervention in variant.interventions)
     return value_biases(model) if kept else None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -20,9 +19,10 @@ from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Operation, Patch, Scale
-from tinylab.interventions.sites import Site
+from tinylab.interventions.sites import SITES
+from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Positions, Variant
-from tinylab.measures.metrics import Reference, Scorer
+from tinylab.measures.metrics import CleanRun, Scorer
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
 
@@ -43,19 +43,22 @@ class Choice:
 class AllLogits(Scorer):
     """A scorer whose numbers are the logits themselves."""
 
-    def score(self, logits: torch.Tensor, ref: Reference) -> torch.Tensor:
+    def score(self, logits: torch.Tensor, ref: CleanRun) -> torch.Tensor:
         """Every logit, [B, W] in float64 on the CPU."""
         del ref
         return logits.double().cpu()
 
 
-def choose_engine(model: CausalModel, config: EngineConfig, pairs: Sequence[TokenPair]) -> Choice:
+def choose_engine(
+    model: CausalModel, config: EngineConfig, pairs: Sequence[TokenPair], variants: Sequence[Variant] = ()
+) -> Choice:
     """The engine that the config asks for.
 
     Args:
         model: the loaded model.
         config: `auto` falls back to the reference engine with a warning, `forked` does not.
         pairs: the run's prompts; the self-check uses the longest and the shortest.
+        variants: the run's; their sites and kinds of operation are checked beside the shipped ones.
 
     Raises:
         EngineUnsupported: `forked` was asked for and the self-check failed.
@@ -63,7 +66,7 @@ def choose_engine(model: CausalModel, config: EngineConfig, pairs: Sequence[Toke
     if config.name == "reference":
         return Choice(ReferenceEngine(model), None, None)
     try:
-        difference = self_check(model, pairs)
+        difference = self_check(model, pairs, variants)
     except EngineUnsupported as error:
         if config.name == "forked":
             raise EngineUnsupported(f"engine=forked cannot be used: {error} Use engine=auto or engine=reference.") from error
@@ -72,7 +75,7 @@ def choose_engine(model: CausalModel, config: EngineConfig, pairs: Sequence[Toke
     return Choice(ForkedEngine(model, config.max_states), difference, None)
 
 
-def self_check(model: CausalModel, pairs: Sequence[TokenPair]) -> float:
+def self_check(model: CausalModel, pairs: Sequence[TokenPair], variants: Sequence[Variant] = ()) -> float:
     """The largest difference of any logit between the two engines.
 
     Raises:
@@ -80,12 +83,12 @@ def self_check(model: CausalModel, pairs: Sequence[TokenPair]) -> float:
     """
     _check_rotary(model, pairs)
     every = AllLogits(tuple(str(word) for word in range(model.model.get_output_embeddings().weight.shape[0])))
-    prompts, variants = check_prompts(pairs), check_variants(model)
+    prompts, checked = check_prompts(pairs), check_variants(model, variants)
     together = 16 * sum(len(pair.clean) + len(pair.corrupt) for pair in prompts)  # one trie for all of them
     try:
         both = [
-            ForkedEngine(model, together).evaluate(prompts, variants, every),
-            ReferenceEngine(model).evaluate(prompts[:-1], variants, every),  # the last is the first once more
+            ForkedEngine(model, together).evaluate(prompts, checked, every),
+            ReferenceEngine(model).evaluate(prompts[:-1], checked, every),  # the last is the first once more
         ]
     except torch.OutOfMemoryError:
         raise
@@ -133,22 +136,31 @@ def _with_partner(prompt: tuple[int, ...]) -> TokenPair:
     return TokenPair(prompt, (*prompt[:1], *reversed(prompt[1:])), prompt[0], prompt[-1])
 
 
-def check_variants(model: CausalModel) -> list[Variant]:
-    """Each site at the last and at all positions, in one layer of each distinct type and in the last."""
+def check_variants(model: CausalModel, variants: Sequence[Variant] = ()) -> list[Variant]:
+    """Each site at the last and at all positions, in one layer of each distinct type and in the last.
+
+    Args:
+        model: the model.
+        variants: whose sites and kinds of operation are checked beside the shipped ones.
+    """
     types = getattr(model.config, "layer_types", None) or [""] * model.n_layers
     kinds = {(types[layer], type(model.mlp(layer))): layer for layer in reversed(range(model.n_layers))}
-    sites: tuple[Site, ...] = ("head_out", "mlp_out", "resid_post")
+    own = [intervention for variant in variants for intervention in variant.interventions]
+    sites = dict.fromkeys([*SITES.values(), *(intervention.site for intervention in own)])
+    operations: dict[type[Operation], Operation] = {Scale: Scale(0.5), Patch: Patch()}
+    for intervention in own:
+        if not intervention.operation.needs_bias:
+            operations.setdefault(type(intervention.operation), intervention.operation)
     everywhere: tuple[Positions, ...] = ("last", "all")
-    operations: tuple[tuple[Operation, Literal["clean"] | None], ...] = ((Scale(0.5), None), (Patch(), "clean"))
     return [
         Variant(
-            (Intervention(site, layer, operation, model.n_heads - 1 if site == "head_out" else None),),
+            (Intervention(site, layer, operation, model.n_heads - 1 if site.units == "heads" else None),),
             "corrupt",
-            source,
+            Own("clean") if operation.needs_source else None,
             positions,
         )
         for layer in sorted({*kinds.values(), model.n_layers - 1})
         for site in sites
         for positions in everywhere
-        for operation, source in operations
+        for operation in operations.values()
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinylab.engine.base import Prediction
-from tinylab.engine.forked.passes import Needs
+from tinylab.interventions.sites import Module, Side
 from tinylab.interventions.variants import Variant
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
@@ -46,11 +46,11 @@ class Shape:
             weights=sum(stored.values()),
         )
 
-    def kept_per_node(self, needs: Needs) -> int:
-        """Bytes that the store holds of one node of the unmodified runs."""
-        sites = sum(self.heads if site == "head_out" else self.hidden for site, _ in needs.sites)
-        keys = 2 * self.layers * self.keys if needs.keys else 0
-        return self.itemsize * (len(needs.entries) * self.hidden + sites + keys)
+    @property
+    def widths(self) -> dict[tuple[Module, Side], int]:
+        """Numbers of a row at each canonical point; what goes into an MLP is its hidden states, or as wide as it gets (OPT)."""
+        return {("projection", "in"): self.heads, ("projection", "out"): self.hidden, ("mlp", "in"): self.widest,
+                ("mlp", "out"): self.hidden, ("block", "out"): self.hidden}
 
 
 def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:
@@ -59,18 +59,18 @@ def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Vari
     tokens = {run: sum(found) for run, found in lengths.items()}
     states = shape.layers * (sum(tokens.values()) + sum(tokens[variant.target] for variant in variants))
     longest = max((*lengths["clean"], *lengths["corrupt"]), default=1)
-    sources = {(i.site, i.layer) for variant in variants if variant.source is not None for i in variant.interventions}
+    sources = {(i.site, i.layer) for variant in variants for i in variant.interventions if i.operation.needs_source}
     kept = 2 * longest * len(sources) * max(shape.hidden, shape.heads) * shape.itemsize
-    block = shape.itemsize * (_block(shape, longest, longest) + 2 * longest * longest * shape.n_heads)
-    activations = kept + block + _logits(shape, longest, 1) + FIXED
+    block = shape.itemsize * (block_numbers(shape, longest, longest) + 2 * longest * longest * shape.n_heads)
+    activations = kept + block + logits_bytes(shape, longest, 1) + FIXED
     return Prediction(len(pairs) * (len(variants) + 2), states, shape.weights, activations)
 
 
-def _block(shape: Shape, rows: int, wide: int) -> int:
+def block_numbers(shape: Shape, rows: int, wide: int) -> int:
     """Numbers that a block holds at once, beside gathered keys."""
     return rows * (8 * shape.hidden + 6 * shape.heads + 4 * shape.keys) + 4 * min(rows, wide) * shape.widest
 
 
-def _logits(shape: Shape, reading: int, pairs: int) -> int:
+def logits_bytes(shape: Shape, reading: int, pairs: int) -> int:
     """Bytes of the logits of some reading rows, and of what the metrics make of some pairs at a time."""
     return reading * shape.vocabulary * (shape.itemsize + 4) + 6 * pairs * shape.vocabulary * 4

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 
-from tinylab.engine.base import Evaluation, Keeper, Partial, Prediction, Progress
+from tinylab.engine.base import Checkpointer, Evaluation, EvaluationState, Prediction, Progress
 from tinylab.engine.biases import biases_for
+from tinylab.engine.calls import Arguments, first, with_first
 from tinylab.engine.cost import Shape, plain_cost
-from tinylab.interventions.operations import Scale
+from tinylab.interventions.operations import Given
 from tinylab.interventions.sites import Site
-from tinylab.interventions.variants import Intervention, Run, Variant, indices
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Intervention, Variant, indices
 from tinylab.measures import metrics
 from tinylab.measures.metrics import Scorer
 from tinylab.models.network import CausalModel, forget_lengths
@@ -46,40 +49,41 @@ class ReferenceEngine:
     @torch.no_grad()
     def evaluate(
         self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None,
-        *, keeper: Keeper | None = None,
+        *, checkpointer: Checkpointer | None = None,
     ) -> Evaluation:
         """See `tinylab.engine.base.Engine`."""
-        found = Partial.empty(len(variants), len(pairs), len(scorer.names))
-        if keeper is not None:
-            found = keeper.restore(found)
+        found = EvaluationState.empty(len(variants), len(pairs), len(scorer.names))
+        if checkpointer is not None:
+            found = checkpointer.restore(found)
         self._forwards, self._states = found.forwards, found.states
         biases = biases_for(self._model, variants)
-        sites = {(i.site, i.layer) for v in variants if v.source is not None for i in v.interventions}
+        sites = {(i.site, i.layer) for v in variants for i in v.interventions if i.operation.needs_source}
         for b, pair in enumerate(pairs):
             if found.begun[b]:  # by an earlier attempt
                 if progress is not None:
                     progress(len(variants))
                 continue
-            prompts: dict[Run, tuple[int, ...]] = {"clean": pair.clean, "corrupt": pair.corrupt}
-            sources: dict[Run, Activations] = {"clean": {}, "corrupt": {}}
-            logits: dict[Run, torch.Tensor] = {}
+            prompts: dict[RunName, tuple[int, ...]] = {"clean": pair.clean, "corrupt": pair.corrupt}
+            sources: dict[RunName, Activations] = {"clean": {}, "corrupt": {}}
+            logits: dict[RunName, torch.Tensor] = {}
             for run, prompt in prompts.items():
                 with capture(self._model, sites, sources[run]):
                     logits[run] = self._read(prompt)
             answers = (torch.tensor([token], device=self._model.device) for token in (pair.target, pair.foil))
-            ref = metrics.reference(logits["clean"], *answers)
+            ref = metrics.clean_run(logits["clean"], *answers)
             for run in prompts:
                 found.baselines[run][b] = scorer.score(logits[run], ref)[0].numpy()
             for v, variant in enumerate(variants):
-                source = None if variant.source is None else (sources[variant.source], len(prompts[variant.source]))
+                taken = None if variant.source is None else variant.source.run
+                source = None if taken is None else (sources[taken], len(prompts[taken]))
                 with intervene(self._model, variant, len(prompts[variant.target]), source, biases):
                     found.values[v, b] = scorer.score(self._read(prompts[variant.target]), ref)[0].numpy()
                 if progress is not None:
                     progress(1)
             found.begun[b] = found.done[:, b] = True
             found.forwards, found.states = self._forwards, self._states
-            if keeper is not None:
-                keeper.keep(found)
+            if checkpointer is not None:
+                checkpointer.keep(found)
         return Evaluation(found.baselines, found.values, self._forwards, self._states)
 
     def _read(self, prompt: Sequence[int]) -> torch.Tensor:
@@ -120,18 +124,14 @@ def intervene(
 
     def change(intervention: Intervention, value: torch.Tensor) -> torch.Tensor:
         value = value.clone()
-        part = value if intervention.head is None else value[:, :, intervention.head]
-        if isinstance(intervention.operation, Scale):
-            factor = intervention.operation.factor
-            part[:, here] = part[:, here] * factor
-            if intervention.keeps_bias:
-                assert biases is not None
-                bias = biases[intervention.layer]
-                part[:, here] += (1 - factor) * (bias if intervention.head is None else bias[intervention.head])
-        else:
+        unit = slice(None) if intervention.head is None else intervention.head
+        bias = None if biases is None else biases[intervention.layer][unit]
+        other = None
+        if intervention.operation.needs_source:
             assert source is not None
-            other = source[0][intervention.site, intervention.layer]
-            part[:, here] = (other if intervention.head is None else other[:, :, intervention.head])[:, there]
+            other = _part(source[0][intervention.site, intervention.layer], intervention.head)[:, there]
+        part = _part(value, intervention.head)
+        part[:, here] = intervention.operation.apply(part[:, here], Given(other, bias))
         return value
 
     with ExitStack() as stack:
@@ -140,24 +140,29 @@ def intervene(
         yield
 
 
+def _part(value: torch.Tensor, head: int | None) -> torch.Tensor:
+    """One head of an activation [1, T, H, d_head], or the whole of it."""
+    return value if head is None else value[:, :, head]
+
+
 @contextmanager
 def edit(model: CausalModel, site: Site, layer: int, change: Edit) -> Iterator[None]:
     """While open, a site's activation is replaced by `change(activation)`; heads are seen as [1, T, H, d_head]."""
 
-    def before_projection(_module: object, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        flat = args[0]
-        heads = flat.reshape(1, -1, model.n_heads, flat.shape[-1] // model.n_heads)
-        return (change(heads).reshape(flat.shape), *args[1:])
+    def changed(value: torch.Tensor) -> torch.Tensor:
+        shape = (1, -1, model.n_heads, value.shape[-1] // model.n_heads) if site.units == "heads" else (1, -1, value.shape[-1])
+        return change(value.reshape(shape)).reshape(value.shape)
+
+    def before(_module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> Arguments:
+        return with_first((args, kwargs), changed(first((args, kwargs))))
 
     def after(_module: object, _args: object, output: Output) -> Output:
-        value = output if isinstance(output, torch.Tensor) else output[0]
-        changed = change(value.reshape(1, -1, value.shape[-1])).reshape(value.shape)
-        return changed if isinstance(output, torch.Tensor) else (changed, *output[1:])
+        return changed(output) if isinstance(output, torch.Tensor) else (changed(output[0]), *output[1:])
 
-    if site == "head_out":
-        handle = model.projection(layer).register_forward_pre_hook(before_projection)
+    module = model.point(site.module, layer)
+    if site.side == "in":
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
     else:
-        module = model.mlp(layer) if site == "mlp_out" else model.blocks[layer]
         handle = module.register_forward_hook(after)
     try:
         yield

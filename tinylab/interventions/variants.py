@@ -1,15 +1,20 @@
-"""What an intervention is: plain data, shared by both engines and the batteries."""
+"""Interventions and variants: one change at one place, and a run with such changes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from tinylab.interventions.operations import Operation, Patch, Scale
-from tinylab.interventions.sites import SITES, Site
+from tinylab.errors import ConfigError
+from tinylab.interventions.components import Component
+from tinylab.interventions.operations import Operation
+from tinylab.interventions.sites import Site
+from tinylab.interventions.sources import RunName, Source
 
-Run = Literal["clean", "corrupt"]
 Positions = Literal["last", "all"] | tuple[int, ...]
+
+Fork = tuple[int, int]
+"""Where a variant leaves the unmodified run: the layer, and the order of the site in its block."""
 
 
 @dataclass(frozen=True)
@@ -22,31 +27,54 @@ class Intervention:
     head: int | None = None
 
     def __post_init__(self) -> None:
-        """Heads alone have a value bias."""
-        if self.keeps_bias and self.site != "head_out":
-            raise ValueError(f"a value bias can be kept at head_out, not at {self.site}")
+        """What engines cannot carry out is an error here, before anything runs.
+
+        Raises:
+            ConfigError: the operation is none, or the site has no heads.
+        """
+        if not isinstance(self.operation, Operation):
+            raise ConfigError(f"{self.operation!r} at {self.site}: not an operation; expected an instance of a subclass of "
+                              "tinylab.interventions.operations.Operation, such as Scale(0.0) or Patch().")
+        if self.head is not None and self.site.units != "heads":
+            raise ConfigError(f"head {self.head} of {self.site}: this site is not cut into heads; leave the head out.")
+        if self.operation.needs_bias and self.site.units != "heads":
+            raise ConfigError(f"{self.operation}: heads alone have a value bias that can be kept, not {self.site}.")
 
     @property
-    def keeps_bias(self) -> bool:
-        """Whether the value bias stays as it is."""
-        return isinstance(self.operation, Scale) and self.operation.keep_bias
+    def component(self) -> Component:
+        """What it acts on."""
+        return Component(self.site.name, self.layer, self.head)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A run with interventions: usually one, several for pairs; they share target run, source run and positions."""
+    """A run with interventions: usually one, several for pairs; they share target run, source and positions."""
 
     interventions: tuple[Intervention, ...]
-    target: Run
-    source: Run | None = None
+    target: RunName
+    source: Source | None = None
     positions: Positions = "all"
 
     def __post_init__(self) -> None:
-        """A patch needs a source."""
+        """An operation that needs a source gets one.
+
+        Raises:
+            ConfigError: it does not, or there is no intervention.
+        """
         if not self.interventions:
-            raise ValueError("a variant needs at least one intervention")
-        if self.source is None and any(isinstance(i.operation, Patch) for i in self.interventions):
-            raise ValueError("a variant with a Patch needs a source run")
+            raise ConfigError("a variant without interventions: expected at least one.")
+        if self.source is None and (needy := [i.operation for i in self.interventions if i.operation.needs_source]):
+            raise ConfigError(f"{needy[0]}: needs a source, got none; give the variant one, such as Own('clean').")
+
+    @property
+    def components(self) -> tuple[Component, ...]:
+        """What it acts on."""
+        return tuple(intervention.component for intervention in self.interventions)
+
+    @property
+    def fork(self) -> Fork:
+        """Where it first differs from the unmodified run."""
+        return min((i.layer, i.site.order) for i in self.interventions)
 
 
 def indices(positions: Positions, length: int) -> list[int]:
@@ -56,12 +84,3 @@ def indices(positions: Positions, length: int) -> list[int]:
     if positions == "last":
         return [length - 1]
     return list(positions)
-
-
-Fork = tuple[int, int]
-"""Where a variant leaves the unmodified run: the layer, and the number of the site in `SITES`."""
-
-
-def fork_of(variant: Variant) -> Fork:
-    """Where a variant first differs from the unmodified run."""
-    return min((i.layer, SITES.index(i.site)) for i in variant.interventions)

@@ -42,11 +42,12 @@ def workers(n_jobs: int, threads: Sequence[int | None], room: int | None = None)
     return min(n_jobs if n_jobs > 0 else max(1, cores() + 1 + n_jobs), max(1, fit))
 
 
-def set_threads(threads: int) -> None:
-    """Give torch its threads in this process."""
+def set_threads(threads: int | None) -> None:
+    """Give torch its threads in this process; None leaves them as they are."""
     import torch
 
-    torch.set_num_threads(threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 OmegaConf.register_new_resolver("job_threads", lambda asked: job_threads(asked, multirun=True), replace=True)

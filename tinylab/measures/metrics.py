@@ -1,6 +1,6 @@
 """Metrics: pure functions from reading-row logits to one number per example.
 
-Letters: B examples, W words of the vocabulary. `reference` is always the unmodified clean run (DESIGN.md).
+Letters: B examples, W words of the vocabulary. What they compare with is always the unmodified clean run.
 Everything is computed in float32 or better, whatever the model's dtype.
 
 | metric | unit | which way is more impact |
@@ -20,12 +20,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from tinylab.arrays import FloatArray
+from tinylab.errors import ConfigError, first_sentence, options
+from tinylab.measures.recovery import recovery
+
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass(frozen=True)
-class Reference:
+class CleanRun:
     """The clean run at the reading row, for B examples."""
 
     log_probs: torch.Tensor  # [B, W]
@@ -36,9 +40,9 @@ class Reference:
     p_target: torch.Tensor  # [B]
     right: torch.Tensor  # [B] bool: the argmax over the vocabulary is the target
 
-    def of(self, examples: torch.Tensor) -> Reference:
+    def of(self, examples: torch.Tensor) -> CleanRun:
         """The clean run of some of the examples."""
-        return Reference(*(getattr(self, field.name)[examples] for field in fields(self)))
+        return CleanRun(*(getattr(self, field.name)[examples] for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def precise(logits: torch.Tensor) -> torch.Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def reference(logits: torch.Tensor, target: torch.Tensor, foil: torch.Tensor) -> Reference:
+def clean_run(logits: torch.Tensor, target: torch.Tensor, foil: torch.Tensor) -> CleanRun:
     """What the metrics need of the unmodified clean run.
 
     Args:
@@ -68,73 +72,175 @@ def reference(logits: torch.Tensor, target: torch.Tensor, foil: torch.Tensor) ->
     log_probs = logits.log_softmax(dim=-1)
     probs = log_probs.exp()
     p_target = probs.gather(-1, target[:, None]).squeeze(-1)
-    return Reference(log_probs, probs, probs == 0, target, foil, p_target, logits.argmax(dim=-1) == target)
+    return CleanRun(log_probs, probs, probs == 0, target, foil, p_target, logits.argmax(dim=-1) == target)
 
 
-def logit_diff(reading: Reading, ref: Reference) -> torch.Tensor:
+def logit_diff(reading: Reading, clean_run: CleanRun) -> torch.Tensor:
     """Logit of the target minus logit of the foil, [B]."""
-    pair = reading.logits.gather(-1, _columns(ref))
+    pair = reading.logits.gather(-1, _columns(clean_run))
     return pair[:, 0] - pair[:, 1]
 
 
-def kl_div(reading: Reading, ref: Reference) -> torch.Tensor:
+def kl_div(reading: Reading, clean_run: CleanRun) -> torch.Tensor:
     """KL(clean ‖ intervened) in nats, [B]; a word that the clean run rules out adds nothing (0·log 0 = 0)."""
-    terms = (ref.log_probs - reading.log_probs).mul_(ref.probs)
-    return terms.masked_fill_(ref.ruled_out, 0.0).sum(dim=-1)
+    terms = (clean_run.log_probs - reading.log_probs).mul_(clean_run.probs)
+    return terms.masked_fill_(clean_run.ruled_out, 0.0).sum(dim=-1)
 
 
-def acc_flip_rate(reading: Reading, ref: Reference) -> torch.Tensor:
+def acc_flip_rate(reading: Reading, clean_run: CleanRun) -> torch.Tensor:
     """1 where the clean run is right and this one is wrong, else 0, [B]; its mean is the rate."""
-    return (ref.right & (reading.logits.argmax(dim=-1) != ref.target)).to(reading.logits.dtype)
+    return (clean_run.right & (reading.logits.argmax(dim=-1) != clean_run.target)).to(reading.logits.dtype)
 
 
-def p_drop(reading: Reading, ref: Reference) -> torch.Tensor:
+def p_drop(reading: Reading, clean_run: CleanRun) -> torch.Tensor:
     """Probability of the target in the clean run minus in this one, [B]."""
-    return ref.p_target - reading.log_probs.gather(-1, ref.target[:, None]).squeeze(-1).exp()
+    return clean_run.p_target - reading.log_probs.gather(-1, clean_run.target[:, None]).squeeze(-1).exp()
 
 
-METRICS: dict[str, Callable[[Reading, Reference], torch.Tensor]] = {
-    "logit_diff": logit_diff,
-    "kl_div": kl_div,
-    "acc_flip_rate": acc_flip_rate,
-    "p_drop": p_drop,
-}
+Score = Callable[[Reading, CleanRun], "torch.Tensor"]
+Relative = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run, and what generic code has to know of it.
+
+    Either it is scored from logits (`score`), one number per example whose mean is the cell's; or it is made (`relative`), for
+    patching, of another metric's numbers (`made_of`) in the intervened run, the unmodified target run and the unmodified
+    source run. Then a cell's number is the mean of its examples' own, or, `pooled`, made of the three means.
+    """
+
+    name: str
+    unit: str
+    score: Score | None = None  # from the reading rows to [B]
+    made_of: str | None = None
+    relative: Relative | None = None  # number by number; NaN where undefined
+    pooled: bool = False
+    differentiable: bool = True
+    companion: str | None = None  # a metric that is reported wherever this one is
+    chosen: bool = True  # whether a user may name it; a companion comes by itself
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether only a battery with a source has it."""
+        return self.made_of is not None
+
+    @property
+    def may_be_undefined(self) -> bool:
+        """Whether a cell or an example may have none."""
+        return self.made_of is not None
+
+    @property
+    def judged(self) -> bool:
+        """Whether its size tells how far two computations agree: a flip is a jump at a tie, a ratio blows up."""
+        return self.made_of is None and self.differentiable
+
+
+METRICS: dict[str, Metric] = {}
+"""Every metric by name: those of this module, and those of a user's own that `named` was asked for."""
+
+
+def register(metric: Metric) -> Metric:
+    """Enter a metric.
+
+    Raises:
+        ConfigError: another one has its name.
+    """
+    if METRICS.setdefault(metric.name, metric) != metric:
+        raise ConfigError(f"metrics: two different metrics are called {metric.name}; give yours another name.")
+    return metric
+
+
+def metric(unit: str, *, differentiable: bool = True) -> Callable[[Score], Metric]:
+    """Declare a metric by its function, which gives it its name; `metrics=[logit_diff,my_module.my_metric]` computes it.
+
+    Args:
+        unit: of its numbers.
+        differentiable: whether it changes smoothly with the logits.
+    """
+
+    def declare(score: Score) -> Metric:
+        return register(Metric(score.__name__, unit, score, differentiable=differentiable))
+
+    return declare
+
+
+def named(name: str) -> Metric:
+    """The metric that a config means: one of `METRICS`, or the path of one in a module of the user's (`my_module.my_metric`).
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    found: object = None
+    if "." in name:
+        from hydra.utils import get_object
+
+        try:
+            found = get_object(name)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(f"metrics={name}: cannot be imported ({first_sentence(error)}); expected a metric of tinylab, or "
+                              "the path of one in a module that Python finds (PYTHONPATH).") from error
+    if not isinstance(found, Metric):
+        known = [one.name for one in METRICS.values() if one.chosen]
+        raise ConfigError(f"metrics={name}: not an option; {options(name, known)}, or module.name of your own.")
+    return register(found)
+
+
+for _score, _unit, _smooth in ((logit_diff, "logits", True), (kl_div, "nats", True), (acc_flip_rate, "fraction", False),
+                               (p_drop, "probability", True)):
+    metric(_unit, differentiable=_smooth)(_score)
+register(Metric("recovery", "fraction", made_of="logit_diff", relative=recovery, pooled=True,
+                companion="recovery_mean"))
+register(Metric("recovery_mean", "fraction", made_of="logit_diff", relative=recovery, chosen=False))
 
 
 @dataclass(frozen=True)
 class Scorer:
     """The metrics of a run: turns reading-row logits into numbers.
 
-    `names` are those of `METRICS`; `recovery` is made of logit_diff afterwards and is not among them.
+    `names` are of metrics that are scored from logits; `recovery` is made of logit_diff afterwards and is not among them.
     """
 
     names: tuple[str, ...]
 
-    def score(self, logits: torch.Tensor, ref: Reference) -> torch.Tensor:
+    def score(self, logits: torch.Tensor, clean_run: CleanRun) -> torch.Tensor:
         """One number per example and metric, [B, M] in float64 on the CPU.
 
         Args:
             logits: [B, W] at the reading row.
-            ref: the clean run of the same examples.
+            clean_run: of the same examples.
         """
         import torch
 
         logits = precise(logits)
         reading = Reading(logits, logits.log_softmax(dim=-1))
-        return torch.stack([METRICS[name](reading, ref) for name in self.names], dim=-1).double().cpu()
+        return torch.stack([self._score(name)(reading, clean_run) for name in self.names], dim=-1).double().cpu()
+
+    @staticmethod
+    def _score(name: str) -> Score:
+        score = named(name).score
+        assert score is not None
+        return score
 
 
-def _columns(ref: Reference) -> torch.Tensor:
+def _columns(clean_run: CleanRun) -> torch.Tensor:
     import torch
 
-    return torch.stack([ref.target, ref.foil], dim=-1)
+    return torch.stack([clean_run.target, clean_run.foil], dim=-1)
 
 
-def with_logit_diff(names: Sequence[str]) -> tuple[str, ...]:
-    """The metrics of `METRICS` to compute for the chosen names: logit_diff always, for recovery and the baselines."""
-    return tuple(dict.fromkeys([*(name for name in names if name in METRICS), "logit_diff"]))
+def available(source: bool) -> list[str]:
+    """The metrics that a battery has and a user may name.
+
+    Args:
+        source: whether the battery has one.
+    """
+    return [one.name for one in METRICS.values() if one.chosen and (source or not one.needs_source)]
 
 
-BASIC_METRICS = ("logit_diff", "kl_div", "acc_flip_rate", "p_drop")
-
-PATCHING_METRICS = (*BASIC_METRICS, "recovery")
+def scored(names: Sequence[str]) -> tuple[str, ...]:
+    """What to score from logits for the chosen metrics: themselves or what they are made of, and logit_diff for the baselines."""
+    return tuple(dict.fromkeys([*(name for name in names if named(name).made_of is None),
+                                *(made_of for name in names if (made_of := named(name).made_of)), "logit_diff"]))

@@ -10,30 +10,29 @@ import numpy as np
 from tinylab.arrays import FloatArray
 
 RECOVERY_FLOOR = 0.1
-"""Logits; a pair whose source and target runs differ by less has no recovery of its own."""
+"""Logits; where source and target runs differ by less there is no way to go a part of."""
+
+
+def recovery(patched: FloatArray, target_run: FloatArray, source_run: FloatArray) -> FloatArray:
+    """(patched − target run) / (source run − target run), number by number; NaN where |source − target| is under the floor.
+
+    Args:
+        patched: logit differences under the patch: of examples, or means over examples.
+        target_run: those of the unmodified run that was patched.
+        source_run: those of the unmodified run that the activations came from.
+    """
+    whole = np.asarray(source_run - target_run)
+    defined = np.abs(whole) >= RECOVERY_FLOOR
+    return np.divide(patched - target_run, whole, out=np.full_like(whole, np.nan), where=defined)
 
 
 def recovery_of_means(patched: FloatArray, target_run: FloatArray, source_run: FloatArray) -> float | None:
-    """(mean patched − mean target run) / (mean source run − mean target run) of logit_diff; None where undefined.
+    """The recovery of the means over examples: a ratio of means; None where undefined.
 
     Args:
         patched: [B] logit differences under the patch.
         target_run: [B] those of the unmodified run that was patched.
         source_run: [B] those of the unmodified run that the activations came from.
     """
-    whole = float(np.mean(source_run) - np.mean(target_run))
-    return None if abs(whole) < RECOVERY_FLOOR else float(np.mean(patched) - np.mean(target_run)) / whole
-
-
-def recovery_by_example(patched: FloatArray, target_run: FloatArray, source_run: FloatArray) -> FloatArray:
-    """Each example's own ratio, [B]; NaN where |source − target| is under `RECOVERY_FLOOR` logits."""
-    whole = source_run - target_run
-    defined = np.abs(whole) >= RECOVERY_FLOOR
-    return np.divide(patched - target_run, whole, out=np.full_like(whole, np.nan), where=defined)
-
-
-def _ratio(means: FloatArray) -> FloatArray:
-    """(patched − target) / (source − target) of resampled means [R, 3]; NaN where the whole is under the floor."""
-    whole = means[:, 2] - means[:, 1]
-    defined = np.abs(whole) >= RECOVERY_FLOOR
-    return np.divide(means[:, 0] - means[:, 1], whole, out=np.full_like(whole, np.nan), where=defined)
+    found = float(recovery(*(np.asarray(np.mean(column)) for column in (patched, target_run, source_run))))
+    return None if np.isnan(found) else found

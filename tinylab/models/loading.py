@@ -25,30 +25,40 @@ _kept: dict[tuple[ModelIdentity, str, str, bool], CausalModel] = {}
 """What `kept_model` loaded last in this process; never more than one."""
 
 
-def kept_model(config: ModelConfig, device: str) -> CausalModel:
+def kept_model(config: ModelConfig, device: str, identity: ModelIdentity | None = None) -> CausalModel:
     """The model that this process loaded last, if it is the asked one; else a new one takes its place.
 
     The jobs of a sweep that run in one process share it, and so does a verify slice on the same device in the same
     dtype. The old one is let go before the new one is loaded: memory never holds two. Whoever uses a kept model
     leaves it as it was.
 
+    Args:
+        config: which model.
+        device: where it goes.
+        identity: what its weights are, None if that is yet to be found.
+
     Raises:
         ModelError: see `load_model`.
         DeviceError: see `load_model`.
     """
-    key = (identify(config), config.dtype, device, config.add_bos)
+    key = (identity or identify(config), config.dtype, device, config.add_bos)
     if key in _kept:
         log.info("kept from the last run: %s, %s on %s", key[0].name, config.dtype, device)
         return _kept[key]
     if _kept:
         _kept.clear()
         gc.collect()  # a model that an engine has run is part of reference cycles
-    _kept[key] = load_model(config, device)
+    _kept[key] = load_model(config, device, key[0])
     return _kept[key]
 
 
-def load_model(config: ModelConfig, device: str) -> CausalModel:
+def load_model(config: ModelConfig, device: str, identity: ModelIdentity | None = None) -> CausalModel:
     """Load weights and tokenizer onto a device.
+
+    Args:
+        config: which model.
+        device: where it goes.
+        identity: what its weights are, None if that is yet to be found.
 
     Raises:
         ModelError: not a model, not a causal language model, not on the hub, no network and not in the cache.
@@ -57,7 +67,7 @@ def load_model(config: ModelConfig, device: str) -> CausalModel:
     if device == "cuda":
         take_gpu()
     check_dtype(device, config.dtype)
-    loaded = _load(config, weights=True)
+    loaded = _load(config, identity or identify(config), weights=True)
     loaded.model = loaded.model.to(device)
     log.info("loaded %s: %d layers × %d heads, %s on %s", loaded.identity.name, loaded.n_layers, loaded.n_heads, config.dtype,
              device)
@@ -70,16 +80,15 @@ def skeleton(config: ModelConfig) -> CausalModel:
     Raises:
         ModelError: see `load_model`.
     """
-    return _load(config, weights=False)
+    return _load(config, identify(config), weights=False)
 
 
-def _load(config: ModelConfig, *, weights: bool) -> CausalModel:
+def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> CausalModel:
     """A model on the CPU, or its modules alone on the meta device."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    identity = identify(config)
     revision, dtype = identity.revision or "main", getattr(torch, config.dtype)
     source = str(model_folder(config.path)) if config.path is not None else identity.name
     try:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from tinylab.errors import ModelError
+from tinylab.interventions.sites import Module
+from tinylab.models.points import find_attention, find_blocks, find_mlp
 from tinylab.models.weights import ModelIdentity
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "wo")
-
-MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "fc2")
-
 
 @dataclass
 class CausalModel:
@@ -124,19 +121,16 @@ class CausalModel:
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
-        """The transformer blocks: the module list as long as the model is deep whose parts hold attention.
+        """The transformer blocks.
 
         Raises:
-            ModelError: there is no such list.
+            ModelError: there is no list of them.
         """
-        from torch import nn
+        return find_blocks(self.modules, self.n_layers, self._what)
 
-        for module in self.modules:
-            if isinstance(module, nn.ModuleList) and len(module) == self.n_layers and _projections(module[0]):
-                return module
-        raise ModelError(f"{self.identity.name} ({type(self.model).__name__}): found no list of {self.n_layers} blocks "
-                         f"with an attention output projection (one of {', '.join(PROJECTIONS)}); "
-                         "this architecture is not supported.")
+    @property
+    def _what(self) -> str:
+        return f"{self.identity.name} ({type(self.model).__name__})"
 
     def projection(self, layer: int) -> nn.Module:
         """The attention output projection of a layer; its input, cut into heads, is the site `head_out`."""
@@ -149,39 +143,22 @@ class CausalModel:
     @cached_property
     def _attentions(self) -> list[tuple[nn.Module, nn.Module]]:
         """Each layer's attention module and its output projection."""
-        found = []
-        for block in self.blocks:
-            projection = _projections(block)[0]
-            found.append((next(module for module in block.modules() if projection in module.children()), projection))
-        return found
+        return [find_attention(block) for block in self.blocks]
 
     def mlp(self, layer: int) -> nn.Module:
         """The module whose output is the site `mlp_out`: the MLP, or its last linear map.
 
-        The latter where the MLP has no module of its own (OPT), or adds the residual stream itself (Bloom, MPT).
-
         Raises:
             ModelError: the block has neither.
         """
-        from torch import nn
+        return find_mlp(self.blocks[layer], f"{self.identity.name}: layer {layer}")
 
-        children = dict(self.blocks[layer].named_children())
-        for name in MLPS:
-            if name in children:
-                module = children[name]
-                if "residual" not in signature(module.forward).parameters:
-                    return module
-                return [child for child in module.children() if isinstance(child, nn.Linear)][-1]
-        raise ModelError(f"{self.identity.name}: layer {layer} has no MLP (expected one of {', '.join(MLPS)}).")
-
-
-def _projections(block: nn.Module) -> list[nn.Module]:
-    found = []
-    for name, module in block.named_modules():
-        parent, _, own = name.rpartition(".")
-        if own in PROJECTIONS and "att" in parent.lower() and "cross" not in parent.lower():
-            found.append(module)
-    return found
+    def point(self, module: Module, layer: int) -> nn.Module:
+        """The module of a layer at which a site is reached (`tinylab.interventions.sites.POINTS`)."""
+        found: dict[Module, Callable[[int], nn.Module]] = {
+            "projection": self.projection, "mlp": self.mlp, "block": self.blocks.__getitem__,
+        }
+        return found[module](layer)
 
 
 def forget_lengths(model: CausalModel) -> None:

@@ -37,7 +37,7 @@ def identify(config: ModelConfig) -> ModelIdentity:
     """
     if config.path is not None:
         folder = model_folder(config.path)
-        return ModelIdentity(config.name or folder.name, None, _folder_digest(folder))
+        return ModelIdentity(config.label, None, _folder_digest(folder))
     assert config.name is not None
     return ModelIdentity(config.name, _hub_commit(config.name, config.revision), None)
 

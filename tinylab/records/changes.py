@@ -1,4 +1,4 @@
-"""What changed since an earlier run: the same run but for its corpus, its weights, or the code that makes the numbers.
+"""What changed since an earlier run: the same run but for its corpus, its weights, or the code that makes numbers or identities.
 
 Such a run has another identity, so it is never taken for this one. A person who types the same command again is told why
 it computes.
@@ -7,62 +7,78 @@ it computes.
 from __future__ import annotations
 
 import glob
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tinylab.records.identity import digest, identity
+from tinylab.records.identity import Resolved, digest
 from tinylab.records.manifest import RunFolder
-from tinylab.schema import Config
+from tinylab.records.storage import read_yaml
 
 TAIL = "_" + "[0-9a-f]" * 12
-UNRECORDED = 2
-"""The results version of runs whose manifest has none."""
+UNRECORDED = {"results version": 2, "identity version": 1}
+"""The versions of runs whose manifest has none."""
 
 
-def since_earlier_run(config: Config) -> str | None:
-    """A sentence on the newest finished run that differs from this one in corpus, weights or results version alone, if any does.
+def since_earlier_run(resolved: Resolved) -> str | None:
+    """A sentence on the newest finished run that differs from this one in corpus, weights or versions alone, if any does.
 
     Args:
-        config: of this run; the other has its name.
+        resolved: this run; the other has its name.
     """
+    config = resolved.config
     root = Path(config.output_dir)
-    now = identity(config)
     pattern = glob.escape(config.run_name) + TAIL
     found = [(path, manifest) for path in chain(root.glob(f"runs/{pattern}"), root.glob(f"sweeps/*/{pattern}"))
-             if (manifest := RunFolder(path).finished()) is not None and _same_names(manifest, config)]
+             if (manifest := RunFolder(path).finished()) is not None and _same_paths(manifest, resolved)]
     for path, manifest in sorted(found, key=lambda one: str(one[1]["provenance"]["finished"]), reverse=True):
-        then = _then(now, manifest["provenance"])
-        if digest(then) == manifest["run_id"] != digest(now):
-            changes = _differences(then, now)
+        if manifest["run_id"] != resolved.run_id and _same_settings(path, manifest, resolved):
+            changes = _differences(manifest, resolved)
             return (f"{path} is an earlier run with the same settings, but another {' and another '.join(changes)} "
                     f"({', '.join(f'{what} {told}' for what, told in changes.items())}): it stays as it is and is not reused")
     return None
 
 
-def _same_names(manifest: dict[str, Any], config: Config) -> bool:
+def _same_paths(manifest: dict[str, Any], resolved: Resolved) -> bool:
     """Whether corpus and model are called what they were: others are not changed ones."""
-    corpus = manifest["provenance"]["corpus"]["path"]
-    return (corpus, manifest["model"]) == (config.condition.path, config.model.name or config.model.path)
+    config = resolved.config
+    return bool((manifest["provenance"]["corpus"]["path"], manifest["model"]) == (config.condition.path, config.model.label))
 
 
-def _then(now: dict[str, Any], provenance: dict[str, Any]) -> dict[str, Any]:
-    """This run's identity with an earlier one's corpus, weights and results version in it."""
-    condition = {key: value for key, value in now["condition"].items() if key != "path"}
-    model = provenance["model"]
-    return {
-        **now,
-        "results_version": provenance.get("results_version", UNRECORDED),
-        "condition": {**condition, "sha256": provenance["corpus"]["sha256"]},
-        "model": {**now["model"], "revision": model["revision"], "digest": model["digest"]},
-    }
+def _same_settings(path: Path, manifest: dict[str, Any], resolved: Resolved) -> bool:
+    """Whether a finished run was asked for what is asked for now."""
+    then = manifest["provenance"].get("identity")
+    if then is None:
+        return _same_config(path, manifest, resolved)
+    return digest(_without_what_changes(then)) == digest(_without_what_changes(resolved.identity))
 
 
-def _differences(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+def _without_what_changes(identity: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in identity.items() if key not in ("identity_version", "results_version")}
+    kept["condition"] = {key: value for key, value in identity["condition"].items() if key not in ("sha256", "path")}
+    kept["model"] = {key: value for key, value in identity["model"].items() if key in ("dtype", "add_bos")}
+    return kept
+
+
+def _same_config(path: Path, manifest: dict[str, Any], resolved: Resolved) -> bool:
+    """The same for a run of before identities were recorded: by its config.yaml, as far as its settings went then."""
+    now, then = asdict(resolved.config), read_yaml(path / manifest["config"])
+    groups = {group: {key: value for key, value in then[group].items() if key not in ("_target_", "path", "name", "max_states")}
+              for group in ("battery", "condition", "model")}
+    return (
+        all(now[group].get(key) == value for group, settings in groups.items() for key, value in settings.items())
+        and (then["seeds"], then["engine"]["name"]) == (now["seeds"], now["engine"]["name"])
+        and manifest["provenance"]["device"] == resolved.device
+    )
+
+
+def _differences(manifest: dict[str, Any], resolved: Resolved) -> dict[str, str]:
     """What is another one now, each with what it was and is."""
+    provenance, now = manifest["provenance"], resolved.identity
     values = [
-        ("corpus", *(content["condition"].get("sha256") for content in (then, now))),
-        ("weights", *(content["model"].get("digest") or content["model"].get("revision") for content in (then, now))),
-        ("results version", then["results_version"], now["results_version"]),
+        ("corpus", provenance["corpus"]["sha256"], resolved.corpus),
+        ("weights", *(one["digest"] or one["revision"] for one in (provenance["model"], now["model"]))),
+        *((what, provenance.get(key := what.replace(" ", "_"), before), now[key]) for what, before in UNRECORDED.items()),
     ]
     return {what: f"{str(old)[:12]} then, {str(new)[:12]} now" for what, old, new in values if old != new}

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tinylab.arrays import FloatArray
-from tinylab.engine.base import Partial
-from tinylab.interventions.variants import Run
+from tinylab.engine.base import EvaluationState
+from tinylab.interventions.sources import RunName
 from tinylab.records.storage import replacing
 
 WAIT = 1.0
@@ -37,13 +37,13 @@ class Checkpoint:
         self._work = json.dumps(work, sort_keys=True)
         self._pause, self._kept_at = WAIT, time.monotonic()
 
-    def restore(self, empty: Partial) -> Partial:
+    def restore(self, empty: EvaluationState) -> EvaluationState:
         """See `tinylab.engine.base.Keeper`. A file of other work, or that cannot be read, does not count."""
         if not self._path.is_file():
             return empty
         try:
             with self._path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                found = _partial(arrays) if str(arrays["work"]) == self._work else empty
+                found = _state(arrays) if str(arrays["work"]) == self._work else empty
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             log.warning("%s cannot be read (%s): starting from the beginning", self._path, error)
             return empty
@@ -53,15 +53,15 @@ class Checkpoint:
             log.info("going on where an earlier attempt was cut off: %.0f %% is there", 100 * found.done.mean())
         return found
 
-    def keep(self, partial: Partial) -> None:
+    def keep(self, state: EvaluationState) -> None:
         """See `tinylab.engine.base.Keeper`."""
         if time.monotonic() - self._kept_at < self._pause:
             return
         began = time.monotonic()
         with replacing(self._path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, work=self._work, clean=partial.baselines["clean"], corrupt=partial.baselines["corrupt"],
-                     values=partial.values, begun=partial.begun, done=partial.done,
-                     counts=np.array([partial.forwards, partial.states]))
+            np.savez(stream, work=self._work, clean=state.baselines["clean"], corrupt=state.baselines["corrupt"],
+                     values=state.values, begun=state.begun, done=state.done,
+                     counts=np.array([state.forwards, state.states]))
         self._kept_at = time.monotonic()
         self._pause = max(WAIT, SHARE * (self._kept_at - began))
 
@@ -70,7 +70,7 @@ class Checkpoint:
         self._path.unlink(missing_ok=True)
 
 
-def _partial(arrays: Any) -> Partial:
+def _state(arrays: Any) -> EvaluationState:
     forwards, states = (int(count) for count in arrays["counts"])
-    baselines: dict[Run, FloatArray] = {"clean": arrays["clean"], "corrupt": arrays["corrupt"]}
-    return Partial(baselines, arrays["values"], arrays["begun"], arrays["done"], forwards, states)
+    baselines: dict[RunName, FloatArray] = {"clean": arrays["clean"], "corrupt": arrays["corrupt"]}
+    return EvaluationState(baselines, arrays["values"], arrays["begun"], arrays["done"], forwards, states)

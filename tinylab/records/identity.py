@@ -1,32 +1,33 @@
 """What makes two runs the same: a hash of everything that determines the numbers, and of nothing else.
 
-In the hash: the battery, the condition with its corpus' sha256 in place of the path, the model's commit or
-weights digest in place of its path, its dtype and BOS policy, the device type that `auto` chose, the engine,
-the seeds, the metrics, and `RESULTS_VERSION`. Not in it: names, folders, launcher, logging, plots, threads,
-`verify_slice`, `engine.max_states`, `invariants`, `dry_run`.
+In the hash: the battery's kind, name and settings, the condition's settings with its corpus' sha256 in place of the path, the
+model's commit or weights digest in place of its path, its dtype and BOS policy, the device type that `auto` chose, the engine,
+the seeds, and `RESULTS_VERSION`. Settings at their defaults are left out, so that an option that comes later changes no
+identity; where code lies is not in it. Neither are names, folders, launcher, logging, plots, threads, `verify_slice`,
+`engine.max_states`, `invariants`, `dry_run`; nor `metrics`: a metric that a finished run lacks is added to it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from tinylab.batteries.base import Battery, default_of
 from tinylab.errors import CorpusError, DeviceError, ModelError
 from tinylab.models.device import resolve_device
-from tinylab.models.weights import identify
+from tinylab.models.weights import ModelIdentity, identify
 from tinylab.schema import Config, validate
 from tinylab.task.corpus import corpus_sha256
 
 RESULTS_VERSION = 3
 """Raised when a change of the code changes numbers."""
-
-
-LATER = {"keep_value_bias": False, "per_head": False}
-"""Settings of batteries that came later: at these values they are left out, so that runs from before keep their ids."""
+IDENTITY_VERSION = 2
+"""Raised when the rules of this module change: runs then get other ids, although their numbers are what they were."""
 
 
 def digest(content: Any) -> str:
@@ -35,56 +36,86 @@ def digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def battery_content(config: Config) -> dict[str, Any]:
-    """The battery's class and settings, as they count for what a run is."""
-    settings = battery_settings(config)
-    return {key: value for key, value in settings.items() if key not in LATER or value != LATER[key]}
+@dataclass(frozen=True)
+class Resolved:
+    """A config and what it names outside itself, found once. None where it cannot be found: the run itself tells why."""
+
+    config: Config
+    corpus: str | None  # sha256
+    model: ModelIdentity | None
+    device: str | None  # the type that the config's device means on this machine
+    threads: int | None = None  # torch's, in this process
+
+    @cached_property
+    def run_id(self) -> str:
+        """The run's identity, as its folder's name ends with it."""
+        return digest(self.identity)
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Everything that determines the run's numbers. What could not be found is there by the name that the config gives it."""
+        config = self.config
+        condition = unlike_default(config.condition)
+        path = condition.pop("path")
+        model = {"name": config.model.name, "path": config.model.path, "revision": config.model.revision}
+        if self.model is not None:
+            model = {"name": self.model.name, "revision": self.model.revision, "digest": self.model.digest}
+            if self.model.digest is not None:
+                del model["name"]
+        return {
+            "identity_version": IDENTITY_VERSION,
+            "results_version": RESULTS_VERSION,
+            "battery": battery_identity(config.battery),
+            "condition": {**condition, **({"path": path} if self.corpus is None else {"sha256": self.corpus})},
+            "model": {**model, "dtype": config.model.dtype, "add_bos": config.model.add_bos},
+            "device": config.device.type if self.device is None else self.device,
+            "engine": config.engine.name,
+            "seeds": config.seeds,
+        }
 
 
-def battery_settings(config: Config) -> dict[str, Any]:
-    """The battery's class and all its settings."""
-    cls = type(config.battery)
-    return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **asdict(config.battery)}  # type: ignore[call-overload]
-
-
-def run_id(config: Config) -> str:
-    """The run's identity, as its folder's name ends with it."""
-    return digest(identity(config))
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """Everything that determines a run's numbers. Where corpus, model or device cannot be read, their names stand in for them."""
-    condition = asdict(config.condition)
-    path = condition.pop("path")
+def resolve(config: Config, threads: int | None = None) -> Resolved:
+    """Find what a config names: the corpus' digest, the weights' identity, the device."""
+    corpus = model = device = None
     try:
-        condition["sha256"] = corpus_sha256(path)
+        corpus = corpus_sha256(config.condition.path)
     except CorpusError:
-        condition["path"] = path
+        pass
     try:
-        model: dict[str, Any] = asdict(identify(config.model))
-        if model["digest"] is not None:
-            del model["name"]
+        model = identify(config.model)
     except ModelError:
-        model = asdict(config.model)
+        pass
     try:
         device = resolve_device(config.device.type)
     except DeviceError:
-        device = config.device.type
-    return {
-        "results_version": RESULTS_VERSION,
-        "battery": battery_content(config),
-        "condition": condition,
-        "model": {**model, "dtype": config.model.dtype, "add_bos": config.model.add_bos},
-        "device": device,
-        "engine": config.engine.name,
-        "seeds": config.seeds,
-        "metrics": config.metric_names,
-    }
+        pass
+    return Resolved(config, corpus, model, device, threads)
 
 
-def _resolve(_root_: DictConfig) -> str:
+def battery_identity(battery: Battery) -> dict[str, Any]:
+    """What a battery is: its kind, its name, and its settings that are not at their defaults."""
+    return {"kind": battery.kind, "name": battery.name, **battery.unlike_default()}
+
+
+def battery_settings(battery: Battery) -> dict[str, Any]:
+    """A battery's kind and all its settings."""
+    return {"kind": battery.kind, **asdict(battery)}
+
+
+def unlike_default(settings: Any) -> dict[str, Any]:
+    """A config group's settings that are not at the defaults of its type; those without a default are always there."""
+    return {field.name: getattr(settings, field.name) for field in fields(settings)
+            if getattr(settings, field.name) != default_of(field)}
+
+
+def run_id(config: Config) -> str:
+    """A run's identity, as its folder's name ends with it."""
+    return resolve(config).run_id
+
+
+def _of_composed(_root_: DictConfig) -> str:
     """`${run_id:}` in a config, evaluated with each job's own overrides."""
     return run_id(validate(_root_))
 
 
-OmegaConf.register_new_resolver("run_id", _resolve, replace=True)  # at import: whoever composes imports this, workers too
+OmegaConf.register_new_resolver("run_id", _of_composed, replace=True)  # at import: whoever composes imports this, workers too

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tinylab.errors import OutputError
+from tinylab.interventions.components import TABLE_KINDS
+from tinylab.records.identity import Resolved, battery_identity, battery_settings, digest
+from tinylab.records.provenance import now
 from tinylab.records.storage import half_written, read_json, write_json
 
 
@@ -15,8 +20,6 @@ class RunFolder:
 
     ARTIFACTS = {
         "config": "config.yaml",
-        "head_impact": "metrics/head_impact.parquet",
-        "layer_impact": "metrics/layer_impact.parquet",
         "per_example": "metrics/per_example.parquet",
         "summary": "metrics/summary.json",
         "verify": "metrics/verify.json",
@@ -24,8 +27,8 @@ class RunFolder:
         "log": "run.log",
     }
 
-    RESULTS = ("config", "head_impact", "layer_impact", "per_example", "summary")
-    """What a finished run cannot do without; a picture, a log or a verify slice can be made again."""
+    RESULTS = ("config", "per_example", "summary")
+    """What a finished run cannot do without, beside its table; a picture, a log or a verify slice can be made again."""
 
     def __init__(self, path: Path) -> None:
         """The run folder at a path; it need not exist yet."""
@@ -42,8 +45,17 @@ class RunFolder:
         return self.path / "checkpoint.npz"
 
     def file(self, artifact: str) -> Path:
-        """The path of an artifact, by its key in the manifest."""
-        return self.path / self.ARTIFACTS[artifact]
+        """The path of an artifact, by its key in the manifest; what is not listed is an impact table."""
+        return self.path / self.ARTIFACTS.get(artifact, f"metrics/{artifact}.parquet")
+
+    def table(self, content: dict[str, Any]) -> Path:
+        """The path of the impact table that a manifest tells of."""
+        return self.file(content["table"])
+
+    def _artifacts(self, content: dict[str, Any]) -> list[str]:
+        """The keys of what a run of this manifest may have written, in order."""
+        config, *rest = self.ARTIFACTS
+        return [config, *([content["table"]] if "table" in content else []), *rest]
 
     def read(self) -> dict[str, Any] | None:
         """The manifest, None if there is none."""
@@ -51,8 +63,9 @@ class RunFolder:
 
     def write(self, content: dict[str, Any]) -> None:
         """Write the manifest, with the relative path of every artifact that exists."""
-        kept = {key: value for key, value in content.items() if key not in self.ARTIFACTS}
-        there = {key: path for key, path in self.ARTIFACTS.items() if (self.path / path).is_file()}
+        artifacts = {key: str(self.file(key).relative_to(self.path)) for key in self._artifacts(content)}
+        kept = {key: value for key, value in content.items() if key not in artifacts}
+        there = {key: path for key, path in artifacts.items() if (self.path / path).is_file()}
         write_json(self.manifest, {**kept, **there})
 
     def fail(self, run_id: str | None, error: BaseException) -> None:
@@ -74,7 +87,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove what a run that never computed anything has written, and its folder if nothing else is in it."""
-        for file in (self.manifest, self.checkpoint, *(self.path / path for path in self.ARTIFACTS.values())):
+        for file in self._files():
             file.unlink(missing_ok=True)
         for folder in (self.path / "metrics", self.path):
             if folder.is_dir() and not any(folder.iterdir()):
@@ -82,8 +95,14 @@ class RunFolder:
 
     def half_written(self) -> list[Path]:
         """What processes were writing here that were killed, or write right now."""
-        files = (self.manifest, self.checkpoint, *(self.path / path for path in self.ARTIFACTS.values()))
-        return [found for file in files for found in half_written(file)]
+        return [found for file in self._files() for found in half_written(file)]
+
+    def _files(self) -> list[Path]:
+        """What a run writes here, whatever the kind of its table."""
+        tables = (self.path / "metrics").glob("*.parquet")
+        shipped = (self.file(name) for name in TABLE_KINDS)
+        listed = (self.path / path for path in self.ARTIFACTS.values())
+        return list(dict.fromkeys([self.manifest, self.checkpoint, *listed, *shipped, *tables]))
 
     def tidy(self) -> None:
         """Remove what killed processes were writing here; only for whoever computes this run, or knows that nobody does."""
@@ -99,10 +118,33 @@ class RunFolder:
             return None
         if content is None or not run_id or (content.get("status"), content.get("run_id")) != ("complete", run_id):
             return None
-        listed = [self.path / content[key] for key in self.RESULTS if key in content]
+        listed = [self.path / content[key] for key in (*self.RESULTS, content.get("table")) if key in content]
         return content if all(path.is_file() for path in listed) else None
 
 
 def describe(error: BaseException) -> dict[str, str]:
     """An error as data."""
     return {"type": type(error).__name__, "message": str(error)}
+
+
+def started(resolved: Resolved) -> dict[str, Any]:
+    """What the manifest of a run says from the first moment on."""
+    config, battery = resolved.config, resolved.config.battery
+    return {
+        "status": "running",
+        "run_id": resolved.run_id,
+        "run_name": config.run_name,
+        "condition": config.condition.tag,
+        "battery": battery_settings(battery),
+        "battery_digest": digest(battery_identity(battery)),
+        "described": battery.describe(),
+        "table": battery.table.name,
+        "table_kind": battery.table.as_json(),
+        "metrics": config.metric_names,
+        "direction": "none" if battery.source is None else f"{battery.source.run}->{battery.target}",
+        "target_run": battery.target,
+        "positions": str(list(battery.acts_at)) if isinstance(battery.acts_at, tuple) else battery.acts_at,
+        "model": config.model.label,
+        "process": {"host": socket.gethostname(), "pid": os.getpid()},
+        "started": now(),
+    }

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import resource
 import subprocess
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinylab.models.network import CausalModel
+    from tinylab.task.preparation import Prepared
 
 PACKAGES = ("tinylab", "torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "hydra-core", "omegaconf")
 
@@ -45,3 +50,29 @@ def git_state() -> dict[str, Any]:
 def peak_memory_bytes() -> int:
     """The largest resident size of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str, Any]:
+    """Where the numbers come from: model, corpus, software."""
+    import torch
+
+    return {
+        "model": asdict(model.identity),
+        "architecture": type(model.model).__name__,
+        "n_layers": model.n_layers,
+        "n_heads": model.n_heads,
+        "tokenizer": model.describe_tokenizer(),
+        "bos": {"add_bos": model.add_bos, "token_id": model.bos},
+        "corpus": {
+            "path": prepared.condition.path,
+            "sha256": prepared.condition.sha256,
+            "kept": prepared.kept,
+            "used": len(prepared.condition.pairs),
+            "dropped": prepared.condition.dropped,
+        },
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "attention": model.model.config._attn_implementation,
+        "packages": package_versions(),
+        "git": git_state(),
+    }

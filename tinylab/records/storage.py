@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tinylab.errors import OutputError
+from tinylab.errors import OutputError, first_sentence
 
 
 @contextmanager
@@ -74,6 +74,24 @@ def writing_table(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """Yield a writer to which a parquet table is given part by part; when the block ends well the file is there."""
     with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         yield writer
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML document.
+
+    Raises:
+        OutputError: it is missing or not YAML.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        reason = first_sentence(error)
+        raise OutputError(f"{path}: cannot be read ({reason}); expected a YAML document written by tinylab.") from error
+    if not isinstance(data, dict):
+        raise OutputError(f"{path}: holds a {type(data).__name__}, expected a YAML mapping written by tinylab.")
+    return data
 
 
 def read_json(path: Path) -> dict[str, Any]:

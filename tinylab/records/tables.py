@@ -13,17 +13,14 @@ import pyarrow as pa
 
 from tinylab.arrays import FloatArray
 from tinylab.batteries.base import Cell, Key
+from tinylab.interventions.components import TableKind
 from tinylab.task.corpus import PromptPair
 
-COLUMN_TYPES: dict[str, pa.DataType] = {
+COLUMN_TYPES: dict[str, pa.DataType] = {  # a kind of table has columns of its own
     "run_id": pa.string(),
     "seed": pa.int64(),
     "example": pa.int64(),
     "template": pa.string(),
-    "layer": pa.int64(),
-    "head": pa.int64(),
-    "granularity": pa.string(),
-    "scale": pa.float64(),
     "metric": pa.string(),
     "value": pa.float64(),
     "baseline": pa.float64(),
@@ -36,48 +33,46 @@ COLUMN_TYPES: dict[str, pa.DataType] = {
     "direction": pa.string(),
     "positions": pa.string(),
 }
-KEYS = {"head_impact": ("layer", "head", "scale"), "layer_impact": ("layer", "granularity")}
-"""What identifies a cell in each impact table."""
 MATRIX_COLUMNS = ("condition", "model", "battery", "device", "dtype", "direction", "positions")
-"""What a sweep's matrix adds to the impact columns."""
-MATRICES = {"head_impact": "head_matrix", "layer_impact": "layer_matrix"}
+"""What a sweep's matrix adds to the impact columns; behind them comes one for each swept setting, called as its override."""
 
 
-def impact_columns(table: str) -> list[str]:
+def impact_columns(kind: TableKind) -> list[str]:
     """The columns of an impact table, in order."""
-    return ["run_id", "seed", *KEYS[table], "metric", "value"]
+    return ["run_id", "seed", *kind.keys, "metric", "value"]
 
 
-def matrix_columns(table: str) -> list[str]:
+def matrix_columns(kind: TableKind, swept: Sequence[str] = ()) -> list[str]:
     """The columns of the matrix that joins impact tables, in order."""
-    return [*impact_columns(table), *MATRIX_COLUMNS]
+    return [*impact_columns(kind), *MATRIX_COLUMNS, *swept]
 
 
-def per_example_columns(table: str) -> list[str]:
+def per_example_columns(kind: TableKind) -> list[str]:
     """The columns of `per_example` beside an impact table, in order."""
-    return ["run_id", "seed", "example", "template", *KEYS[table], "metric", "value", "baseline", "control"]
+    return ["run_id", "seed", "example", "template", *kind.keys, "metric", "value", "baseline", "control"]
 
 
-def schema(columns: Sequence[str]) -> pa.Schema:
-    """The arrow schema of some columns."""
-    return pa.schema([(name, COLUMN_TYPES[name]) for name in columns])
+def schema(columns: Sequence[str], kind: TableKind) -> pa.Schema:
+    """The arrow schema of some columns; swept settings, which have a name of their own, are text."""
+    types = {**COLUMN_TYPES, **{name: pa.type_for_alias(told) for name, told in kind.columns}}
+    return pa.schema([(name, types.get(name, pa.string())) for name in columns])
 
 
-def impact_table(table: str, run_id: str, rows: Sequence[tuple[int, Key, str, float]]) -> pa.Table:
+def impact_table(kind: TableKind, run_id: str, rows: Sequence[tuple[int, Key, str, float]]) -> pa.Table:
     """An impact table of rows (seed, the cell's key, metric, value)."""
-    columns: dict[str, list[object]] = {name: [] for name in impact_columns(table)}
+    columns: dict[str, list[object]] = {name: [] for name in impact_columns(kind)}
     for seed, key, metric, value in rows:
         columns["run_id"].append(run_id)
         columns["seed"].append(seed)
-        for name in KEYS[table]:
+        for name in kind.keys:
             columns[name].append(key[name])
         columns["metric"].append(metric)
         columns["value"].append(value)
-    return pa.table(columns, schema=schema(impact_columns(table)))
+    return pa.table(columns, schema=schema(impact_columns(kind), kind))
 
 
 def per_example_table(
-    table: str,
+    kind: TableKind,
     run_id: str,
     cells: Sequence[Cell],
     pairs: Sequence[PromptPair],
@@ -88,7 +83,7 @@ def per_example_table(
     """One row per seed, metric, cell and example; where a value is undefined (NaN) there is no row.
 
     Args:
-        table: the impact table that it stands beside.
+        kind: of the impact table that it stands beside.
         run_id: the run.
         cells: V cells.
         pairs: B pairs.
@@ -106,11 +101,11 @@ def per_example_table(
                 "seed": np.full(len(v), seed),
                 "example": np.array([pair.row for pair in pairs])[b],
                 "template": np.array([pair.template for pair in pairs], dtype=object)[b],
-                **{name: np.array([cell.key[name] for cell in cells])[v] for name in KEYS[table]},
+                **{name: np.array([cell.key[name] for cell in cells])[v] for name in kind.keys},
                 "metric": [metric] * len(v),
                 "value": values[v, b],
                 "baseline": baseline[b],
                 "control": np.array([cell.control for cell in cells])[v],
             }
-            parts.append(pa.table(columns, schema=schema(per_example_columns(table))))
+            parts.append(pa.table(columns, schema=schema(per_example_columns(kind), kind)))
     return pa.concat_tables(parts)

@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from tinylab.checks.published import Comparison, Published
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
-from tinylab.records.tables import KEYS
+from tinylab.report.views import View, invariants_view, run_view
 
 if TYPE_CHECKING:
     from tinylab.checks.soundness import Floor, Verdict
-
-STRONGEST = 10
 
 
 def console() -> Console:
@@ -27,41 +24,28 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(highlight=False, soft_wrap=True, width=120)
 
 
-def strongest(table: pd.DataFrame, keys: list[str], baselines: dict[str, Any], metric: str) -> pd.DataFrame:
-    """The cells of an impact table, averaged over seeds, by |change of metric| from the unmodified run, largest first."""
-    wide = table.groupby([*keys, "metric"])["value"].mean().unstack("metric")
-    wide["change"] = wide[metric] - baselines[metric]["mean"]
-    ordered = wide.reset_index().assign(size=wide["change"].abs().to_numpy())
-    return ordered.sort_values(["size", *keys], ascending=[False] + [True] * len(keys)).drop(columns="size")
+def shown(view: View) -> Table:
+    """A view as a table of the console: changes with their sign, other numbers with three digits, whole ones as they are."""
+    table = Table(title=view.title, title_justify="left")
+    for name in view.columns:
+        table.add_column(name, justify="right", overflow="fold")
+    for row in view.rows:
+        table.add_row(*(_told(name, value, view) for name, value in zip(view.columns, row, strict=True)))
+    return table
+
+
+def _told(column: str, value: Any, view: View) -> str:
+    if column == "change":
+        return f"{value:+.3f}"
+    return f"{value:.3f}" if column in view.metrics else f"{value}"
 
 
 def print_run(folder: RunFolder) -> None:
     """Print the strongest components of a finished run, and where it lies."""
     manifest = folder.read()
     assert manifest is not None
-    summary = read_json(folder.file("summary"))
-    table = pd.read_parquet(folder.file(manifest["table"]))
-    baselines = summary["baselines"][manifest["target_run"]]
-    metric = "logit_diff" if "logit_diff" in summary["metrics"] else next(iter(summary["metrics"]))
-    keys = list(KEYS[manifest["table"]])
-    rows = strongest(table, keys, baselines, metric).head(STRONGEST)
-    patched = manifest["direction"] != "none"
-    shown = [key for key in keys if key != "granularity" and not (key == "scale" and patched)]
-    metrics = [name for name in summary["metrics"] if name in rows and name != "recovery_mean"]
-    what = f"{manifest['battery']['name']} on {manifest['condition']}, {manifest['model']}"
-    if patched:
-        one = " of one head" if "head" in keys else ""
-        what += f", {manifest['battery']['granularity']}{one} {manifest['direction']} at {manifest['positions']}"
-    if manifest["battery"].get("keep_value_bias"):
-        what += ", value bias kept"
-    unmodified = f"unmodified {manifest['target_run']} run: {baselines[metric]['mean']:.3f}"
-    view = Table(title=f"{what}: strongest by change of {metric} ({unmodified})", title_justify="left")
-    for name in [*shown, "change", *metrics]:
-        view.add_column(name, justify="right", overflow="fold")
-    for row in rows.to_dict("records"):
-        view.add_row(*(f"{row[key]}" for key in shown), f"{row['change']:+.3f}", *(f"{row[name]:.3f}" for name in metrics))
     out = console()
-    out.print(view)
+    out.print(shown(run_view(folder, manifest)))
     verify = manifest.get("verify_slice")
     if verify:
         out.print(f"verify slice on {verify['settings']['device']}: {verify['verdict']}")
@@ -73,7 +57,7 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
     out = console()
     invariants = read_json(folder / manifest["artifacts"]["invariants"])
     for group in invariants["groups"]:
-        out.print(_invariants_table(group, invariants))
+        out.print(shown(invariants_view(group, invariants)))
         for note in group["notes"]:
             out.print(f"note: {note}")
     if "withheld" in invariants:
@@ -112,28 +96,6 @@ def print_selftest(title: str, verdicts: Sequence[Verdict], floors: Sequence[Flo
     out.print(checks)
     out.print(noise)
     out.print(f"selftest FAILED: {', '.join(failed)}" if failed else "selftest: every check passes")
-
-
-def _invariants_table(group: dict[str, Any], invariants: dict[str, Any]) -> Table:
-    """The components that every condition of a group shares, with their rank in each condition by each metric."""
-    chance = group["expected_by_chance"]
-    found = group[group["kind"]]
-    title = (f"{group['kind']} among the {invariants['k']} strongest of every condition ({', '.join(group['conditions'])}) by "
-             f"{invariants['rank']} of {', '.join(invariants['metrics'])}: {len(found)}")
-    if chance is not None and not any("one condition only" in note for note in group["notes"]):
-        title += f", by chance {chance:.2f}"
-    direction = "" if group["direction"] == "none" else f" {group['direction']} at {group['positions']}"
-    view = Table(title=f"{group['battery']}{direction} on {group['model']}: {title}", title_justify="left")
-    heads = group["kind"] == "heads"
-    columns = ["layer", "head"] if heads else ["layer"]
-    tops = {(metric, condition): top for metric, entry in group["per_metric"].items()
-            for condition, top in entry["top_k"].items()}
-    for name in [*columns, *(f"rank in {condition} ({metric})" for metric, condition in tops)]:
-        view.add_column(name, justify="right")
-    for component in found:
-        own = [str(component[name]) for name in columns] if heads else [str(component)]
-        view.add_row(*own, *(str(top.index(component) + 1) for top in tops.values()))
-    return view
 
 
 def print_published(experiments: Sequence[Published]) -> None:

@@ -3,65 +3,87 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from tinylab.arrays import FloatArray
+from tinylab.effects.strength import change_of_cells, share_of_largest
+from tinylab.interventions.components import TableKind
 from tinylab.records.storage import replacing
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-def heatmap(path: Path, impacts: pa.Table, baselines: dict[str, Any], title: str, *, patched: bool = False) -> None:
-    """Draw a run: layer × head (one panel per scale) by logit_diff, or layer × metric.
 
-    Heads are coloured by the change of the first metric from the unmodified run: red where it falls, blue where it
+def heatmap(
+    path: Path, impacts: pa.Table, kind: TableKind, baselines: dict[str, Any], title: str, *, patched: bool = False
+) -> None:
+    """Draw a run: layer × unit (one panel for each scale or its like) by one metric, or layer × metric.
+
+    Units are coloured by the change of the first metric from the unmodified run: red where it falls, blue where it
     rises. Layers show each metric's own numbers, coloured by |change| as a fraction of the metric's largest.
 
     Args:
         path: the PNG to write.
         impacts: the run's impact table.
+        kind: of the table.
         baselines: metric → {"mean": …} of the unmodified target run.
         title: what the picture shows.
-        patched: whether heads were replaced by the source run's, not scaled.
+        patched: whether activations were replaced by the source's.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    table = impacts.to_pandas()
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=120)
+    figure = draw(impacts.to_pandas(), kind, baselines, title, patched=patched)
     FigureCanvasAgg(figure)
-    if "head" in table:
-        _heads(figure, table, baselines, patched)
-    else:
-        _layers(figure, table, baselines)
-    figure.suptitle(title, fontsize=11)
     with replacing(path) as temporary:
         figure.savefig(temporary)
 
 
-def _heads(figure: Any, table: pd.DataFrame, baselines: dict[str, Any], patched: bool) -> None:
+def draw(table: pd.DataFrame, kind: TableKind, baselines: dict[str, Any], title: str, *, patched: bool = False) -> Figure:
+    """The picture itself; see `heatmap`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=120)
     metric = str(table["metric"].iloc[0])
-    chosen = table[table["metric"] == metric].groupby(["scale", "layer", "head"])["value"].mean().reset_index()
-    chosen["value"] -= baselines[metric]["mean"]
-    scales = sorted(chosen["scale"].unique())
-    limit = float(chosen["value"].abs().max()) or 1.0
-    figure.set_size_inches(min(6.4 * len(scales), 24), 4.4)
-    axes = figure.subplots(1, len(scales), squeeze=False)[0]
-    for axis, scale in zip(axes, scales, strict=True):
-        grid = chosen[chosen["scale"] == scale].pivot(index="layer", columns="head", values="value")
+    cells = change_of_cells(table, kind, baselines, metric)
+    if len(kind.component) == 2:
+        _units(figure, cells, kind, metric, patched)
+    else:
+        metrics = list(dict.fromkeys(table["metric"]))
+        _layers(figure, cells.set_index(kind.component[0])[metrics], baselines)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _units(figure: Figure, cells: pd.DataFrame, kind: TableKind, metric: str, patched: bool) -> None:
+    """One panel for each value of the columns that are no component's (a scale): layer upwards, unit to the right."""
+    layer, unit = kind.component
+    panels = list(cells.groupby(list(kind.varied))) if kind.varied else [((), cells)]
+    limit = float(cells["change"].abs().max()) or 1.0
+    figure.set_size_inches(min(6.4 * len(panels), 24), 4.4)
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (value, rows) in zip(axes, panels, strict=True):
+        grid = rows.pivot(index=layer, columns=unit, values="change")
         image = axis.imshow(grid.to_numpy(), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-        axis.set_title("head of the source run" if patched else f"head × {scale:g}", fontsize=9)
-        _ticks(axis, "head", grid.columns, "layer", grid.index)
+        axis.set_title(f"{unit} of the source run" if patched else _panel(unit, kind, value), fontsize=9)
+        _ticks(axis, unit, grid.columns, layer, grid.index)
     figure.colorbar(image, ax=list(axes), label=f"change of {metric}")
 
 
-def _layers(figure: Any, table: pd.DataFrame, baselines: dict[str, Any]) -> None:
-    values = table.groupby(["layer", "metric"], sort=False)["value"].mean().unstack("metric")
-    change: FloatArray = np.abs(values.to_numpy() - np.array([baselines[str(name)]["mean"] for name in values.columns]))
-    largest = np.nanmax(change, axis=0)
-    colours = change / np.where(largest == 0, 1.0, largest)
+def _panel(unit: str, kind: TableKind, values: Any) -> str:
+    """What a panel shows: `head × 0.5`, or the columns with their values."""
+    if kind.varied == ("scale",):
+        return f"{unit} × {values[0]:g}"
+    return ", ".join(f"{name} {value}" for name, value in zip(kind.varied, values, strict=True)) or unit
+
+
+def _layers(figure: Figure, values: pd.DataFrame, baselines: dict[str, Any]) -> None:
+    """One row for each layer, one column for each metric."""
+    change: FloatArray = values.to_numpy() - np.array([baselines[str(name)]["mean"] for name in values.columns])
+    colours = share_of_largest(change)
     axis = figure.subplots()
     image = axis.imshow(colours, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
     for (row, column), value in np.ndenumerate(values.to_numpy()):

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tinylab.errors import OutputError
-from tinylab.records.identity import digest
+from tinylab.effects.strength import Ranking
+from tinylab.errors import Interrupted, NotRun, OutputError, StillRunning
 from tinylab.records.manifest import RunFolder, describe
 from tinylab.records.storage import read_json, write_json
-from tinylab.records.tables import KEYS, MATRICES
 from tinylab.sweep.attempts import last_attempt
 from tinylab.sweep.finished import is_computed, output_root, run_folders
 from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
 from tinylab.sweep.joining import Child, join
-from tinylab.sweep.ranking import Ranking, rank_matrix
+from tinylab.sweep.ranking import rank_matrix
 
 __all__ = ["Settings", "aggregate", "sweep_folder"]
 CROSS_CONDITION = "artifacts/cross_condition"
@@ -66,7 +65,7 @@ def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None
     failures: list[dict[str, Any]] = []
     for job in jobs:
         run = RunFolder(folder / job["folder"])
-        child, error = _child(run, job["run_id"], root)
+        child, error = _child(run, job, root)
         if child is None and error is not None:
             error = _explained(error, job, launcher_error)
         if child is not None:
@@ -122,33 +121,34 @@ def _found_jobs(folder: Path) -> list[dict[str, Any]]:
     return jobs
 
 
-def _child(run: RunFolder, run_id: str, root: Path | None) -> tuple[Child | None, dict[str, str] | None]:
+def _child(run: RunFolder, job: dict[str, Any], root: Path | None) -> tuple[Child | None, dict[str, str] | None]:
     """A job's complete run, and what is wrong: either may be None (a finished run whose verify slice broke has both)."""
+    run_id = job["run_id"]
     manifest = run.complete(run_id)
     if manifest is not None:
         broken = manifest.get("attempt_failed") or manifest.get("verify_slice", {}).get("error")
-        return Child(run, manifest, read_json(run.file("summary"))), broken
+        return Child(run, manifest, read_json(run.file("summary")), job.get("settings", {})), broken
     try:
         found = run.read()
     except OutputError as error:
-        return None, {"type": "OutputError", "message": str(error)}
+        return None, describe(error)
     if root is not None and is_computed(root, run_id):
-        return None, {"type": "StillRunning", "message": "another process computes this run right now"}
+        return None, describe(StillRunning("another process computes this run right now"))
     died = last_attempt(run.path)
     if found is not None and found.get("status") == "failed" and died is None:
         return None, found["error"]
     process = died if died is not None or found is None else found.get("process", {}).get("pid")
     if found is None and process is None:
-        return None, {"type": "NotRun", "message": "the job left no manifest: it never started"}
+        return None, describe(NotRun("the job left no manifest: it never started"))
     told = f"process {process} ended before the run did: killed (out of memory?) or interrupted; the same command goes on"
-    return None, {"type": "Interrupted", "message": told}
+    return None, describe(Interrupted(told))
 
 
 def _explained(error: dict[str, str], job: dict[str, Any], launcher_error: Exception | None) -> dict[str, str]:
     """What is known beside a job's manifest: how SLURM says that it ended, or what the launcher died of."""
-    if "ended" in job and error["type"] in {"NotRun", "Interrupted"}:
+    if "ended" in job and error["type"] in {NotRun.__name__, Interrupted.__name__}:
         return {**error, "message": f"{error['message']}; {job['ended']}"}
-    return describe(launcher_error) if launcher_error is not None and error["type"] == "NotRun" else error
+    return describe(launcher_error) if launcher_error is not None and error["type"] == NotRun.__name__ else error
 
 
 def _strict_verify_failed(manifest: dict[str, Any]) -> bool:
@@ -163,16 +163,17 @@ def _write_artifacts(
     target = folder / CROSS_CONDITION
     written: dict[str, str] = {}
     rankings: dict[Path, dict[str, Ranking]] = {}
-    for table, name in MATRICES.items():
-        file = target / f"{name}.parquet"
-        joined = [child for child in children if child.manifest["table"] == table]
-        if joined:
-            found = rank_matrix(join(file, joined), table, [child.baselines for child in joined],
-                                metrics=settings.metrics, rank=settings.rank, k=settings.k)
-            rankings.update(zip((child.folder.path for child in joined), found, strict=True))
-            written[name] = f"{CROSS_CONDITION}/{file.name}"
-        else:
-            file.unlink(missing_ok=True)
+    kinds = {child.kind.name: child.kind for child in children}
+    for kind in kinds.values():
+        file = target / f"{kind.matrix}.parquet"
+        joined = [child for child in children if child.kind.name == kind.name]
+        found = rank_matrix(join(file, joined), kind, [child.baselines for child in joined],
+                            metrics=settings.metrics, rank=settings.rank, k=settings.k)
+        rankings.update(zip((child.folder.path for child in joined), found, strict=True))
+        written[kind.matrix] = f"{CROSS_CONDITION}/{file.name}"
+    for file in target.glob("*.parquet"):
+        if file.stem not in written:  # of runs that this sweep has no more
+            file.unlink()
     write_json(target / "summary.json", _summary(children, failures))
     complete = {child.manifest["condition"] for child in children}
     missing = [
@@ -210,19 +211,28 @@ def groups(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) 
     """
     members: dict[str, list[Child]] = {}
     for child in children:
-        identity = {**child.labels, **{key: child.manifest["provenance"]["model"][key] for key in ("revision", "digest")}}
-        del identity["condition"]
-        members.setdefault(json.dumps([identity, child.manifest["battery"]], sort_keys=True), []).append(child)
+        weights = {key: child.manifest["provenance"]["model"][key] for key in ("revision", "digest")}
+        labels = {**child.labels, **weights, **_apart(child)}
+        del labels["condition"]
+        members.setdefault(json.dumps([labels, child.battery_digest], sort_keys=True), []).append(child)
     return [_group(runs, rankings) for runs in members.values()]
+
+
+def _apart(child: Child) -> dict[str, str]:
+    """Swept settings that make runs another measurement, and not the same one on another condition."""
+    return {name: value for name, value in child.settings.items() if not name.startswith(("condition", "experiment", "model"))}
 
 
 def _group(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) -> Group:
     first = children[0]
-    describe = {key: value for key, value in first.labels.items() if key != "condition"}
-    describe["battery_digest"] = digest(first.manifest["battery"])
-    if "granularity" in first.manifest["battery"]:
-        describe["granularity"] = first.manifest["battery"]["granularity"]
+    told: dict[str, Any] = {key: value for key, value in first.labels.items() if key != "condition"}
+    told["battery_digest"] = first.battery_digest
+    settings = first.manifest["battery"]
+    told.update({column: settings[column] for column in first.kind.apart if column in settings})
+    told["described"] = first.manifest.get("described", told["battery"])
+    if apart := _apart(first):
+        told["settings"] = apart
     runs = [
         ConditionRun(child.manifest["condition"], rankings[child.folder.path], child.folder.path.name) for child in children
     ]
-    return Group("heads" if "head" in KEYS[first.manifest["table"]] else "layers", describe, runs)
+    return Group(first.kind, told, runs)

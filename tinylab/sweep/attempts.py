@@ -30,7 +30,7 @@ ONE_AT_A_TIME = ("hydra.launcher.pre_dispatch=1",)
 log = logging.getLogger(__name__)
 
 
-def launched(launch: Callable[..., object], sweep_folder: Path) -> Exception | None:
+def launch_with_retries(launch: Callable[..., object], sweep_folder: Path) -> Exception | None:
     """Launch a sweep's jobs; where a pool of workers breaks, those that are not finished are launched again.
 
     joblib ends all workers of a pool when one dies, the innocent ones too. So after that jobs go one at a time.

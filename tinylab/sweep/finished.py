@@ -40,7 +40,7 @@ def output_root(sweep_folder: Path) -> Path | None:
     return sweep_folder.parent.parent if sweep_folder.parent.name == "sweeps" else None
 
 
-def placed(folder: RunFolder, run_id: str, overwrite: bool) -> RunFolder:
+def locate_run(folder: RunFolder, run_id: str, overwrite: bool) -> RunFolder:
     """Where a job of a sweep finds its run: in its own folder, or finished by an earlier command in another one."""
     root = output_root(folder.path.parent)
     if overwrite or root is None or folder.complete(run_id) is not None:
@@ -49,7 +49,7 @@ def placed(folder: RunFolder, run_id: str, overwrite: bool) -> RunFolder:
 
 
 @contextmanager
-def alone(root: Path, run_id: str) -> Iterator[None]:
+def run_lock(root: Path, run_id: str) -> Iterator[None]:
     """Compute a run in this block: no other process does at the same time, others wait.
 
     The lock opens when its process ends, however it ends.

@@ -1,6 +1,6 @@
 """Invariants: components that are among the strongest in every condition.
 
-`tinylab.sweep.ranking` says which are the strongest of a run. Runs are compared only within a group: one model, battery
+`tinylab.effects.strength` says which are the strongest of a run. Runs are compared only within a group: one model, battery
 setting, device, dtype and granularity. What chance alone would give is reported beside what was found: m independent
 top-k sets among N components share k^m / N^(m−1) of them on average.
 """
@@ -12,7 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tinylab.sweep.ranking import Component, Ranking
+from tinylab.effects.strength import Ranking
+from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
+
+Component = tuple[int, ...]
+ALWAYS = (HEAD_IMPACT.plural, LAYER_IMPACT.plural)
+"""Kinds of components that invariants.json has a key for, whether or not there are any."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class ConditionRun:
 class Group:
     """Runs whose components may be compared."""
 
-    kind: str  # "heads" or "layers"
-    describe: dict[str, str]  # model, battery, device, …
+    kind: TableKind
+    describe: dict[str, Any]  # model, battery, device, …
     runs: Sequence[ConditionRun]
 
 
@@ -88,16 +93,17 @@ def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
             tops[name] = ranking.top
         shared = _shared(list(tops.values())) if len(tops) == len(group.runs) else []
         per_metric[metric] = {
-            group.kind: _listed(shared, group.kind),
+            group.kind.plural: _listed(shared, group.kind),
             "top_k": {condition: _listed(top, group.kind) for condition, top in tops.items()},
         }
         common = shared if common is None else [component for component in common if component in shared]
     return {
         **group.describe,
-        "kind": group.kind,
+        "kind": group.kind.plural,
+        "component": list(group.kind.component),
         "conditions": names,
         "components": size,
-        group.kind: _listed(common or [], group.kind),
+        group.kind.plural: _listed(common or [], group.kind),
         "per_metric": per_metric,
         "expected_by_chance": by_chance(settings.k, size, conditions) if size else None,
         "notes": list(dict.fromkeys(notes)),
@@ -109,8 +115,8 @@ def _shared(tops: Sequence[list[Component]]) -> list[Component]:
     return sorted(set(tops[0]).intersection(*tops[1:])) if tops else []
 
 
-def _listed(components: Sequence[Component], kind: str) -> list[Any]:
-    return [{"layer": c[0], "head": c[1]} for c in components] if kind == "heads" else [c[0] for c in components]
+def _listed(components: Sequence[Component], kind: TableKind) -> list[Any]:
+    return [kind.listed(component) for component in components]
 
 
 def find_invariants(groups: Sequence[Group], settings: Settings, missing: Sequence[str]) -> dict[str, Any]:
@@ -126,8 +132,7 @@ def find_invariants(groups: Sequence[Group], settings: Settings, missing: Sequen
         "metrics": list(settings.metrics),
         "rank": settings.rank,
         "set": "intersection",
-        "heads": [],
-        "layers": [],
+        **{kind: [] for kind in ALWAYS},
         "per_metric": {},
         "expected_by_chance": {},
         "conditions": list(dict.fromkeys(run.condition for group in groups for run in group.runs)),
@@ -139,7 +144,7 @@ def find_invariants(groups: Sequence[Group], settings: Settings, missing: Sequen
         return content
     content["groups"] = [group_invariants(group, settings) for group in groups]
     notes = []
-    for kind in ("heads", "layers"):
+    for kind in dict.fromkeys([*ALWAYS, *(entry["kind"] for entry in content["groups"])]):
         alike = [entry for entry in content["groups"] if entry["kind"] == kind]
         if len(alike) == 1:
             content[kind] = alike[0][kind]

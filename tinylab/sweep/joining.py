@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinylab.errors import OutputError
+from tinylab.interventions.components import TableKind
+from tinylab.records.identity import digest
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import writing_table
 from tinylab.records.tables import matrix_columns, schema
@@ -27,6 +29,17 @@ class Child:
     folder: RunFolder
     manifest: dict[str, Any]
     summary: dict[str, Any]
+    settings: dict[str, str] = field(default_factory=dict)  # what the sweep varied, as this run has it
+
+    @property
+    def kind(self) -> TableKind:
+        """The kind of its impact table."""
+        return TableKind.of_manifest(self.manifest)
+
+    @property
+    def battery_digest(self) -> str:
+        """Of the battery's settings as they count for its identity; equal for runs that made the same interventions."""
+        return str(self.manifest.get("battery_digest") or digest(self.manifest["battery"]))
 
     @property
     def labels(self) -> dict[str, str]:
@@ -53,13 +66,13 @@ class Child:
         Raises:
             OutputError: it cannot be read, or is none of ours.
         """
-        file = self.folder.file(self.manifest["table"])
+        file = self.folder.table(self.manifest)
         try:
             with pq.ParquetFile(file) as stored:
                 table = stored.read()
-            for name, label in self.labels.items():
+            for name, label in (self.labels | self.settings).items():
                 table = table.append_column(name, pa.repeat(label, len(table)))
-            return table.cast(schema(matrix_columns(self.manifest["table"])))
+            return table.cast(schema(matrix_columns(self.kind, list(self.settings)), self.kind))
         except (OSError, ValueError, pa.ArrowException) as error:
             raise OutputError(f"{file}: cannot be read ({error}); expected a table written by tinylab, compute the run again "
                               "with overwrite=true.") from error
@@ -90,7 +103,8 @@ def join(file: Path, children: Sequence[Child]) -> Matrix:
         children: one run or more.
     """
     rows = []
-    with writing_table(file, schema(matrix_columns(children[0].manifest["table"]))) as writer:
+    first = children[0]
+    with writing_table(file, schema(matrix_columns(first.kind, list(first.settings)), first.kind)) as writer:
         for tables in _row_groups(children):
             rows.append([len(table) for table in tables])
             writer.write_table(pa.concat_tables(tables), row_group_size=max(1, sum(rows[-1])))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tinylab.config.composing import GROUPS, Composer, is_hydra_override, one_sentence
+from tinylab.config.hydra_internals import split_arguments
 from tinylab.errors import ConfigError, CorpusError, OutputError
 from tinylab.models.device import resolve_device
 from tinylab.records.identity import digest, run_id
 from tinylab.records.storage import read_json, write_json
+from tinylab.records.tables import MATRIX_COLUMNS
 from tinylab.schema import Config, validate
 from tinylab.sweep.launch import plan_launch
 from tinylab.sweep.slurm import check_launcher
@@ -37,6 +38,7 @@ class Job:
     battery: str
     run_id: str
     folder: str  # relative to the sweep's folder
+    settings: dict[str, str] = field(default_factory=dict)  # what the sweep varies, beside what every matrix tells
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
         swept = next(override for override in parsed if override.is_sweep_override())
         a_list = "" if swept.key_or_group in GROUPS else f", or write {swept.key_or_group}=[…] for a list"
         raise ConfigError(f"{swept.input_line}: several values; add -m before the overrides to sweep over them{a_list}.")
+    composer.check_sources(parsed)
     base = composer.compose(fixed)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
         config = validate(base)
@@ -121,11 +124,12 @@ def _jobs(
     parsed = composer.parse(_arguments(overrides, base))
     hydra_lines = [override.input_line or "" for override in parsed if is_hydra_override(override)]
     try:
-        batches = BasicSweeper.split_arguments([o for o in parsed if not is_hydra_override(o)], None)
+        batches = split_arguments([o for o in parsed if not is_hydra_override(o)])
     except HydraException as error:
         raise ConfigError(one_sentence(error)) from error
     jobs, configs = [], []
     for lines in batches[0]:
+        composer.check_sources(composer.parse(lines))
         composed = composer.compose([*lines, *hydra_lines])
         config = validate(composed)
         if devices_are_here:
@@ -133,7 +137,21 @@ def _jobs(
         folder = str(composed.hydra.sweep.subdir)
         jobs.append(Job(list(lines), config.condition.tag, config.battery.name, run_id(config), folder))
         configs.append(config)
-    return jobs, configs
+    return _with_settings(composer, jobs), configs
+
+
+def _with_settings(composer: Composer, jobs: Sequence[Job]) -> list[Job]:
+    """The jobs, each with its value of every setting that differs between them."""
+    settings = [{override.key_or_group: _text(override) for override in composer.parse(job.overrides)} for job in jobs]
+    keys = dict.fromkeys(key for one in settings for key in one)
+    swept = [key for key in keys if key not in MATRIX_COLUMNS and len({one.get(key) for one in settings}) > 1]
+    return [replace(job, settings={key: one.get(key, "") for key in swept}) for job, one in zip(jobs, settings, strict=True)]
+
+
+def _text(override: Override) -> str:
+    """The value of an override as a matrix tells it: without quotes."""
+    value = override.value()
+    return value if isinstance(value, str) else str(override.get_value_element_as_str())
 
 
 def _check(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
@@ -168,11 +186,6 @@ def _sweep_id(composer: Composer, overrides: Sequence[str], base: DictConfig) ->
         if not is_hydra_override(o) and o.key_or_group.split(".")[0] not in IGNORED_IN_ID
     ]
     return digest(sorted(lines))
-
-
-def planned(manifest: dict[str, Any]) -> list[Job]:
-    """The jobs in a sweep's manifest."""
-    return [Job(**{key: entry[key] for key in Job.__dataclass_fields__}) for entry in manifest["jobs"]]
 
 
 def one_corpus_per_tag(corpora: Sequence[tuple[str, str]]) -> None:

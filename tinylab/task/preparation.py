@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinylab.batteries.base import Cell
-from tinylab.errors import ConfigError
 from tinylab.models.network import CausalModel
 from tinylab.schema import Config
 from tinylab.task.corpus import Condition, subsamples
@@ -48,19 +46,5 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     kept = len(condition.pairs)
     cut = Condition(condition.tag, condition.path, condition.sha256, tuple(condition.pairs[b] for b in used), condition.dropped)
     tokens = [tokens[b] for b in used]
-    _check_positions(config, tokens)
+    config.battery.check_prompts([(len(pair.clean), len(pair.corrupt)) for pair in tokens])
     return Prepared(cut, tokens, {seed: [place[b] for b in examples] for seed, examples in drawn.items()}, cells, kept)
-
-
-def _check_positions(config: Config, tokens: Sequence[TokenPair]) -> None:
-    positions = config.battery.acts_at
-    if not isinstance(positions, tuple):
-        return
-    shortest = min(min(len(pair.clean), len(pair.corrupt)) for pair in tokens)
-    if max(positions) >= shortest:
-        raise ConfigError(f"battery.positions={list(positions)}: the shortest prompt has {shortest} tokens, positions 0 to "
-                          f"{shortest - 1}.")
-    resid = getattr(config.battery, "granularity", None) == "layer_resid"
-    if resid and all(set(range(len(pair.clean))) <= set(positions) for pair in tokens):
-        raise ConfigError(f"battery.positions={list(positions)} covers every token of every prompt: with layer_resid that turns "
-                          "the target run into the source run, every layer would return the same number; leave positions out.")

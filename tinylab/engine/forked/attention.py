@@ -1,13 +1,13 @@
-"""Attention over a trie, in tiles.
+"""Tree attention: states attend to their ancestors in a prefix tree, and to themselves.
 
-A state attends to its ancestors and itself. One mask for all states would grow with their square, so the
-queries are cut into tiles of neighbours, and each tile gets the keys that its queries can see, and a small mask.
-In preorder that is simple: the ancestors of neighbours are those of the first one, and the neighbours themselves.
+One mask for all states would grow with their square, so the queries are cut into tiles of neighbours, and each tile gets
+the keys that its queries can see, and a small mask. In preorder that is simple: the ancestors of neighbours are those of
+the first one, and the neighbours themselves.
 
-Where variants hang on unmodified states (fact 3: only the rows below an intervention are computed), several
-variants share a tile: they see the same unmodified keys, and each its own.
+Where variants stand behind a cached prefix (only the rows below an intervention are computed), several variants share a
+tile: they see the same cached keys, and each its own.
 
-Letters: R states of a region, V variants, Q queries, T longest path, H heads.
+Letters: R affected states, V variants, Q queries, K keys of the cache, K' keys of the affected states, H heads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tinylab.engine.forked.batches import Region
+from tinylab.engine.forked.batches import AffectedStates
 from tinylab.engine.forked.trie import BoolArray, IntArray
 
 WIDTH = 64
@@ -51,9 +51,9 @@ class Bucket:
 
     queries: IntArray  # [tiles, Q], places in the list of queries
     real: BoolArray  # [tiles, Q], False where padded
-    hung: IntArray  # [tiles, K], unmodified keys: nodes of `both`
-    own: IntArray  # [tiles, K'], keys of the region
-    sees_hung: IntArray  # [tiles, Q, K], how far back each key is, -1 where it is not seen
+    cached: IntArray  # [tiles, K], keys of the cache: nodes of `both`
+    own: IntArray  # [tiles, K'], keys of the affected states
+    sees_cached: IntArray  # [tiles, Q, K], how far back each key is, -1 where it is not seen
     sees_own: IntArray  # [tiles, Q, K'], the same
 
 
@@ -63,34 +63,35 @@ class Indices:
 
     batch: int  # groups · tiles
     queries: torch.Tensor  # [batch · variants of a group · Q], rows of the queries
-    keys: torch.Tensor  # [batch · (K + variants of a group · K')], rows of the variants' own keys, then of the unmodified ones
+    keys: torch.Tensor  # [batch · (K + variants of a group · K')], rows of the variants' own keys, then of the cached ones
     seen: tuple[int, int]  # the part of the bucket's mask that these variants take
     mask: int  # which bucket's
 
 
-class Tiling:
-    """How some queries of a region attend."""
+class TreeAttention:
+    """How some queries among the affected states attend."""
 
-    def __init__(self, region: Region, queries: IntArray, device: torch.device, most: int, variants: int) -> None:
+    def __init__(self, affected: AffectedStates, queries: IntArray, device: torch.device, most: int, variants: int) -> None:
         """Cut queries into tiles.
 
         Args:
-            region: the states.
-            queries: states of the region, ascending: all of them, or the reading rows.
+            affected: the states.
+            queries: some of the states, ascending: all of them, or the reading rows.
             device: where the gathers happen.
             most: keys gathered for one call of the attention function (a single tile's may exceed it).
             variants: that a pass will have, at most.
         """
         self._most = most
-        width = max(WIDTH, 1 << max(0, int(region.depth.max()) // 2).bit_length() - 1)  # long prompts: fewer keys gathered twice
-        self._region = region
+        longest = int(affected.depth.max())
+        width = max(WIDTH, 1 << max(0, longest // 2).bit_length() - 1)  # long prompts: fewer keys gathered twice
+        self._affected = affected
         self._queries = queries
         self._device = device
-        everything = len(queries) == len(region)
-        hung = region.hung[queries]
-        self._alone = not hung.any()  # nothing unmodified to share: one variant per tile
+        everything = len(queries) == len(affected)
+        cached = affected.cached[queries]
+        self._alone = not cached.any()  # no cached prefix to share: one variant per tile
         numbers = np.arange(len(queries))
-        tree = np.zeros_like(numbers) if self._alone else np.cumsum(region.depth[queries] == hung)
+        tree = np.zeros_like(numbers) if self._alone else np.cumsum(affected.depth[queries] == cached)
         if not everything:
             tree = numbers
         begins = np.concatenate([[True], tree[1:] != tree[:-1]])
@@ -99,7 +100,7 @@ class Tiling:
         counts = np.diff(np.append(starts, len(queries)))
         self.together = 1 if self._alone else max(1, min(variants, width // int(counts.max())))
         first, last = queries[starts], queries[starts + counts - 1]
-        over = region.hung[first] + self.together * (region.depth[first] - region.hung[first] + last - first + 1)
+        over = affected.cached[first] + self.together * (affected.depth[first] - affected.cached[first] + last - first + 1)
         size = np.ceil(np.log2(np.maximum(over, 16))).astype(np.int64)
         self._buckets = []
         for s in np.unique(size):
@@ -111,29 +112,30 @@ class Tiling:
         self._masks: dict[tuple[Reach, torch.dtype], list[torch.Tensor]] = {}
 
     def _bucket(self, starts: IntArray, counts: IntArray) -> Bucket:
-        region = self._region
+        affected = self._affected
         queries, real = _ranges(starts, counts)
         asking = self._queries[queries]
         first, last = self._queries[starts], self._queries[starts + counts - 1]
-        own_above = region.depth[first] - region.hung[first]
-        path = region.above[first]
-        hung_width, above_width = int(region.hung[first].max()), int(own_above.max())
-        hung = path[:, :hung_width]
-        hung_real = np.arange(hung_width) < region.hung[first][:, None]
-        columns = np.minimum(region.hung[first][:, None] + np.arange(above_width), path.shape[1] - 1)
+        own_above = affected.depth[first] - affected.cached[first]
+        path = affected.above[first]
+        cached_width, above_width = int(affected.cached[first].max()), int(own_above.max())
+        cached = path[:, :cached_width]
+        cached_real = np.arange(cached_width) < affected.cached[first][:, None]
+        columns = np.minimum(affected.cached[first][:, None] + np.arange(above_width), path.shape[1] - 1)
         above = np.take_along_axis(path, columns, axis=1)
         above_real = np.arange(above_width) < own_above[:, None]
         run, run_real = _ranges(first, last - first + 1)
         own = np.concatenate([np.where(above_real, above, 0), run], axis=1)
         own_real = np.concatenate([above_real, run_real], axis=1)
-        depth = region.depth[asking][:, :, None]
-        behind_hung = np.where(hung_real[:, None, :], depth - np.arange(hung_width), -1)
-        seen = own_real[:, None, :] & (own[:, None, :] <= asking[:, :, None]) & (asking[:, :, None] < region.end[own][:, None, :])
-        behind_own = np.where(seen, depth - region.depth[own][:, None, :], -1)
-        return Bucket(queries, real, np.where(hung_real, hung, 0), own, behind_hung, behind_own)
+        depth = affected.depth[asking][:, :, None]
+        behind_cached = np.where(cached_real[:, None, :], depth - np.arange(cached_width), -1)
+        asks = asking[:, :, None]
+        seen = own_real[:, None, :] & (own[:, None, :] <= asks) & (asks < affected.end[own][:, None, :])
+        behind_own = np.where(seen, depth - affected.depth[own][:, None, :], -1)
+        return Bucket(queries, real, np.where(cached_real, cached, 0), own, behind_cached, behind_own)
 
     def attend(
-        self, compute: Attend, query: torch.Tensor, kept: Keys, *, unmodified: Keys | None, variants: int, reach: Reach
+        self, compute: Attend, query: torch.Tensor, kept: Keys, *, cached: Keys | None, variants: int, reach: Reach
     ) -> torch.Tensor:
         """Attention of all variants' queries; [V · queries, H, d].
 
@@ -141,15 +143,16 @@ class Tiling:
             compute: the model's own attention function.
             query: [V · queries, H, d], variant by variant.
             kept: keys and values [V · R, H', d], variant by variant.
-            unmodified: keys and values [N, H', d] of the unmodified runs, where the region hangs on them.
+            cached: keys and values [N, H', d] of the unmodified runs, where the affected states stand behind a cached
+                prefix.
             variants: V.
             reach: of the layer.
         """
         indices, inverse = self._for(variants)
         masks = self._mask(reach, query.dtype)
         if not self._alone:
-            assert unmodified is not None
-            kept = (torch.cat([kept[0], unmodified[0]]), torch.cat([kept[1], unmodified[1]]))
+            assert cached is not None
+            kept = (torch.cat([kept[0], cached[0]]), torch.cat([kept[1], cached[1]]))
         found = []
         for at in indices:
             mask = masks[at.mask][:, :, : at.seen[0], : at.seen[1]]
@@ -177,7 +180,7 @@ class Tiling:
         for number, bucket in enumerate(self._buckets):
             tiles, width = bucket.queries.shape
             own_width = together * bucket.own.shape[1]
-            step = max(1, self._most // (tiles * (bucket.hung.shape[1] + own_width)))
+            step = max(1, self._most // (tiles * (bucket.cached.shape[1] + own_width)))
             for members in np.split(everyone, range(step, groups, step)):
                 there, named = members < variants, np.minimum(members, variants - 1)
                 rows = named * len(self._queries) + bucket.queries[None, :, None, :]
@@ -185,9 +188,9 @@ class Tiling:
                 inverse[rows[real]] = offset + np.flatnonzero(real)
                 offset += rows.size
                 batch = len(members) * tiles
-                own = (named * len(self._region) + bucket.own[None, :, None, :]).reshape(batch, -1)
-                hung = np.tile(variants * len(self._region) + bucket.hung, (len(members), 1))
-                keys = np.concatenate([hung, own], axis=1)
+                own = (named * len(self._affected) + bucket.own[None, :, None, :]).reshape(batch, -1)
+                cached = np.tile(variants * len(self._affected) + bucket.cached, (len(members), 1))
+                keys = np.concatenate([cached, own], axis=1)
                 made.append(Indices(batch, self._tensor(rows), self._tensor(keys), (together * width, keys.shape[1]), number))
         return made, self._tensor(inverse)
 
@@ -205,14 +208,14 @@ class Tiling:
         return self._masks[key]
 
     def _mask_of(self, bucket: Bucket, reach: Reach, dtype: torch.dtype) -> torch.Tensor:
-        limit = reach.of(self._region.depth[self._queries[bucket.queries]])[:, :, None]
+        limit = reach.of(self._affected.depth[self._queries[bucket.queries]])[:, :, None]
         tiles, width = bucket.queries.shape
         count = self.together
-        hung = np.repeat(((bucket.sees_hung >= 0) & (bucket.sees_hung < limit))[:, None], count, axis=1)
+        cached = np.repeat(((bucket.sees_cached >= 0) & (bucket.sees_cached < limit))[:, None], count, axis=1)
         own = (bucket.sees_own >= 0) & (bucket.sees_own < limit)
         diagonal = np.eye(count, dtype=bool)[None, :, None, :, None]  # a variant sees its own states only
         own = (own[:, None, :, None, :] & diagonal).reshape(tiles, count, width, -1)
-        seen = torch.from_numpy(np.concatenate([hung, own], axis=3).reshape(tiles, 1, count * width, -1)).to(self._device)
+        seen = torch.from_numpy(np.concatenate([cached, own], axis=3).reshape(tiles, 1, count * width, -1)).to(self._device)
         return torch.zeros(seen.shape, dtype=dtype, device=self._device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 

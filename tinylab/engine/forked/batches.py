@@ -1,9 +1,10 @@
-"""Forests: prompt pairs laid out as tries, and cut into groups whose tries one forward pass can hold.
+"""Batches: prompt pairs laid out as prefix trees, and cut into groups whose trees one forward pass can hold.
 
-A forest has one trie of the unmodified runs (`both`) and, for each setting, the *region*: those states of the
-target runs that interventions can reach, which a variant computes, and where each hangs in `both`.
+A batch has one tree of the unmodified runs (`both`), whose states are computed once and cached. Of the target runs it has,
+for each setting, the *affected states*: those that interventions can reach. A variant computes only these; above them its
+prompts begin with states of `both` as they are, their cached prefix.
 
-Letters: N nodes of `both`, R nodes of a region, B examples of a forest.
+Letters: N nodes of `both`, R affected states, B examples of a batch, E edited states.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinylab.engine.forked.trie import NONE, IntArray, Trie, build, edited, padded
-from tinylab.interventions.operations import Scale
-from tinylab.interventions.variants import Positions, Run, Variant
+from tinylab.interventions.sources import RunName, Source
+from tinylab.interventions.variants import Positions, Variant
 from tinylab.task.tokens import TokenPair
 
 
@@ -23,32 +24,32 @@ from tinylab.task.tokens import TokenPair
 class Setting:
     """What variants of one trie share: which prompt runs, where its activations come from, and at which positions."""
 
-    target: Run
-    source: Run | None
+    target: RunName
+    source: Source | None
     positions: Positions
-    scales: bool = False  # some act on what is there, whatever it is: then no position is left out where both runs agree
+    changes_equal: bool = False  # some change what equals the source too: then no position is left out where both runs agree
 
     @staticmethod
     def of(variant: Variant) -> Setting:
         """The setting of a variant."""
-        scales = any(isinstance(i.operation, Scale) for i in variant.interventions)
-        return Setting(variant.target, variant.source, variant.positions, scales)
+        changes_equal = any(i.operation.changes_equal for i in variant.interventions)
+        return Setting(variant.target, variant.source, variant.positions, changes_equal)
 
 
 @dataclass(frozen=True)
-class Region:
-    """R states in preorder that a pass computes together, everything below what they hang on."""
+class AffectedStates:
+    """R states in preorder that a pass computes together: each with everything that comes after it in a prompt."""
 
     tokens: IntArray  # [R]
     depth: IntArray  # [R]
     end: IntArray  # [R], one past the last state below, in R's own numbers
-    hung: IntArray  # [R], how many unmodified states each one's path starts with
+    cached: IntArray  # [R], how many cached states each one's path starts with
     origin: IntArray  # [R], the node of `both` with the same tokens: the state before any intervention
     read: IntArray  # [read], the states that have to leave the last block, ascending
     ends: IntArray  # [B], for each example its reading row's place in `read`, NONE where nothing changes
     edited: IntArray  # [E], the states at which interventions act, ascending
     source: IntArray  # [E], for each its source's node in `both`, NONE where there is no source
-    above: IntArray  # [R, T], each one's ancestors from the root down: nodes of `both`, then states of the region
+    above: IntArray  # [R, T], each one's ancestors from the root down: nodes of `both`, then affected states
 
     def __len__(self) -> int:
         """Number of states, R."""
@@ -56,13 +57,13 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Forest:
-    """A group of prompt pairs: the unmodified runs of both prompts, and the region of each setting."""
+class Batch:
+    """A group of prompt pairs: the unmodified runs of both prompts, and the affected states of each setting."""
 
     examples: IntArray  # [B]
     both: Trie  # the clean prompts' paths, then the corrupt ones'
-    whole: Region  # `both` as a region of its own
-    regions: dict[Setting, Region]
+    whole: AffectedStates  # `both`, all of it affected: the unmodified runs are a pass like any other
+    affected: dict[Setting, AffectedStates]
 
     def clean_ends(self) -> IntArray:
         """[B], the reading row of each clean prompt, as a place in `whole.read`."""
@@ -74,7 +75,7 @@ class Forest:
 
 
 class Layout:
-    """All prompt pairs of a call as tries."""
+    """All prompt pairs of a call as prefix trees."""
 
     def __init__(self, pairs: Sequence[TokenPair], settings: Sequence[Setting]) -> None:
         """Lay out the pairs.
@@ -84,18 +85,19 @@ class Layout:
         """
         self._count = len(pairs)
         self._both = build(padded([*(pair.clean for pair in pairs), *(pair.corrupt for pair in pairs)]))
-        self._rows: dict[Run, IntArray] = {"clean": np.arange(self._count), "corrupt": np.arange(self._count) + self._count}
+        self._rows: dict[RunName, IntArray] = {"clean": np.arange(self._count), "corrupt": np.arange(self._count) + self._count}
         self._targets: dict[Setting, tuple[Trie, IntArray]] = {}
         for setting in settings:
             prompts = padded([getattr(pair, setting.target) for pair in pairs])
             source = None if setting.source is None else self._both
-            rows = None if setting.source is None else self._rows[setting.source]
-            computed = setting.scales or setting.source == setting.target  # a sham is computed although it changes nothing
+            rows = None if setting.source is None else self._rows[setting.source.run]
+            sham = setting.source is not None and setting.source.run == setting.target
+            computed = setting.changes_equal or sham  # a sham is computed although it changes nothing
             own = None if computed else self._rows[setting.target]
             self._targets[setting] = edited(prompts, setting.positions, source, rows, own)
 
     @property
-    def hanging(self) -> bool:
+    def has_cached_prefix(self) -> bool:
         """Whether some target run starts with states that no intervention reaches."""
         return any((tree.marks == NONE).any() for tree, _ in self._targets.values())
 
@@ -140,21 +142,21 @@ class Layout:
         paths = [both, *(tree.paths[examples] for tree, _ in self._targets.values())]
         return np.array([len(np.unique(p[p != NONE])) for p in paths], dtype=np.int64)
 
-    def forest(self, examples: IntArray) -> Forest:
-        """The tries of some examples."""
+    def batch(self, examples: IntArray) -> Batch:
+        """The trees of some examples."""
         both, nodes = self._both.part(np.concatenate([examples, examples + self._count]))
-        paths: dict[Run, IntArray] = {"clean": both.paths[: len(examples)], "corrupt": both.paths[len(examples) :]}
-        regions = {}
+        paths: dict[RunName, IntArray] = {"clean": both.paths[: len(examples)], "corrupt": both.paths[len(examples) :]}
+        by_setting: dict[Setting, AffectedStates] = {}
         needed = [both.ends]
         for setting, (tree, sources) in self._targets.items():
             part, own = tree.part(examples)
             there = sources[own]
             if setting.source is not None:
                 there = np.where(there == NONE, NONE, np.searchsorted(nodes, there))
-            regions[setting] = region = _region(part, there, paths[setting.target])
+            by_setting[setting] = affected = _affected_states(part, there, paths[setting.target])
             if setting.source is not None:
-                needed.append(region.source[np.isin(region.edited, region.read)])
-        return Forest(examples, both, _whole(both, np.unique(np.concatenate(needed))), regions)
+                needed.append(affected.source[np.isin(affected.edited, affected.read)])
+        return Batch(examples, both, _whole(both, np.unique(np.concatenate(needed))), by_setting)
 
 
 def _shared(first: IntArray, second: IntArray) -> IntArray:
@@ -168,17 +170,17 @@ def _with_previous(paths: IntArray, others: IntArray) -> IntArray:
     return np.concatenate([[0], _shared(paths[1:], others[:-1])])
 
 
-def _whole(both: Trie, needed: IntArray) -> Region:
-    """The unmodified runs as a region that hangs on nothing."""
+def _whole(both: Trie, needed: IntArray) -> AffectedStates:
+    """The unmodified runs as states that are all to be computed."""
     numbers, nothing = np.arange(len(both)), np.empty(0, dtype=np.int64)
-    return Region(
-        tokens=both.tokens, depth=both.depth, end=both.end, hung=np.zeros_like(numbers), origin=numbers, read=needed,
+    return AffectedStates(
+        tokens=both.tokens, depth=both.depth, end=both.end, cached=np.zeros_like(numbers), origin=numbers, read=needed,
         ends=np.searchsorted(needed, both.ends), edited=nothing, source=nothing, above=both.paths[both.through],
     )
 
 
-def _region(tree: Trie, sources: IntArray, unmodified: IntArray) -> Region:
-    """What interventions can reach in a trie of target runs.
+def _affected_states(tree: Trie, sources: IntArray, unmodified: IntArray) -> AffectedStates:
+    """What interventions can reach in a tree of target runs.
 
     Args:
         tree: the target runs' trie.
@@ -190,16 +192,17 @@ def _region(tree: Trie, sources: IntArray, unmodified: IntArray) -> Region:
     numbers = np.cumsum(touched) - 1
     through, depth = tree.through[nodes], tree.depth[nodes]
     there = tree.paths != NONE
-    hung = np.count_nonzero(there & ~touched[tree.paths], axis=1)
+    cached = np.count_nonzero(there & ~touched[tree.paths], axis=1)
     above = tree.paths[through]
-    above = np.where(np.arange(above.shape[1]) < hung[through][:, None], unmodified[through][:, : above.shape[1]], numbers[above])
+    in_cache = np.arange(above.shape[1]) < cached[through][:, None]
+    above = np.where(in_cache, unmodified[through][:, : above.shape[1]], numbers[above])
     changed = touched[tree.ends]
     read, reached = np.unique(numbers[tree.ends[changed]], return_inverse=True)
     places = np.full(len(tree.ends), NONE)
     places[changed] = reached
     edited_nodes = np.flatnonzero(sources != NONE)
-    return Region(
-        tokens=tree.tokens[nodes], depth=depth, end=np.searchsorted(nodes, tree.end[nodes]), hung=hung[through],
+    return AffectedStates(
+        tokens=tree.tokens[nodes], depth=depth, end=np.searchsorted(nodes, tree.end[nodes]), cached=cached[through],
         origin=unmodified[through, depth], read=read, ends=places, edited=numbers[edited_nodes],
         source=sources[edited_nodes], above=above,
     )

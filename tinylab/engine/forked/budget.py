@@ -14,11 +14,12 @@ import psutil
 import torch
 
 from tinylab.engine.base import Prediction
-from tinylab.engine.cost import FIXED, MIB, Shape, _block, _logits
-from tinylab.engine.forked.batches import Layout, Region, Setting
-from tinylab.engine.forked.passes import Needs, mlp_rows
-from tinylab.interventions.sites import SITES
-from tinylab.interventions.variants import Variant, fork_of
+from tinylab.engine.cost import FIXED, MIB, Shape, block_numbers, logits_bytes
+from tinylab.engine.forked.batches import AffectedStates, Layout, Setting
+from tinylab.engine.forked.cache import CachePlan
+from tinylab.engine.forked.passes import mlp_rows
+from tinylab.interventions.sites import RESID_POST
+from tinylab.interventions.variants import Variant
 from tinylab.task.tokens import TokenPair
 
 SAFE = 0.9
@@ -61,26 +62,26 @@ BUDGETS = {
 class Limits:
     """A budget spelled out for one model and one set of variants."""
 
-    nodes: int  # of a trie
-    pairs: int  # of a forest
+    nodes: int  # of a prefix tree
+    pairs: int  # of a batch
     rows: int  # of a pass of variants
     reading: int  # rows that leave its last block
     keys: int  # gathered by one attention call
 
     @staticmethod
-    def of(budget: Budget, shape: Shape, needs: Needs) -> Limits:
+    def of(budget: Budget, shape: Shape, cache_plan: CachePlan) -> Limits:
         """How far a model may go with a budget."""
         return Limits(
-            nodes=max(1, min(budget.states, budget.store // max(1, shape.kept_per_node(needs)))),
+            nodes=max(1, min(budget.states, budget.store // max(1, cached_per_node(shape, cache_plan)))),
             pairs=max(1, budget.logits // (2 * shape.vocabulary)),
             rows=budget.states,
             reading=max(1, budget.logits // shape.vocabulary),
             keys=max(1, budget.gather // shape.heads),
         )
 
-    def variants(self, region: Region) -> int:
-        """How many variants of a region go into one pass."""
-        return max(1, min(self.rows // len(region), self.reading // len(region.read)))
+    def variants(self, affected: AffectedStates) -> int:
+        """How many variants of some affected states go into one pass."""
+        return max(1, min(self.rows // len(affected), self.reading // len(affected.read)))
 
 
 def predict(
@@ -99,34 +100,41 @@ def predict(
     for variant in variants:
         by_setting.setdefault(Setting.of(variant), []).append(variant)
     layout = Layout(list(dict.fromkeys(pairs)), list(by_setting))
-    needs = Needs.of(variants, layout.hanging)
-    limits = Limits.of(budget, shape, needs)
+    cache_plan = CachePlan.of(variants, layout.has_cached_prefix)
+    limits = Limits.of(budget, shape, cache_plan)
     forwards = states = nodes = rows = reading = together = 0
     for examples in layout.groups(limits.nodes, limits.pairs):
-        forest = layout.forest(examples)
+        batch = layout.batch(examples)
         forwards, together = forwards + 1, max(together, len(examples))
-        states += len(forest.whole) * (shape.layers - 1) + len(forest.whole.read)
-        nodes, rows = max(nodes, len(forest.whole)), max(rows, len(forest.whole))
-        reading = max(reading, len(forest.whole.read))
-        for setting, region in ((setting, region) for setting, region in forest.regions.items() if len(region)):
-            chunk = min(limits.variants(region), len(by_setting[setting]))
-            forwards += -(-len(by_setting[setting]) // limits.variants(region))
-            states += sum(computed_by(variant, region, shape.layers) for variant in by_setting[setting])
-            rows, reading = max(rows, chunk * len(region)), max(reading, chunk * len(region.read))
+        states += len(batch.whole) * (shape.layers - 1) + len(batch.whole.read)
+        nodes, rows = max(nodes, len(batch.whole)), max(rows, len(batch.whole))
+        reading = max(reading, len(batch.whole.read))
+        for setting, affected in ((setting, affected) for setting, affected in batch.affected.items() if len(affected)):
+            chunk = min(limits.variants(affected), len(by_setting[setting]))
+            forwards += -(-len(by_setting[setting]) // limits.variants(affected))
+            states += sum(computed_by(variant, affected, shape.layers) for variant in by_setting[setting])
+            rows, reading = max(rows, chunk * len(affected)), max(reading, chunk * len(affected.read))
     gathered = min(max(budget.gather, shape.heads), 4 * rows * shape.heads)
-    block = _block(shape, rows, mlp_rows(device, shape.widest) or rows)
+    block = block_numbers(shape, rows, mlp_rows(device, shape.widest) or rows)
     passing = (  # their sum: an allocator keeps what a block has freed while logits are made
-        shape.itemsize * (block + 4 * gathered) + _logits(shape, reading, together)
+        shape.itemsize * (block + 4 * gathered) + logits_bytes(shape, reading, together)
     )
-    activations = nodes * shape.kept_per_node(needs) + int(HEAP.get(device, 1) * passing) + FIXED
+    activations = nodes * cached_per_node(shape, cache_plan) + int(HEAP.get(device, 1) * passing) + FIXED
     return Prediction(forwards, states, shape.weights, activations)
 
 
-def computed_by(variant: Variant, region: Region, layers: int) -> int:
-    """States that a variant computes: rows of a region through each block from its fork on, in the last the reading rows."""
-    layer, at = fork_of(variant)
-    start = layer + (SITES[at] == "resid_post")
-    return len(region) * max(0, layers - 1 - start) + (len(region.read) if start < layers else 0)
+def computed_by(variant: Variant, affected: AffectedStates, layers: int) -> int:
+    """States that a variant computes: affected rows through each block from its fork on, in the last the reading rows."""
+    layer, order = variant.fork
+    start = layer + (order == RESID_POST.order)
+    return len(affected) * max(0, layers - 1 - start) + (len(affected.read) if start < layers else 0)
+
+
+def cached_per_node(shape: Shape, cache_plan: CachePlan) -> int:
+    """Bytes that the cache holds of one node of the unmodified runs."""
+    sites = sum(shape.widths[site.module, site.side] for site, _ in cache_plan.sites)
+    keys = 2 * shape.layers * shape.keys if cache_plan.keys else 0
+    return shape.itemsize * (len(cache_plan.entries) * shape.hidden + sites + keys)
 
 
 def free_memory(device: torch.device) -> int:

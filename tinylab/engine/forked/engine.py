@@ -1,15 +1,15 @@
 """The forked engine: a whole battery in few forward passes, each state computed once.
 
 Fact 1, layers: an intervention leaves what lies below it as it was. So the unmodified runs go first, and a variant
-starts from their activations at the module where it acts. Fact 2, tokens: prompts that share a prefix share its
-states, so they are laid out as a trie (`tinylab.engine.forked.trie`). Fact 3, rows: states before the first changed
-position stay as they were, so a variant computes only those behind it, which attend to the unmodified keys and
-values. The numbers are those of the reference engine, to rounding.
+starts from their cached activations at the module where it acts. Fact 2, tokens: prompts that share a prefix share its
+states, so they are laid out as a prefix tree (`tinylab.engine.forked.trie`). Fact 3, rows: states before the first changed
+position stay as they were, so a variant computes only those behind it, which attend to the cached keys and values.
+The numbers are those of the reference engine, to rounding.
 
-Prompts are cut into sub-tries and variants into chunks of neighbouring layers, so that no forward pass holds more
-than its budget (`tinylab.engine.forked.budget`).
+Prompts are cut into batches of smaller trees and variants into chunks of neighbouring layers, so that no forward pass holds
+more than its budget (`tinylab.engine.forked.budget`).
 
-Letters: R states of a region, V variants, B examples.
+Letters: R affected states, V variants, B examples, M metrics.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ import numpy as np
 import torch
 
 from tinylab.arrays import FloatArray
-from tinylab.engine.base import Evaluation, Keeper, Partial, Prediction, Progress, readable
+from tinylab.engine.base import Checkpointer, Evaluation, EvaluationState, Prediction, Progress, readable
 from tinylab.engine.biases import biases_for
 from tinylab.engine.cost import Shape
-from tinylab.engine.forked import hooks as taps
-from tinylab.engine.forked.batches import Forest, Layout, Setting
+from tinylab.engine.forked import hooks
+from tinylab.engine.forked.batches import Batch, Layout, Setting
 from tinylab.engine.forked.budget import LEAST, SAFE, Budget, Limits, free_memory, out_of_memory, predict
-from tinylab.engine.forked.passes import Ground, Needs, Pass, Unmodified
+from tinylab.engine.forked.cache import ActivationCache, CachePlan
+from tinylab.engine.forked.passes import Pass, PassLayout
 from tinylab.engine.forked.trie import NONE, IntArray
-from tinylab.interventions.variants import Run, Variant, fork_of
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Variant
 from tinylab.measures import metrics
 from tinylab.measures.metrics import Scorer
 from tinylab.models.network import CausalModel, forget_lengths
@@ -42,17 +44,17 @@ from tinylab.task.tokens import TokenPair
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-Connect = Callable[[taps.Tap], AbstractContextManager[None]]
-"""Connects one pass to the opened model (see `taps.tapped`)."""
+Connect = Callable[[hooks.Hooks], AbstractContextManager[None]]
+"""Connects one pass to the opened model (see `hooks.hooked`)."""
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A forest whose unmodified runs are done."""
+class WithBaselines:
+    """A batch whose unmodified runs are done: what variants start from and are compared with."""
 
-    forest: Forest
-    unmodified: Unmodified
-    ref: metrics.Reference
+    batch: Batch
+    cache: ActivationCache
+    clean_run: metrics.CleanRun
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ class Work:
     variants: Sequence[Variant]
     by_setting: dict[Setting, list[int]]  # places in `variants`, sorted by where they fork
     layout: Layout
-    needs: Needs
+    cache_plan: CachePlan
     limits: Limits
     biases: list[torch.Tensor] | None  # of each layer's heads, where a variant keeps one
     scorer: Scorer
-    partial: Partial  # filled in as the work goes on
-    keeper: Keeper | None
+    state: EvaluationState  # filled in as the work goes on
+    checkpointer: Checkpointer | None
     done: Callable[[IntArray], object]  # called with the examples of each finished variant
 
 
@@ -106,7 +108,7 @@ class ForkedEngine:
     @torch.inference_mode()
     def evaluate(
         self, pairs: Sequence[TokenPair], variants: Sequence[Variant], scorer: Scorer, progress: Progress | None = None,
-        *, keeper: Keeper | None = None,
+        *, checkpointer: Checkpointer | None = None,
     ) -> Evaluation:
         """See `tinylab.engine.base.Engine`.
 
@@ -116,73 +118,73 @@ class ForkedEngine:
         """
         unique = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
         copies = np.bincount([unique[pair] for pair in pairs], minlength=len(unique))
-        partial = Partial.empty(len(variants), len(unique), len(scorer.names))
-        if keeper is not None:
-            partial = keeper.restore(partial)
+        state = EvaluationState.empty(len(variants), len(unique), len(scorer.names))
+        if checkpointer is not None:
+            state = checkpointer.restore(state)
         by_setting = sorted_by_setting(variants)
         layout = Layout(list(unique), list(by_setting))
-        needs = Needs.of(variants, layout.hanging)
-        limits = Limits.of(self._budget, self._shape, needs)
+        cache_plan = CachePlan.of(variants, layout.has_cached_prefix)
+        limits = Limits.of(self._budget, self._shape, cache_plan)
         biases = biases_for(self._model, variants)
         forget_lengths(self._model)
-        with taps.tapped(self._model) as connect:
+        with hooks.hooked(self._model) as connect:
             work = Work(
-                connect, list(unique), variants, by_setting, layout, needs, limits, biases, scorer, partial, keeper,
+                connect, list(unique), variants, by_setting, layout, cache_plan, limits, biases, scorer, state, checkpointer,
                 done=lambda examples: progress and progress(int(copies[examples].sum())),
             )
             for examples in layout.groups(limits.nodes, limits.pairs):
-                self._forest(work, examples)
+                self._batch(work, examples)
         every = [unique[pair] for pair in pairs]
-        baselines: dict[Run, FloatArray] = {run: column[every] for run, column in partial.baselines.items()}
-        return Evaluation(baselines, partial.values[:, every], partial.forwards, partial.states)
+        baselines: dict[RunName, FloatArray] = {run: column[every] for run, column in state.baselines.items()}
+        return Evaluation(baselines, state.values[:, every], state.forwards, state.states)
 
-    def _forest(self, work: Work, examples: IntArray) -> None:
+    def _batch(self, work: Work, examples: IntArray) -> None:
         """Everything about one group of examples, in halves if the memory for all is not there."""
-        if work.partial.begun[examples].all() and work.partial.done[:, examples].all():
+        if work.state.begun[examples].all() and work.state.done[:, examples].all():
             for _ in work.variants:
                 work.done(examples)
             return
-        forest = work.layout.forest(examples)
-        begun = self._if_it_fits(lambda: self._unmodified(work, forest), len(examples), "prompt pairs")
-        if begun is None:
+        batch = work.layout.batch(examples)
+        ready = self._if_it_fits(lambda: self._unmodified(work, batch), len(examples), "prompt pairs")
+        if ready is None:
             for half in np.array_split(examples, 2):
-                self._forest(work, half)
+                self._batch(work, half)
             return
         for setting, members in work.by_setting.items():
-            region = forest.regions[setting]
-            if len(region) == 0:  # no patch changes anything: both prompts are equal
-                self._finish(work, members, examples, work.partial.baselines[setting.target][examples])
+            affected = batch.affected[setting]
+            if len(affected) == 0:  # no patch changes anything: both prompts are equal
+                self._finish(work, members, examples, work.state.baselines[setting.target][examples])
                 continue
-            size = min(len(members), work.limits.variants(region))
-            ground = Ground.of(region, self._model.device, work.limits.keys, size)
+            size = min(len(members), work.limits.variants(affected))
+            pass_layout = PassLayout.of(affected, self._model.device, work.limits.keys, size)
             for start in range(0, len(members), size):
-                self._chunk(work, begun, ground, members[start : start + size])
+                self._chunk(work, ready, pass_layout, members[start : start + size])
 
-    def _chunk(self, work: Work, begun: Begun, ground: Ground, chunk: list[int]) -> None:
+    def _chunk(self, work: Work, ready: WithBaselines, pass_layout: PassLayout, chunk: list[int]) -> None:
         """One forked pass of variants with neighbouring forks, in halves if the memory for all is not there."""
-        examples, chosen = begun.forest.examples, [work.variants[v] for v in chunk]
-        if work.partial.done[np.ix_(np.array(chunk), examples)].all():
+        examples, chosen = ready.batch.examples, [work.variants[v] for v in chunk]
+        if work.state.done[np.ix_(np.array(chunk), examples)].all():
             for _ in chunk:
                 work.done(examples)
             return
-        scores = self._if_it_fits(lambda: self._variants(work, begun, ground, chosen), len(chunk), "interventions")
+        scores = self._if_it_fits(lambda: self._variants(work, ready, pass_layout, chosen), len(chunk), "interventions")
         if scores is None:
             half = len(chunk) // 2
             for part in (chunk[:half], chunk[half:]):
-                self._chunk(work, begun, ground, part)
+                self._chunk(work, ready, pass_layout, part)
             return
-        unmodified = work.partial.baselines[chosen[0].target][examples]
+        unmodified = work.state.baselines[chosen[0].target][examples]
         values = np.broadcast_to(unmodified, (len(chunk), *unmodified.shape)).copy()
-        values[:, ground.region.ends != NONE] = scores
+        values[:, pass_layout.affected.ends != NONE] = scores
         self._finish(work, chunk, examples, values)
 
     def _finish(self, work: Work, chunk: list[int], examples: IntArray, values: FloatArray) -> None:
         """Put values [variants of the chunk, examples, M] where they belong."""
-        partial, places = work.partial, np.ix_(np.array(chunk), examples)
-        partial.values[places] = values
-        partial.done[places] = True
-        if work.keeper is not None:
-            work.keeper.keep(partial)
+        state, places = work.state, np.ix_(np.array(chunk), examples)
+        state.values[places] = values
+        state.done[places] = True
+        if work.checkpointer is not None:
+            work.checkpointer.keep(state)
         for _ in chunk:
             work.done(examples)
 
@@ -200,55 +202,55 @@ class ForkedEngine:
             torch.cuda.empty_cache()
         return None
 
-    def _unmodified(self, work: Work, forest: Forest) -> Begun:
-        """Run both prompts of every pair as they are: the reference, the baselines and what variants start from."""
+    def _unmodified(self, work: Work, batch: Batch) -> WithBaselines:
+        """Run both prompts of every pair as they are: the clean run, the baselines and what variants start from."""
         device = self._model.device
-        unmodified = Unmodified(forest.whole, self._model.n_layers, device)
-        ground = Ground.of(forest.whole, device, work.limits.keys)
-        logits = self._forward(work, self._pass(ground, unmodified, work.needs), ground)
-        clean, corrupt = (logits[torch.from_numpy(ends).to(device)] for ends in (forest.clean_ends(), forest.corrupt_ends()))
-        answers = ([getattr(work.pairs[b], name) for b in forest.examples] for name in ("target", "foil"))
-        ref = metrics.reference(clean, *(torch.tensor(tokens, device=device) for tokens in answers))
-        work.partial.baselines["clean"][forest.examples] = work.scorer.score(clean, ref).numpy()
-        work.partial.baselines["corrupt"][forest.examples] = work.scorer.score(corrupt, ref).numpy()
-        work.partial.begun[forest.examples] = True
-        return Begun(forest, unmodified, ref)
+        cache = ActivationCache(batch.whole, self._model.n_layers, device)
+        pass_layout = PassLayout.of(batch.whole, device, work.limits.keys)
+        logits = self._forward(work, self._pass(pass_layout, cache, work.cache_plan), pass_layout)
+        clean, corrupt = (logits[torch.from_numpy(ends).to(device)] for ends in (batch.clean_ends(), batch.corrupt_ends()))
+        answers = ([getattr(work.pairs[b], name) for b in batch.examples] for name in ("target", "foil"))
+        clean_run = metrics.clean_run(clean, *(torch.tensor(tokens, device=device) for tokens in answers))
+        work.state.baselines["clean"][batch.examples] = work.scorer.score(clean, clean_run).numpy()
+        work.state.baselines["corrupt"][batch.examples] = work.scorer.score(corrupt, clean_run).numpy()
+        work.state.begun[batch.examples] = True
+        return WithBaselines(batch, cache, clean_run)
 
-    def _variants(self, work: Work, begun: Begun, ground: Ground, chunk: Sequence[Variant]) -> FloatArray:
-        """One forked pass; [variants of the chunk, examples of the forest that it changes, M]."""
-        this = self._pass(ground, begun.unmodified, None)
+    def _variants(self, work: Work, ready: WithBaselines, pass_layout: PassLayout, chunk: Sequence[Variant]) -> FloatArray:
+        """One forked pass; [variants of the chunk, examples of the batch that it changes, M]."""
+        this = self._pass(pass_layout, ready.cache, None)
         this.plan(chunk, work.biases)
-        logits = self._forward(work, this, ground).view(len(chunk), len(ground.region.read), -1)
-        ends = ground.region.ends
-        changed, ref = ends != NONE, begun.ref
+        logits = self._forward(work, this, pass_layout).view(len(chunk), len(pass_layout.affected.read), -1)
+        ends = pass_layout.affected.ends
+        changed, clean_run = ends != NONE, ready.clean_run
         if not changed.all():
-            ref = ref.of(torch.from_numpy(np.flatnonzero(changed)).to(logits.device))
+            clean_run = clean_run.of(torch.from_numpy(np.flatnonzero(changed)).to(logits.device))
         places = torch.from_numpy(ends[changed]).to(logits.device)
-        return np.stack([work.scorer.score(rows[places], ref).numpy() for rows in logits])
+        return np.stack([work.scorer.score(rows[places], clean_run).numpy() for rows in logits])
 
-    def _pass(self, ground: Ground, unmodified: Unmodified, needs: Needs | None) -> Pass:
-        return Pass(ground, self._model, unmodified, needs)
+    def _pass(self, pass_layout: PassLayout, cache: ActivationCache, cache_plan: CachePlan | None) -> Pass:
+        return Pass(pass_layout, self._model, cache, cache_plan)
 
-    def _forward(self, work: Work, this: Pass, ground: Ground) -> torch.Tensor:
+    def _forward(self, work: Work, this: Pass, pass_layout: PassLayout) -> torch.Tensor:
         """Run one pass; logits [rows that leave the last block, W], variant by variant."""
         device = self._model.device
-        ids = torch.from_numpy(ground.region.tokens).to(device)[:, None]
+        ids = torch.from_numpy(pass_layout.affected.tokens).to(device)[:, None]
         with work.connect(this):
             logits: torch.Tensor = self._model.model(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                position_ids=torch.from_numpy(ground.region.depth).to(device)[:, None],
+                position_ids=torch.from_numpy(pass_layout.affected.depth).to(device)[:, None],
                 use_cache=False,
             ).logits
         this.check(type(self._model.model).__name__)
-        work.partial.forwards += 1
-        work.partial.states += this.states
+        work.state.forwards += 1
+        work.state.states += this.states
         return logits[:, 0]
 
 
 def sorted_by_setting(variants: Sequence[Variant]) -> dict[Setting, list[int]]:
     """The variants' places by what they share, each list in the order of their forks."""
     by_setting: dict[Setting, list[int]] = {}
-    for v in sorted(range(len(variants)), key=lambda v: fork_of(variants[v])):
+    for v in sorted(range(len(variants)), key=lambda v: variants[v].fork):
         by_setting.setdefault(Setting.of(variants[v]), []).append(v)
     return by_setting

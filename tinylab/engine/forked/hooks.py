@@ -1,10 +1,10 @@
-"""Taps: where the forked engine touches a transformers model, and how it lets go again.
+"""Hooks: where the forked engine touches a transformers model, and how it lets go again.
 
 Each state is a batch row of its own, of one token. Everything in a decoder but attention works on single tokens,
 so rows can join and leave a pass between any two modules; attention is the one place where rows meet.
 transformers dispatches it through `AttentionInterface`: the function registered here receives queries, keys and
 values after rotary embedding and returns the per-head outputs. Blocks, attention modules, output projections and
-MLPs are called through the tap, which decides on which rows. Everything is undone when `tapped` closes.
+MLPs are called through `Hooks`, which decides on which rows. Everything is undone when `hooked` closes.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ TANH_GELUS = (NewGELUActivation, FastGELUActivation, AccurateGELUActivation)
 Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
-class Tap(Protocol):
-    """What a forward pass does at each tapped place: it calls the model's own code on the rows that are due."""
+class Hooks(Protocol):
+    """What a forward pass does at each hooked place: it calls the model's own code on the rows that are due."""
 
     def block(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
         """Run a block."""
@@ -58,11 +58,11 @@ class Tap(Protocol):
         ...
 
 
-_current: ContextVar[tuple[Tap, str]] = ContextVar("tinylab_tap")
+_current: ContextVar[tuple[Hooks, str]] = ContextVar("tinylab_hooks")
 
 
 @contextmanager
-def tapped(model: CausalModel) -> Iterator[Callable[[Tap], AbstractContextManager[None]]]:
+def hooked(model: CausalModel) -> Iterator[Callable[[Hooks], AbstractContextManager[None]]]:
     """Open a model for forked forward passes; yields a context manager that connects one pass.
 
     Raises:
@@ -88,12 +88,12 @@ def tapped(model: CausalModel) -> Iterator[Callable[[Tap], AbstractContextManage
             model.model.set_attn_implementation(NAME)
         except ValueError as error:
             raise EngineUnsupported(f"{type(model.model).__name__} does not let its attention be chosen ({error}).") from error
-        yield lambda tap: _connect(tap, original)
+        yield lambda hooks: _connect(hooks, original)
 
 
 @contextmanager
-def _connect(tap: Tap, original: str) -> Iterator[None]:
-    token = _current.set((tap, original))
+def _connect(hooks: Hooks, original: str) -> Iterator[None]:
+    token = _current.set((hooks, original))
     try:
         yield
     finally:
@@ -101,7 +101,7 @@ def _connect(tap: Tap, original: str) -> Iterator[None]:
 
 
 def _through(name: str, layer: int, call: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward that leaves it to the tap's method of this name how a module's own is called."""
+    """A forward that leaves it to the hooks' method of this name how a module's own is called."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         return getattr(_current.get()[0], name)(layer, call, (args, kwargs))
@@ -127,13 +127,13 @@ def _attend(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _mask: torch.Tensor | None, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The model's own attention over the trie: its mask is replaced."""
-    tap, original = _current.get()
+    hooks, original = _current.get()
     own = _own_attention(module, original, kwargs)
 
     def compute(asked: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return own(module, asked, keys, values, mask, **kwargs)[0]
 
-    return tap.attend(compute, query, (key, value), kwargs.get("sliding_window")), None
+    return hooks.attend(compute, query, (key, value), kwargs.get("sliding_window")), None
 
 
 def _own_attention(module: nn.Module, original: str, kwargs: dict[str, Any]) -> Attention:

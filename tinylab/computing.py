@@ -1,0 +1,150 @@
+"""A run's numbers: from a resolved config to its impact. Nothing is written but checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tinylab.effects.impact import Impact, assemble
+from tinylab.errors import TinylabError
+from tinylab.machine.imports import large_import
+from tinylab.machine.threads import set_threads
+from tinylab.measures.metrics import Scorer, named, scored
+from tinylab.models.device import resolve_device
+from tinylab.models.loading import kept_model
+from tinylab.models.weights import identify
+from tinylab.records.checkpoint import Checkpoint
+from tinylab.records.identity import RESULTS_VERSION, Resolved
+from tinylab.records.manifest import RunFolder
+from tinylab.records.provenance import package_versions, peak_memory_bytes, provenance
+from tinylab.schema import Config
+from tinylab.task.corpus import Condition, load_condition
+from tinylab.task.preparation import Prepared, prepare
+
+if TYPE_CHECKING:
+    from tinylab.engine.base import Engine, Evaluation
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A battery's numbers on a condition, and where they come from."""
+
+    impact: Impact
+    provenance: dict[str, Any]
+
+
+def compute(
+    resolved: Resolved, folder: RunFolder, metrics: Sequence[str], begin: Callable[[], object] | None = None,
+    warning: str | None = None,
+) -> Computed:
+    """Evaluate a battery on a condition.
+
+    Args:
+        resolved: the run.
+        folder: where its checkpoint lies.
+        metrics: to compute.
+        begin: called when everything is there that the run needs, before it computes.
+        warning: told once the corpus can be read.
+
+    Raises:
+        TinylabError: a corpus, model or device that cannot be used; numbers that are not finite.
+    """
+    began = time.monotonic()
+    config = resolved.config
+    condition = load_condition(config.condition)
+    if warning is not None:
+        log.warning("%s", warning)
+    identity = resolved.model or identify(config.model)  # what cannot be found is told before torch is imported
+    with large_import("transformers"):
+        from tinylab.engine.biases import biases_for, convention
+        from tinylab.engine.choose import choose_engine
+
+    set_threads(resolved.threads)
+    device = resolved.device or resolve_device(config.device.type)
+    if device == "mps":
+        log.warning("device=mps has been seen to get signs wrong; add +verify_slice.device=cpu to check these numbers")
+    model = kept_model(config.model, device, identity)
+    prepared = prepare(config, condition, model)
+    _tell_dropped(prepared, condition)
+    variants = [cell.variant for cell in prepared.cells]
+    value_bias = convention(biases_for(model, variants))
+    choice = choose_engine(model, config.engine, prepared.tokens, variants)
+    prediction = choice.engine.plan(prepared.tokens, variants)
+    log.info("%s engine: %s", choice.engine.name, prediction.sentence())
+    if begin is not None:
+        begin()
+    engine_began = time.monotonic()
+    checkpoint = Checkpoint(folder.checkpoint, {
+        "run_id": resolved.run_id, "threads": resolved.threads, "engine": choice.engine.name, "device": device,
+        "metrics": list(metrics), "forwards": prediction.forwards, "states": prediction.states, "packages": package_versions(),
+    })
+    if config.overwrite:
+        checkpoint.discard()
+    evaluation = _evaluate(config, prepared, choice.engine, checkpoint, scored(metrics))
+    engine_seconds = time.monotonic() - engine_began
+    impact = assemble(config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation,
+                      computed=scored(metrics), wanted=metrics)
+    _check_finite(impact, config)
+    return Computed(impact, {
+        **provenance(model, prepared, device),
+        "value_bias": value_bias,
+        "results_version": RESULTS_VERSION,
+        "dtype": config.model.dtype,
+        "engine": choice.engine.name,
+        "engine_fallback_reason": choice.reason,
+        "self_check_max_difference": choice.max_difference,
+        "seeds": list(config.seeds),
+        "forwards": evaluation.forwards,
+        "states": evaluation.states,
+        "wall_seconds": round(time.monotonic() - began, 3),
+        "engine_seconds": round(engine_seconds, 3),
+        "peak_memory_bytes": peak_memory_bytes(),
+    })
+
+
+def _tell_dropped(prepared: Prepared, condition: Condition) -> None:
+    """Warn of rows that this model or task cannot use."""
+    dropped = prepared.condition.dropped
+    if dropped:
+        rows = len(condition.pairs) + sum(condition.dropped.values())
+        told = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
+        log.warning("%d of %d rows dropped (%s)", sum(dropped.values()), rows, told)
+
+
+def _evaluate(
+    config: Config, prepared: Prepared, engine: Engine, checkpoint: Checkpoint, names: tuple[str, ...]
+) -> Evaluation:
+    """Evaluate every cell on every example, with a progress bar."""
+    examples = len(prepared.tokens)
+    layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} cells, {rate_fmt}, {remaining} left"
+    title = f"{config.battery.name} on {config.condition.tag}"
+    with tqdm(total=len(prepared.cells), desc=title, unit=" cells", bar_format=layout, disable=None) as bar:
+        return engine.evaluate(
+            prepared.tokens,
+            [cell.variant for cell in prepared.cells],
+            Scorer(names),
+            lambda done: bar.update(done / examples),
+            checkpointer=checkpoint,
+        )
+
+
+def _check_finite(impact: Impact, config: Config) -> None:
+    """Refuse to report numbers that are none.
+
+    Raises:
+        TinylabError: a logit overflowed or was undefined.
+    """
+    numbers = [values for name, values in impact.values.items() if not named(name).may_be_undefined]
+    numbers += [values for run in impact.unmodified.values() for name, values in run.items() if not named(name).may_be_undefined]
+    broken = sum(int((~np.isfinite(values)).sum()) for values in numbers)
+    if broken:
+        raise TinylabError(f"{broken} numbers are not finite: the model overflows in {config.model.dtype} on "
+                           f"{config.condition.tag}; use model.dtype=float32 (or bfloat16, or float64), nothing was written.")

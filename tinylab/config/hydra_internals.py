@@ -1,0 +1,60 @@
+"""What tinylab takes from Hydra's private packages, all in one place.
+
+Hydra has no public way to read its own flags, to run a job from parsed flags, or to compose ahead of a run with the
+search path of a command line. When a new Hydra breaks one of these (tests/config/test_hydra_internals.py says which), look here:
+
+| name | what it is for | what must stay true |
+|---|---|---|
+| `flags_parser` | Hydra's own flags | `parse_args` gives overrides, multirun, cfg, info, config_dir and so on |
+| `run_hydra` | the entry point behind `hydra.main` | takes parsed flags, a task, where configs are |
+| `search_path`, `main_hydra` | composing as the entry point will | as in `hydra._internal.utils._run_hydra` |
+| `split_arguments` | the jobs of a multirun | as `BasicSweeper` splits them |
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.override_parser.types import Override
+
+
+def flags_parser() -> argparse.ArgumentParser:
+    """The parser of Hydra's command line."""
+    return get_args_parser()
+
+
+def run_hydra(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, task: Callable[..., Any], folder: str, name: str
+) -> None:
+    """Run Hydra as `hydra.main` does.
+
+    Args:
+        args: parsed flags and overrides.
+        parser: that parsed them, for --help.
+        task: of a job.
+        folder: of the configs.
+        name: of the root config.
+    """
+    _run_hydra(args, parser, task, config_path=folder, config_name=name)
+
+
+def search_path(folder: str) -> ConfigSearchPath:
+    """Where configs are looked for: in a folder, beside what Hydra brings."""
+    return create_config_search_path(folder)
+
+
+def main_hydra(task_name: str, path: ConfigSearchPath) -> Hydra:
+    """The object that composes; one at a time in a process."""
+    return Hydra.create_main_hydra2(task_name=task_name, config_search_path=path)
+
+
+def split_arguments(overrides: Sequence[Override]) -> list[list[list[str]]]:
+    """The overrides of each job of a multirun, in batches (one, without a limit on their size)."""
+    batches: list[list[list[str]]] = BasicSweeper.split_arguments(list(overrides), None)
+    return batches

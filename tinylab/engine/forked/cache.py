@@ -1,0 +1,91 @@
+"""The activation cache: what the unmodified runs of a batch leave for its variants, and how little of it is enough.
+
+Letters: N nodes of the unmodified runs' prefix tree, D width, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from tinylab.engine.forked.attention import Keys
+from tinylab.engine.forked.batches import AffectedStates
+from tinylab.engine.forked.trie import IntArray
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
+from tinylab.interventions.variants import Variant
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """Which activations of the unmodified runs the variants of a call need."""
+
+    entries: frozenset[int]  # hidden states on entering these layers; L: on leaving the last
+    sites: frozenset[tuple[Site, int]]  # other sites' activations, at these layers
+    keys: bool  # keys and values of every layer
+
+    @staticmethod
+    def of(variants: Sequence[Variant], has_cached_prefix: bool) -> CachePlan:
+        """What these variants need.
+
+        A variant that forks inside a block starts with the block's hidden states, and with what attention found; one that
+        forks behind the MLP, with what that found too.
+
+        Args:
+            variants: of the call.
+            has_cached_prefix: whether some affected states stand behind unmodified ones, and attend to them.
+        """
+        entries: set[int] = set()
+        sites: set[tuple[Site, int]] = set()
+        for variant in variants:
+            layer, order = variant.fork
+            entries.add(layer + (order == RESID_POST.order))
+            if order < RESID_POST.order:
+                sites.add((HEAD_OUT, layer))
+            if order == MLP_OUT.order:
+                sites.add((MLP_OUT, layer))
+            for intervention in variant.interventions:
+                if variant.source is None or not intervention.operation.needs_source:
+                    continue
+                if intervention.site.order == RESID_POST.order:
+                    entries.add(intervention.layer + 1)
+                else:
+                    sites.add((intervention.site, intervention.layer))
+        return CachePlan(frozenset(entries), frozenset(sites), has_cached_prefix)
+
+
+@dataclass
+class ActivationCache:
+    """Activations [N, …] of the unmodified runs of a batch, by node."""
+
+    whole: AffectedStates
+    n_layers: int
+    device: torch.device
+    entries: dict[int, torch.Tensor] = field(default_factory=dict)
+    sites: dict[tuple[Site, int], torch.Tensor] = field(default_factory=dict)
+    keys: dict[int, Keys] = field(default_factory=dict)
+    tails: dict[int, tuple[Any, ...] | None] = field(default_factory=dict)  # what a block returns behind the hidden states
+
+    @cached_property
+    def _places(self) -> IntArray:
+        """[N], where each node stands among the rows that left the last block."""
+        places = np.full(len(self.whole), -1, dtype=np.int64)
+        places[self.whole.read] = np.arange(len(self.whole.read))
+        return places
+
+    def entry(self, layer: int, nodes: IntArray) -> torch.Tensor:
+        """Hidden states [nodes, D] on entering a layer (L: on leaving the last)."""
+        return self._pick(self.entries[layer], nodes, late=layer == self.n_layers)
+
+    def site(self, site: Site, layer: int, nodes: IntArray) -> torch.Tensor:
+        """A site's activations at some nodes."""
+        if site.order == RESID_POST.order:
+            return self.entry(layer + 1, nodes)
+        return self._pick(self.sites[site, layer], nodes, late=layer == self.n_layers - 1)
+
+    def _pick(self, values: torch.Tensor, nodes: IntArray, late: bool) -> torch.Tensor:
+        return values.index_select(0, torch.from_numpy(self._places[nodes] if late else nodes).to(values.device))

@@ -1,0 +1,82 @@
+"""Components: what an intervention acts on, and the kinds of table in which they stand.
+
+A `TableKind` is said once and read everywhere: it gives an impact table its columns, a sweep its matrix, invariants their
+components, and a heat map its axes. A battery names the kind of its table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+ColumnType = Literal["int64", "float64", "string"]
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of the model: a site of one layer, or one unit of it (a head)."""
+
+    site: str
+    layer: int
+    unit: int | None = None
+
+
+@dataclass(frozen=True)
+class TableKind:
+    """What a row of an impact table is about.
+
+    `component` columns identify a component, whole numbers each, the layer first. Of the other columns, `apart` tell groups
+    of runs apart, whose components are never compared; over the rest (a scale, say) a component's largest score counts.
+    """
+
+    name: str  # of the table, its file and its key in the manifest: head_impact
+    columns: tuple[tuple[str, ColumnType], ...]  # what identifies a cell, in order, with types
+    matrix: str  # of the sweep's table that joins them: head_matrix
+    component: tuple[str, ...]
+    plural: str  # what components are called in invariants.json: heads
+    apart: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the columns fit together."""
+        types = dict(self.columns)
+        if not self.component or not {*self.component, *self.apart} <= set(types):
+            raise ValueError(f"table {self.name}: component and apart name columns of its own ({', '.join(types)}), "
+                             f"got {self.component} and {self.apart}.")
+        if any(types[column] != "int64" for column in self.component):
+            raise ValueError(f"table {self.name}: component columns are whole numbers (int64), got {types}.")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The columns that identify a cell."""
+        return tuple(name for name, _ in self.columns)
+
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Columns that are neither a component's nor tell groups apart, such as a scale."""
+        return tuple(name for name in self.keys if name not in (*self.component, *self.apart))
+
+    def listed(self, component: tuple[int, ...]) -> Any:
+        """A component as JSON: {layer, head}, or the layer's bare number where that says it all."""
+        return dict(zip(self.component, component, strict=True)) if len(self.component) > 1 else component[0]
+
+    def as_json(self) -> dict[str, Any]:
+        """The declaration as a manifest holds it, so that other programs need not have the battery."""
+        return {"name": self.name, "columns": dict(self.columns), "matrix": self.matrix, "component": list(self.component),
+                "plural": self.plural, "apart": list(self.apart)}
+
+    @staticmethod
+    def of_manifest(manifest: dict[str, Any]) -> TableKind:
+        """The kind of a finished run's table; manifests of before the declaration name a shipped one."""
+        told = manifest.get("table_kind")
+        if told is None:
+            return TABLE_KINDS[manifest["table"]]
+        return TableKind(told["name"], tuple(told["columns"].items()), told["matrix"], tuple(told["component"]), told["plural"],
+                         tuple(told["apart"]))
+
+
+HEAD_IMPACT = TableKind("head_impact", (("layer", "int64"), ("head", "int64"), ("scale", "float64")), "head_matrix",
+                        ("layer", "head"), "heads")
+LAYER_IMPACT = TableKind("layer_impact", (("layer", "int64"), ("granularity", "string")), "layer_matrix",
+                         ("layer",), "layers", ("granularity",))
+TABLE_KINDS = {kind.name: kind for kind in (HEAD_IMPACT, LAYER_IMPACT)}
+"""The kinds of the shipped batteries."""

@@ -1,0 +1,78 @@
+"""The canonical points of a network: where in its modules the sites of interventions are reached.
+
+Found by shape and by the names that transformers gives these modules in nearly all of its decoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from inspect import signature
+from typing import TYPE_CHECKING
+
+from tinylab.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "wo")
+MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "fc2")
+
+
+def find_blocks(modules: Sequence[nn.Module], n_layers: int, what: str) -> nn.ModuleList:
+    """The transformer blocks: the module list as long as the model is deep whose parts hold attention.
+
+    Args:
+        modules: all modules of the network.
+        n_layers: how many blocks there are.
+        what: the model, for the message.
+
+    Raises:
+        ModelError: there is no such list.
+    """
+    from torch import nn
+
+    for module in modules:
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers and projections(module[0]):
+            return module
+    raise ModelError(f"{what}: found no list of {n_layers} blocks with an attention output projection (one of "
+                     f"{', '.join(PROJECTIONS)}); this architecture is not supported.")
+
+
+def projections(block: nn.Module) -> list[nn.Module]:
+    """The output projections of the self-attention in a block."""
+    found = []
+    for name, module in block.named_modules():
+        parent, _, own = name.rpartition(".")
+        if own in PROJECTIONS and "att" in parent.lower() and "cross" not in parent.lower():
+            found.append(module)
+    return found
+
+
+def find_attention(block: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """A block's attention module and its output projection."""
+    projection = projections(block)[0]
+    return next(module for module in block.modules() if projection in module.children()), projection
+
+
+def find_mlp(block: nn.Module, what: str) -> nn.Module:
+    """The module whose output is the MLP's: the MLP, or its last linear map.
+
+    The latter where the MLP has no module of its own (OPT), or adds the residual stream itself (Bloom, MPT).
+
+    Args:
+        block: the block.
+        what: the block, for the message.
+
+    Raises:
+        ModelError: it has neither.
+    """
+    from torch import nn
+
+    children = dict(block.named_children())
+    for name in MLPS:
+        if name in children:
+            module = children[name]
+            if "residual" not in signature(module.forward).parameters:
+                return module
+            return [child for child in module.children() if isinstance(child, nn.Linear)][-1]
+    raise ModelError(f"{what} has no MLP (expected one of {', '.join(MLPS)}).")
