@@ -75,7 +75,8 @@ class Sweep:
             told = "; ".join(f"{column} ({', '.join(values)})" for column, values in hidden.items())
             column, values = next(iter(hidden.items()))
             raise ConfigError(f"pivot over {', '.join(columns)}: rows differ in {told} too, and would be averaged; name it "
-                              f"among the columns, as in columns={[*columns, column]}, or choose with where={{{column!r}: {values[0]!r}}}.")
+                              f"among the columns, as in columns={[*columns, column]}, or choose with "
+                              f"where={{{column!r}: {values[0]!r}}}.")
         return rows.pivot_table(index=index, columns=columns, values="value")
 
 

@@ -62,7 +62,8 @@ class ModelConfig:
             raise ConfigError("model: expected model.name=<hub id> or model.path=<folder>, got neither.")
         if self.name is not None and self.path is not None:
             raise ConfigError(f"model.name={self.name} beside model.path={self.path}: weights have one source, and are "
-                              f"called by it; use model=hf model.name={self.name} for the hub's, or model=local model.path={self.path} alone.")
+                              f"called by it; use model=hf model.name={self.name} for the hub's, or "
+                              f"model=local model.path={self.path} alone.")
         if self.variant is not None:
             one_of("model.variant", self.variant, VARIANTS)
             if self.path is None or not self.path.endswith(f"/planted/{self.variant}"):
