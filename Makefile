@@ -50,9 +50,10 @@ validation: $(VENV)/.dev $(PEERS)/.dev ## measure docs/validation.md anew, mutan
 	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q --write-docs tests/test_peers.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --write-docs
 
-check: $(VENV)/.dev ## lint and types
+check: $(VENV)/.dev ## lint, types, and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.base ## speed, states, peak and memory against plain hooks; writes docs/benchmarks.md
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/run.py

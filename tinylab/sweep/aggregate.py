@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylab.effects.strength import Ranking
-from tinylab.errors import Interrupted, NotRun, OutputError, StillRunning
+from tinylab.errors import ConfigError, Interrupted, NotRun, OutputError, StillRunning, options
 from tinylab.records.manifest import RunFolder, describe
 from tinylab.records.storage import read_json, write_json
 from tinylab.sweep.attempts import last_attempt
@@ -47,16 +47,22 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
-def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None = None) -> dict[str, Any]:
+def aggregate(
+    folder: Path, settings: Settings, launcher_error: Exception | None = None, *, asked: Sequence[str] = ()
+) -> dict[str, Any]:
     """Join the runs of a sweep's folder and write the cross-condition artifacts and the manifest.
 
     Args:
         folder: the sweep's folder.
         settings: how to look for invariants.
         launcher_error: what the launcher died of, if it did: it explains jobs that never started.
+        asked: metrics that some run has to have.
 
     Returns:
         The sweep's manifest.
+
+    Raises:
+        ConfigError: no run has a metric that was asked for.
     """
     before = _manifest(folder)
     root = output_root(folder.resolve())
@@ -74,6 +80,7 @@ def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None
             failures.append({"condition": job["condition"], "battery": job["battery"], "folder": job["folder"],
                              "overrides": job["overrides"], "log": _log(folder, job), "error": error})
             log.error("%s (%s): %s: %s", job["condition"], job["battery"], error["type"], error["message"])
+    _check_asked(asked, children)
     artifacts = _write_artifacts(folder, children, failures, settings)
     status = "complete" if not failures else "partial" if children else "failed"
     manifest = {
@@ -89,6 +96,18 @@ def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None
     }
     write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _check_asked(asked: Sequence[str], children: Sequence[Child]) -> None:
+    """Refuse metrics that no run has.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    known = list(dict.fromkeys(metric for child in children for metric in child.summary["metrics"]))
+    for metric in asked:
+        if known and metric not in known:
+            raise ConfigError(f"--metrics {metric}: no run of this sweep has it; {options(metric, known)}.")
 
 
 def _with_places(folder: Path, jobs: Sequence[dict[str, Any]], root: Path | None) -> list[dict[str, Any]]:
