@@ -21,8 +21,8 @@ from tinylab.interventions.operations import Given
 from tinylab.interventions.sites import Site
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Intervention, Variant, indices
-from tinylab.measures import metrics
 from tinylab.measures.metrics import Scorer
+from tinylab.measures.readings import READOUT, clean_run
 from tinylab.models.network import CausalModel, forget_lengths
 from tinylab.task.tokens import TokenPair
 
@@ -70,14 +70,14 @@ class ReferenceEngine:
                 with capture(self._model, sites, sources[run]):
                     logits[run] = self._read(prompt)
             answers = (torch.tensor([token], device=self._model.device) for token in (pair.target, pair.foil))
-            ref = metrics.clean_run(logits["clean"], *answers)
+            clean = clean_run(logits["clean"], *answers)
             for run in prompts:
-                found.baselines[run][b] = scorer.score(logits[run], ref)[0].numpy()
+                found.baselines[run][b] = scorer.score(logits[run], clean)[0].numpy()
             for v, variant in enumerate(variants):
                 taken = None if variant.source is None else variant.source.run
                 source = None if taken is None else (sources[taken], len(prompts[taken]))
                 with intervene(self._model, variant, len(prompts[variant.target]), source, biases):
-                    found.values[v, b] = scorer.score(self._read(prompts[variant.target]), ref)[0].numpy()
+                    found.values[v, b] = scorer.score(self._read(prompts[variant.target]), clean)[0].numpy()
                 if progress is not None:
                     progress(1)
             found.begun[b] = found.done[:, b] = True
@@ -87,12 +87,12 @@ class ReferenceEngine:
         return Evaluation(found.baselines, found.values, self._forwards, self._states)
 
     def _read(self, prompt: Sequence[int]) -> torch.Tensor:
-        """Logits at the prompt's last token, [1, W]."""
+        """Logits at the row that is read, [1, W]."""
         self._forwards += 1
         self._states += len(prompt) * self._model.n_layers
         forget_lengths(self._model)
         ids = torch.tensor([prompt], device=self._model.device)
-        logits: torch.Tensor = self._model.model(input_ids=ids, use_cache=False).logits[:, -1]
+        logits: torch.Tensor = self._model.model(input_ids=ids, use_cache=False).logits[:, READOUT.row(len(prompt))]
         return logits
 
 
