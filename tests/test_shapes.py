@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from typed import type_in_shell
 
 CHECKED = """
@@ -32,8 +33,8 @@ with install_import_hook(rooms, "beartype.beartype"):
 
 
 def checked(folder: Path, *overrides: str, broken: bool = False) -> tuple[int, str]:
-    done = type_in_shell(folder, "-W", "ignore", "-c", CHECKED.replace("BROKEN", str(broken)), "condition.n_examples=3", "plots=false",
-                         *overrides)
+    program = CHECKED.replace("BROKEN", str(broken))
+    done = type_in_shell(folder, "-W", "ignore", "-c", program, "condition.n_examples=3", "plots=false", *overrides)
     return done.returncode, done.stderr
 
 
