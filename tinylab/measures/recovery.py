@@ -5,8 +5,12 @@ Source: Heimersheim & Nanda 2404.15255.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from jaxtyping import Float64
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
 
 RECOVERY_FLOOR = 0.1
 """Logits; where source and target runs differ by less there is no way to go a part of."""
