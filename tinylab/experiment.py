@@ -28,8 +28,10 @@ from tinylab.metrics import Scorer, with_logit_diff
 from tinylab.models import CausalModel, kept_model, resolve_device
 from tinylab.plots import heatmap
 from tinylab.preparation import Prepared, prepare
+from tinylab.records.checking import write_document
+from tinylab.records.documents import RunSummary
 from tinylab.schema import Config
-from tinylab.storage import read_json, write_json, write_table, write_text
+from tinylab.storage import read_json, write_table, write_text
 from tinylab.tables import impact_table, per_example_table
 from tinylab.verify import add_verify_slice, filled_in
 from tinylab.weights import identify
@@ -216,7 +218,7 @@ def _write(config: Config, folder: RunFolder, run_id: str, prepared: Prepared, i
     )
     started = _started(config, run_id)
     told = {key: started[key] for key in ("run_id", "condition", "battery", "direction", "target_run", "positions", "model")}
-    write_json(folder.file("summary"), {**told, "seeds": list(config.seeds), **impact.summary()})
+    write_document(RunSummary, folder.file("summary"), {**told, "seeds": list(config.seeds), **impact.summary()})
     folder.file("heatmap").unlink(missing_ok=True)
     if config.plots:
         _draw(folder, started, config)

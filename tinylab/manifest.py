@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylab.errors import OutputError
-from tinylab.storage import half_written, read_json, write_json
+from tinylab.storage import half_written, read_json
 
 PACKAGES = ("tinylab", "torch", "transformers", "tokenizers", "numpy", "pandas", "pyarrow", "hydra-core", "omegaconf")
 
@@ -56,10 +56,17 @@ class RunFolder:
         return read_json(self.manifest) if self.manifest.is_file() else None
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write the manifest, with the relative path of every artifact that exists."""
+        """Write the manifest, with the relative path of every artifact that exists.
+
+        Raises:
+            SchemaError: it breaks its contract; nothing was written.
+        """
+        from tinylab.records.checking import write_document  # not for the command line's help: pydantic takes a while
+        from tinylab.records.manifests import RunManifest
+
         kept = {key: value for key, value in content.items() if key not in self.ARTIFACTS}
         there = {key: path for key, path in self.ARTIFACTS.items() if (self.path / path).is_file()}
-        write_json(self.manifest, {**kept, **there})
+        write_document(RunManifest, self.manifest, {**kept, **there})
 
     def fail(self, run_id: str | None, error: BaseException) -> None:
         """Record that the run failed, and how."""

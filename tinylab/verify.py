@@ -18,8 +18,9 @@ from tinylab.manifest import RunFolder, describe
 from tinylab.metrics import FloatArray, Scorer, with_logit_diff
 from tinylab.models import check_dtype, kept_model, resolve_device
 from tinylab.preparation import prepare
+from tinylab.records.checking import write_document
+from tinylab.records.documents import Verify
 from tinylab.schema import Config, VerifySliceConfig
-from tinylab.storage import write_json
 from tinylab.tables import KEYS
 
 TOLERANCES = {"float64": 1e-9, "float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
@@ -64,7 +65,7 @@ def add_verify_slice(config: Config, folder: RunFolder, run_id: str) -> str:
     except BaseException as error:
         folder.write({**manifest, "verify_slice": {"settings": settings, "verdict": "error", "error": describe(error)}})
         raise
-    write_json(folder.file("verify"), found)
+    write_document(Verify, folder.file("verify"), found)
     folder.write({**manifest, "verify_slice": {"settings": settings, "verdict": found["verdict"]}})
     if found["verdict"] == "fail":
         worst = max(found["judged"], key=lambda name: found["metrics"][name]["max_abs_diff"])

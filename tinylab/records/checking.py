@@ -151,9 +151,10 @@ def _sentence(model: type[BaseModel], data: object, error: ValidationError) -> s
     if first["type"] == "extra_forbidden":
         return f"{where} is not a key that is known here; expected none but those of docs/schemas."
     if first["type"] not in ("missing", "union_tag_not_found"):
-        return f"{where} is {_short(_at(data, place))}, expected {_expected(first)}."
+        got = first["ctx"]["tag"] if first["type"] == "union_tag_invalid" else first["input"]
+        return f"{where} is {'missing' if _is_absent(data, place) else _short(got)}, expected {_expected(first)}."
     probe = deepcopy(data)
-    _at(probe, place[:-1])[place[-1]] = None  # what is wrong with null there is what was expected
+    _object(probe, place)[place[-1]] = None  # what is wrong with null there is what was expected
     try:
         model.model_validate(probe)
     except ValidationError as again:
@@ -168,8 +169,8 @@ def _place(data: object, error: ErrorDetails) -> list[str | int]:
     place: list[str | int] = []
     steps = list(error["loc"])
     for number, step in enumerate(steps):
-        last = number == len(steps) - 1
-        if isinstance(data, dict) and (step in data or (last and error["type"] == "missing")):
+        absent = number == len(steps) - 1 and (error["type"] == "missing" or error["input"] is None)
+        if isinstance(data, dict) and (step in data or absent):
             place.append(step)
             data = data.get(step)
         elif isinstance(data, list | tuple) and isinstance(step, int):
@@ -180,10 +181,16 @@ def _place(data: object, error: ErrorDetails) -> list[str | int]:
     return place
 
 
-def _at(data: Any, place: Sequence[str | int]) -> Any:
-    for step in place:
+def _object(data: Any, place: Sequence[str | int]) -> Any:
+    """What holds a place."""
+    for step in place[:-1]:
         data = data[step]
     return data
+
+
+def _is_absent(data: object, place: Sequence[str | int]) -> bool:
+    holder = _object(data, place)
+    return bool(place) and isinstance(holder, dict) and place[-1] not in holder
 
 
 def _short(value: object) -> str:

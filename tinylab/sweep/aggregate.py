@@ -13,7 +13,11 @@ from typing import Any
 from tinylab.errors import OutputError
 from tinylab.identity import digest
 from tinylab.manifest import RunFolder, describe
-from tinylab.storage import read_json, write_json
+from tinylab.records.checking import write_document
+from tinylab.records.documents import SweepSummary
+from tinylab.records.invariants import Invariants
+from tinylab.records.manifests import SweepManifest
+from tinylab.storage import read_json
 from tinylab.sweep.attempts import last_attempt
 from tinylab.sweep.finished import is_computed, output_root, run_folders
 from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
@@ -88,7 +92,7 @@ def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None
                        "allow_partial": settings.allow_partial},
         "artifacts": artifacts,
     }
-    write_json(folder / "manifest.json", manifest)
+    write_document(SweepManifest, folder / "manifest.json", manifest)
     return manifest
 
 
@@ -173,14 +177,15 @@ def _write_artifacts(
             written[name] = f"{CROSS_CONDITION}/{file.name}"
         else:
             file.unlink(missing_ok=True)
-    write_json(target / "summary.json", _summary(children, failures))
+    write_document(SweepSummary, target / "summary.json", _summary(children, failures))
     complete = {child.manifest["condition"] for child in children}
     missing = [
         f"{failure['condition']} ({failure['folder']})" if failure["condition"] in complete else failure["condition"]
         for failure in failures
         if not _has(children, failure)
     ]
-    write_json(target / "invariants.json", find_invariants(groups(children, rankings), settings, list(dict.fromkeys(missing))))
+    invariants = find_invariants(groups(children, rankings), settings, list(dict.fromkeys(missing)))
+    write_document(Invariants, target / "invariants.json", invariants)
     return {**written, "summary": f"{CROSS_CONDITION}/summary.json", "invariants": f"{CROSS_CONDITION}/invariants.json"}
 
 

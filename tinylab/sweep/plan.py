@@ -19,7 +19,7 @@ from tinylab.errors import ConfigError, CorpusError, OutputError
 from tinylab.identity import digest, run_id
 from tinylab.models import resolve_device
 from tinylab.schema import Config, validate
-from tinylab.storage import read_json, write_json
+from tinylab.storage import read_json
 from tinylab.sweep.launch import plan_launch
 from tinylab.sweep.slurm import check_launcher
 
@@ -60,6 +60,9 @@ class Plan:
 
     def write_manifest(self) -> None:
         """Tell the sweep's folder what is planned, before anything runs."""
+        from tinylab.records.checking import write_document  # not for the command line's help: pydantic takes a while
+        from tinylab.records.manifests import SweepManifest
+
         assert self.sweep_folder is not None
         file = self.sweep_folder / "manifest.json"
         if self.explicit_folder and file.is_file():
@@ -67,7 +70,7 @@ class Plan:
             if strangers:
                 raise OutputError(f"hydra.sweep.dir={self.sweep_folder}: holds another sweep (with {min(strangers)}); "
                                   "choose another folder.")
-        write_json(self.sweep_folder / "manifest.json", {
+        write_document(SweepManifest, self.sweep_folder / "manifest.json", {
             "status": "running",
             "sweep_name": self.first.sweep_name,
             "invariants": asdict(self.first.invariants),
