@@ -49,29 +49,11 @@ class VerifySlice(OpenRecord):
         return self
 
 
-class Artifacts(OpenRecord):
-    """The files of a run that are there, by what they are; open for what other batteries and versions write."""
+class RunningManifest(OpenRecord):
+    """A run that computes, or was cut off while it did, and the path of each of its files that is there.
 
-    config: RelativePath | None = None
-    """The resolved config."""
-    head_impact: RelativePath | None = None
-    """One row per seed, head, scale and metric."""
-    layer_impact: RelativePath | None = None
-    """One row per seed, layer, granularity and metric."""
-    per_example: RelativePath | None = None
-    """The same for every single prompt pair."""
-    summary: RelativePath | None = None
-    """Baselines and means."""
-    verify: RelativePath | None = None
-    """The verify slice."""
-    heatmap: RelativePath | None = None
-    """The picture."""
-    log: RelativePath | None = None
-    """What the run said."""
-
-
-class RunningManifest(Artifacts):
-    """A run that computes, or was cut off while it did."""
+    It is open for other versions, and for the files of other batteries.
+    """
 
     status: Literal["running"]
     """How far the run is."""
@@ -99,6 +81,22 @@ class RunningManifest(Artifacts):
     """Who computes it."""
     started: Time
     """When it began."""
+    config: RelativePath | None = None
+    """The resolved config."""
+    head_impact: RelativePath | None = None
+    """One row per seed, head, scale and metric."""
+    layer_impact: RelativePath | None = None
+    """One row per seed, layer, granularity and metric."""
+    per_example: RelativePath | None = None
+    """The same for every single prompt pair."""
+    summary: RelativePath | None = None
+    """Baselines and means."""
+    verify: RelativePath | None = None
+    """The verify slice."""
+    heatmap: RelativePath | None = None
+    """The picture."""
+    log: RelativePath | None = None
+    """What the run said."""
 
 
 class CompleteManifest(RunningManifest):
