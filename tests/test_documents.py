@@ -121,13 +121,18 @@ ANYONE_SEES: dict[str, Broken] = {
     "a summary that is none": ("sweep_summary", lambda d: d["conditions"].update(cond_c={}), "cond_c.run_id is missing"),
     "a failure without words": ("sweep_summary", lambda d: d.update(failed=[{"condition": "c", "log": None}]),
                                 r"failed\.0\.error is missing"),
-    "a group of neurons": ("invariants", lambda d: d["groups"][0].update(kind="neurons"),
-                           r"groups\.0\.kind is 'neurons', expected one of heads, layers"),
+    "a group without a kind": ("invariants", lambda d: d["groups"][0].pop("kind"), r"groups\.0\.kind is missing"),
     "a head that is a number": ("invariants", lambda d: d.update(heads=[3]), r"heads\.0 is 3, expected an object"),
     "a metric without ranks": ("invariants", lambda d: d["per_metric"]["heads"]["logit_diff"].pop("top_k"),
                                "per_metric.heads.logit_diff.top_k is missing"),
 }
 MODELS_SEE: dict[str, Broken] = {
+    "a group without its components": ("invariants", lambda d: d["groups"][0].update(kind="neurons"),
+                                       r"groups\.0 is .*, expected the key neurons with a list"),
+    "a component without a layer": ("invariants", lambda d: d["groups"][0]["per_metric"]["logit_diff"]["top_k"].update(
+        cond_a=[{"head": 0}]), r"top_k\.cond_a\.0 is .*, expected the number of a layer, or an object"),
+    "a component of a kind to come twice": ("invariants", lambda d: d["groups"][0]["per_metric"]["logit_diff"].update(
+        neurons=[{"layer": 0, "neuron": 5}] * 2), r"logit_diff\.neurons is .*, expected nothing that stands twice"),
     "a number that is none": ("run_summary", lambda d: metric(d).update(mean=float("nan")), "mean is nan, expected a finite"),
     "a setting that is none": ("run_summary", lambda d: d["battery"].update(scale=[float("inf")]), "scale is .inf., expected"),
     "a mean of nothing": ("run_summary", lambda d: metric(d).update(per_seed={}), "mean is .*, expected a number where per_seed"),
@@ -232,6 +237,16 @@ def test_a_verify_slice_may_be_undefined_on_both_sides(made: Path) -> None:
     content["metrics"]["recovery"]["abs_diff"] = 0.0
     with pytest.raises(SchemaError, match="metrics.recovery.abs_diff is 0.0, expected null"):
         check_document(Verify, content, "verify")
+
+
+def test_components_of_a_kind_to_come_are_compared_like_any(made: Path) -> None:
+    content = json.loads(json.dumps(document(made, "invariants")).replace('"heads"', '"neurons"').replace('"head"', '"neuron"'))
+    content["heads"] = []
+    assert PUBLISHED["invariants"].is_valid(content)
+    check_document(DOCUMENTS["invariants"], content, "invariants")
+    content["groups"] = [group for group in content["groups"] if group["kind"] == "neurons"]
+    with pytest.raises(SchemaError, match="groups is .*, expected at most k=3 components in a list, not [4-9]"):
+        check_document(DOCUMENTS["invariants"], {**content, "k": 3, "layers": [], "per_metric": {}}, "invariants")
 
 
 def test_what_is_no_object_is_refused(made: Path) -> None:

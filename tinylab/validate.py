@@ -1,7 +1,7 @@
 """Check tables and JSON documents against their contracts. Each function returns None or raises `SchemaError`.
 
 They accept what this program writes, read with pandas 2 or 3, and tables read by polars or pyarrow and converted
-to pandas.
+to pandas. Documents are checked by their models in `tinylab.records`.
 """
 
 from __future__ import annotations

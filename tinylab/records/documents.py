@@ -23,7 +23,7 @@ from tinylab.records.checking import (
     Seed,
     Size,
 )
-from tinylab.records.provenance import Battery, Failure, Run
+from tinylab.records.origin import Battery, Failure, Run
 
 
 class Baseline(OpenRecord):

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
-from tinylab.records.checking import Count, Flag, Name, OpenRecord, RelativePath, Size, Text, Time
-from tinylab.records.provenance import Battery, Failure, Process, Provenance, Run
+from tinylab.records.checking import Count, Flag, Json, Name, OpenRecord, RelativePath, Size, Text, Time
+from tinylab.records.origin import Battery, Failure, Process, Provenance, Run
 
 Rank = Literal["magnitude", "highest", "lowest"]
 
@@ -75,8 +75,14 @@ class RunningManifest(OpenRecord):
     """The token positions at which the battery acts: all, last, or a list."""
     model: Name
     """As the config names it."""
+    battery_digest: Name | None = None
+    """Of the battery's settings that count for what a run is."""
     described: Text | None = None
     """The battery in words."""
+    table_kind: dict[Name, Json] | None = None
+    """What a row of its impact table is about: columns, what a component is, what tells groups apart."""
+    metrics: list[Name] | None = None
+    """What was measured."""
     process: Process | None = None
     """Who computes it."""
     started: Time
@@ -152,6 +158,8 @@ class SweepJob(OpenRecord):
     """The run's identity; null for a run that was found on disk and does not tell it."""
     folder: RelativePath
     """Where the run lies."""
+    settings: dict[Name, Json] | None = None
+    """What the sweep sets for it, by the key of the override."""
     ended: Text | None = None
     """How a job ended that returned nothing to the launcher."""
     output: RelativePath | None = None

@@ -137,6 +137,8 @@ class Provenance(OpenRecord):
     """Raised when a version of tinylab changes numbers."""
     identity_version: Count | None = None
     """Raised when a version of tinylab hashes other things into `run_id`."""
+    identity: dict[Name, Json] | None = None
+    """What `run_id` is a hash of."""
     dtype: Name
     """Of the weights as they ran."""
     engine: Name
