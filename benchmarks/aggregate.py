@@ -95,9 +95,10 @@ def _summary(run_id: str, condition: str) -> dict[str, Any]:
         return {"mean": value, "n": 120, "per_seed": {str(seed): value for seed in SEEDS}}
 
     return {
-        "run_id": run_id, "condition": condition, "direction": "none", "target_run": "clean", "seeds": list(SEEDS),
+        "run_id": run_id, "condition": condition, "battery": {"name": "h1"}, "direction": "none", "target_run": "clean",
+        "positions": "all", "model": "made up", "seeds": list(SEEDS),
         "baselines": {run: {name: told(value) for name, value in BASELINES.items()} for run in ("clean", "corrupt")},
-        "metrics": {name: {**told(value), "ci95": [value, value], "ci95_method": "percentile, examples"}
+        "metrics": {name: {**told(value), "ci95": [value, value], "ci95_method": "percentile, examples", "undefined_cells": 0}
                     for name, value in BASELINES.items()},
         "controls": {},
     }

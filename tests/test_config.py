@@ -29,7 +29,7 @@ REQUIRED = {
     ("model", "local"): ["model.path=my_model"],
 }
 PAIR = {"clean": "The capital of France is", "corrupt": "The capital of Italy is", "target": " Paris", "foil": " Rome"}
-HEAVY = {"torch", "transformers", "pandas", "matplotlib", "safetensors", "joblib"}
+HEAVY = {"torch", "transformers", "pandas", "matplotlib", "safetensors", "joblib", "pydantic"}
 
 
 @contextmanager

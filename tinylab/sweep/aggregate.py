@@ -12,8 +12,12 @@ from typing import Any
 
 from tinylab.effects.strength import Ranking
 from tinylab.errors import ConfigError, Interrupted, NotRun, OutputError, StillRunning, options
+from tinylab.records.checking import write_document
+from tinylab.records.documents import SweepSummary
+from tinylab.records.invariants import Invariants
 from tinylab.records.manifest import RunFolder, describe
-from tinylab.records.storage import read_json, write_json
+from tinylab.records.manifests import SweepManifest
+from tinylab.records.storage import read_json
 from tinylab.sweep.attempts import last_attempt
 from tinylab.sweep.finished import is_computed, output_root, run_folders
 from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
@@ -94,7 +98,7 @@ def aggregate(
                        "allow_partial": settings.allow_partial},
         "artifacts": artifacts,
     }
-    write_json(folder / "manifest.json", manifest)
+    write_document(SweepManifest, folder / "manifest.json", manifest)
     return manifest
 
 
@@ -193,14 +197,15 @@ def _write_artifacts(
     for file in target.glob("*.parquet"):
         if file.stem not in written:  # of runs that this sweep has no more
             file.unlink()
-    write_json(target / "summary.json", _summary(children, failures))
+    write_document(SweepSummary, target / "summary.json", _summary(children, failures))
     complete = {child.manifest["condition"] for child in children}
     missing = [
         f"{failure['condition']} ({failure['folder']})" if failure["condition"] in complete else failure["condition"]
         for failure in failures
         if not _has(children, failure)
     ]
-    write_json(target / "invariants.json", find_invariants(groups(children, rankings), settings, list(dict.fromkeys(missing))))
+    invariants = find_invariants(groups(children, rankings), settings, list(dict.fromkeys(missing)))
+    write_document(Invariants, target / "invariants.json", invariants)
     return {**written, "summary": f"{CROSS_CONDITION}/summary.json", "invariants": f"{CROSS_CONDITION}/invariants.json"}
 
 
