@@ -12,14 +12,14 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from conftest import only
+from tinylab.config.groups import RANKS
 from tinylab.errors import OutputError, SchemaError
-from tinylab.manifest import RunFolder
 from tinylab.records import schemas
 from tinylab.records.checking import check_document, read_document, write_document
 from tinylab.records.documents import RunSummary, Verify
+from tinylab.records.manifest import RunFolder
 from tinylab.records.manifests import CompleteManifest, FailedManifest, Rank, RunManifest
 from tinylab.records.schemas import DOCUMENTS
-from tinylab.schema import RANKS
 from typed import SHORT, type_in
 
 Change = Callable[[Any], Any]
