@@ -10,7 +10,7 @@ PEERS := .venv-peers
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-families test-oldest test-faults test-slurm test-ray test-peers mutants families validation schemas check bench bench-peers clean
+.PHONY: demo test test-families test-same test-oldest test-faults test-slurm test-ray test-peers mutants families validation schemas check bench bench-peers clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -21,6 +21,9 @@ test: $(VENV)/.dev ## the whole suite
 test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; engines and models with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(SPREAD) $(addprefix tests/test_,engine.py families.py embedded_model.py hub.py)
+
+test-same: $(VENV)/.dev ## every file, column and number is that of the base commit, which has to be in the clone
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m same tests/test_same_numbers.py
 
 test-slurm: $(VENV)/.dev ## sweeps on a real SLURM on this machine; fetches Debian's packages if they are missing
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m slurm tests/test_slurm.py tests/test_fault_table.py
