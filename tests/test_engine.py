@@ -38,18 +38,19 @@ from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.config.groups import EngineConfig
 from tinylab.engine.base import Engine, Evaluation
 from tinylab.engine.choose import AllLogits, check_prompts, check_variants, choose_engine, self_check
-from tinylab.engine.forked import hooks as taps
+from tinylab.engine.forked import hooks
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
-from tinylab.errors import EngineUnsupported
+from tinylab.errors import ConfigError, EngineUnsupported
 from tinylab.interventions.operations import Patch, Scale
-from tinylab.interventions.sites import SITES
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST
+from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Variant
-from tinylab.measures.metrics import METRICS, CleanRun, Scorer
+from tinylab.measures.metrics import CleanRun, Scorer, available
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
 
-SCORER = Scorer(tuple(METRICS))
+SCORER = Scorer(tuple(available(source=False)))
 LOGITS = AllLogits(tuple(str(word) for word in range(VOCABULARY)))
 GRANULARITIES = ("layer_resid", "mlp_out", "head_out")
 DIRECTIONS = ("clean->corrupt", "corrupt->clean")
@@ -139,11 +140,11 @@ def test_forked_equals_reference_in_every_cell_example_and_metric(name: str, dty
 
 def test_interventions_show_so_that_agreement_means_something(name: str) -> None:
     both = everything(name, torch.float32)
-    kl = np.abs(both.plain.values[:, :, list(METRICS).index("kl_div")]).max(axis=1)
+    kl = np.abs(both.plain.values[:, :, SCORER.names.index("kl_div")]).max(axis=1)
     in_clean_runs = [v for v, cell in enumerate(CELLS) if cell.variant.target == "clean" and cell.control == "none"]
     assert np.median(kl[in_clean_runs]) > 1e-3
     assert (kl[in_clean_runs] > 1e-6).all()  # rounding alone gives about 1e-8
-    assert 0 < both.plain.values[:, :, list(METRICS).index("acc_flip_rate")].mean() < 1
+    assert 0 < both.plain.values[:, :, SCORER.names.index("acc_flip_rate")].mean() < 1
 
 
 def test_forked_equals_reference_on_prompts_of_unequal_length(name: str, within: Within) -> None:
@@ -203,13 +204,13 @@ def test_variants_that_act_in_several_layers_agree(name: str, within: Within) ->
     pairs = answered(model, ALIGNED)
     patch, zero, half = Patch(), Scale(0.0), Scale(0.5)
     variants = [
-        Variant((Intervention("head_out", 2, zero, 1), Intervention("head_out", 0, zero, 3)), "clean"),  # deepest first
-        Variant((Intervention("head_out", 1, half, 0), Intervention("head_out", 1, zero, 2)), "clean"),  # two heads
-        Variant((Intervention("resid_post", 0, patch), Intervention("mlp_out", 2, patch)), "corrupt", "clean", "last"),
-        Variant((Intervention("mlp_out", 0, half), Intervention("resid_post", 1, patch)), "corrupt", "clean", (1, 2)),
-        Variant((Intervention("mlp_out", 2, patch), Intervention("head_out", 0, patch, 2)), "clean", "corrupt", "all"),
-        Variant((Intervention("resid_post", 1, half), Intervention("resid_post", 1, half)), "clean", None, "last"),  # twice
-        Variant((Intervention("head_out", 2, zero),), "clean", None, (0,)),
+        Variant((Intervention(HEAD_OUT, 2, zero, 1), Intervention(HEAD_OUT, 0, zero, 3)), "clean"),  # deepest first
+        Variant((Intervention(HEAD_OUT, 1, half, 0), Intervention(HEAD_OUT, 1, zero, 2)), "clean"),  # two heads
+        Variant((Intervention(RESID_POST, 0, patch), Intervention(MLP_OUT, 2, patch)), "corrupt", Own("clean"), "last"),
+        Variant((Intervention(MLP_OUT, 0, half), Intervention(RESID_POST, 1, patch)), "corrupt", Own("clean"), (1, 2)),
+        Variant((Intervention(MLP_OUT, 2, patch), Intervention(HEAD_OUT, 0, patch, 2)), "clean", Own("corrupt"), "all"),
+        Variant((Intervention(RESID_POST, 1, half), Intervention(RESID_POST, 1, half)), "clean", None, "last"),  # twice
+        Variant((Intervention(HEAD_OUT, 2, zero),), "clean", None, (0,)),
     ]
     for order in (variants, variants[::-1]):  # the engine sorts by where each forks
         both = [engine.evaluate(pairs, order, LOGITS) for engine in (ForkedEngine(model), ReferenceEngine(model))]
@@ -221,7 +222,7 @@ def test_a_patch_of_a_single_head_agrees_and_differs_between_heads(name: str, po
     model = family(name)
     pairs = answered(model, ALIGNED)
     variants = [
-        Variant((Intervention("head_out", layer, Patch(), head),), "corrupt", "clean", positions)
+        Variant((Intervention(HEAD_OUT, layer, Patch(), head),), "corrupt", Own("clean"), positions)
         for layer in range(LAYERS)
         for head in range(HEADS)
     ]
@@ -317,9 +318,9 @@ class RowCount(Scorer):
 
     seen: list[int] = []
 
-    def score(self, logits: torch.Tensor, ref: CleanRun) -> torch.Tensor:
+    def score(self, logits: torch.Tensor, clean_run: CleanRun) -> torch.Tensor:
         self.seen.append(len(logits))
-        return super().score(logits, ref)
+        return super().score(logits, clean_run)
 
 
 def test_rows_of_logits_held_at_once_are_bounded_by_the_budget_however_many_duplicates() -> None:
@@ -336,17 +337,17 @@ def test_rows_of_logits_held_at_once_are_bounded_by_the_budget_however_many_dupl
 
 def trace(model: CausalModel) -> dict[str, Any]:
     """Everything in a model that an engine might forget to put back."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
              "_backward_hooks", "_forward_hooks_always_called")
     return {
-        "hooks": {path: tuple(tuple(getattr(m, kind)) for kind in hooks) for path, m in model.model.named_modules()},
+        "hooks": {path: tuple(tuple(getattr(m, kind)) for kind in kinds) for path, m in model.model.named_modules()},
         "own attributes": {path: sorted(vars(m)) for path, m in model.model.named_modules()},
         "classes": {path: type(m) for path, m in model.model.named_modules()},
         "attention": {
             path: m.config._attn_implementation for path, m in model.model.named_modules() if hasattr(m, "config")
         },
         "registered": sorted(ALL_ATTENTION_FUNCTIONS.valid_keys()),
-        "tap": taps._current.get(None),
+        "pass": hooks._current.get(None),
         "weights": {path: (p.data_ptr(), p._version, p.requires_grad) for path, p in model.model.named_parameters()},
         "training": model.model.training,
         "gradients": torch.is_grad_enabled(),
@@ -368,11 +369,11 @@ class Broken(Scorer):
 
     calls: list[int] = []
 
-    def score(self, logits: torch.Tensor, ref: CleanRun) -> torch.Tensor:
+    def score(self, logits: torch.Tensor, clean_run: CleanRun) -> torch.Tensor:
         self.calls.append(1)
         if len(self.calls) == 3:
             raise RuntimeError("scorer broke")
-        return super().score(logits, ref)
+        return super().score(logits, clean_run)
 
 
 @pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
@@ -412,7 +413,7 @@ def test_an_exception_in_the_midst_of_a_forward_leaves_the_model_as_it_was(
     assert self_check(model, pairs) <= ROUNDING[torch.float32]
 
 
-@pytest.mark.parametrize("kind", taps.TANH_GELUS)
+@pytest.mark.parametrize("kind", hooks.TANH_GELUS)
 def test_an_activation_that_is_replaced_is_torchs_tanh_gelu(kind: type[torch.nn.Module]) -> None:
     x = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     difference = (kind()(x) - torch.nn.functional.gelu(x, approximate="tanh")).abs().max()
@@ -467,7 +468,7 @@ def test_patching_the_residual_stream_everywhere_gives_the_source_run(
     name: str, kind: Callable[[CausalModel], Engine], source: Any, target: Any, within: Within
 ) -> None:
     model = family(name)
-    variants = [Variant((Intervention("resid_post", layer, Patch()),), target, source, "all") for layer in range(LAYERS)]
+    variants = [Variant((Intervention(RESID_POST, layer, Patch()),), target, Own(source), "all") for layer in range(LAYERS)]
     found = kind(model).evaluate(answered(model, ALIGNED), variants, LOGITS)
     within("patched everywhere", np.abs(found.values - found.baselines[source]).max(), ROUNDING[torch.float32])
 
@@ -478,7 +479,7 @@ def test_patching_the_last_layers_residual_stream_at_the_last_position_gives_the
     name: str, kind: Callable[[CausalModel], Engine], prompts: tuple[Any, ...], within: Within
 ) -> None:
     model = family(name)
-    patch = Variant((Intervention("resid_post", LAYERS - 1, Patch()),), "corrupt", "clean", "last")
+    patch = Variant((Intervention(RESID_POST, LAYERS - 1, Patch()),), "corrupt", Own("clean"), "last")
     found = kind(model).evaluate(answered(model, prompts), [patch], LOGITS)
     within("patched at the end", np.abs(found.values[0] - found.baselines["clean"]).max(), ROUNDING[torch.float32])
 
@@ -488,7 +489,7 @@ def test_a_patch_at_one_position_cannot_reach_a_shorter_prefix(name: str, kind: 
     """The prompt's end is position 2; the pair differs at 1 only, so what position 0 holds is equal in both runs."""
     model = family(name)
     pairs = answered(model, ALIGNED[:1])
-    variants = [Variant((Intervention("resid_post", layer, Patch()),), "corrupt", "clean", (0,)) for layer in range(LAYERS)]
+    variants = [Variant((Intervention(RESID_POST, layer, Patch()),), "corrupt", Own("clean"), (0,)) for layer in range(LAYERS)]
     found = kind(model).evaluate(pairs, variants, LOGITS)
     assert np.abs(found.values - found.baselines["corrupt"]).max() <= ROUNDING[torch.float32]
 
@@ -523,7 +524,7 @@ def test_scaling_a_head_equals_scaling_its_weights_in_the_output_projection(name
 def test_zeroing_the_mlp_equals_zeroing_its_last_linear_map(only: str, within: Within) -> None:
     model = family(only)
     pairs = answered(model, ALIGNED[3:9:2])
-    zero = Variant((Intervention("mlp_out", 1, Scale(0.0)),), "clean")
+    zero = Variant((Intervention(MLP_OUT, 1, Scale(0.0)),), "clean")
     found = ReferenceEngine(model).evaluate(pairs, [zero], LOGITS).values[0]
     other = copy.deepcopy(model.model)
     changed = CausalModel(other, None, model.identity, False)
@@ -557,7 +558,7 @@ def test_patching_a_head_by_hand_gives_the_references_numbers(within: Within) ->
     handle = projection.register_forward_pre_hook(overwrite)
     expected = plain_logits(model, pair.corrupt).double().numpy()
     handle.remove()
-    patch = Variant((Intervention("head_out", 1, Patch(), 2),), "corrupt", "clean", "last")
+    patch = Variant((Intervention(HEAD_OUT, 1, Patch(), 2),), "corrupt", Own("clean"), "last")
     found = ReferenceEngine(model).evaluate([pair], [patch], LOGITS)
     within("patched by hand", np.abs(found.values[0, 0] - expected).max(), 0.0)
     assert np.abs(expected - found.baselines["corrupt"][0]).max() > 1e-3
@@ -599,15 +600,15 @@ def test_a_granularity_patches_the_module_that_it_names() -> None:
 
 def test_a_variant_forks_where_it_first_differs() -> None:
     zero = Scale(0.0)
-    places = [("resid_post", 1), ("head_out", 2), ("mlp_out", 1)]
-    variant = Variant(tuple(Intervention(site, layer, zero) for site, layer in places), "clean")  # type: ignore[arg-type]
-    assert variant.fork == (1, SITES.index("mlp_out"))
+    places = [(RESID_POST, 1), (HEAD_OUT, 2), (MLP_OUT, 1)]
+    variant = Variant(tuple(Intervention(site, layer, zero) for site, layer in places), "clean")
+    assert variant.fork == (1, MLP_OUT.order)
 
 
 def test_a_patch_without_a_source_and_a_variant_without_interventions_are_refused() -> None:
-    with pytest.raises(ValueError, match="source"):
-        Variant((Intervention("mlp_out", 0, Patch()),), "clean")
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ConfigError, match=r"Patch\(\): needs a source, got none; give the variant one, such as Own\('clean'\)"):
+        Variant((Intervention(MLP_OUT, 0, Patch()),), "clean")
+    with pytest.raises(ConfigError, match="a variant without interventions: expected at least one"):
         Variant((), "clean")
 
 
@@ -670,9 +671,9 @@ def test_a_wrong_attention_is_noticed_by_the_self_check(monkeypatch: pytest.Monk
     """An attention that forgets the sliding window is what an unknown family would look like."""
     model = family("mistral")
     pairs = answered(model, ALIGNED)
-    right = taps._attend
+    right = hooks._attend
     forgetful = lambda *args, **kwargs: right(*args, **{**kwargs, "sliding_window": None})  # noqa: E731
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, taps.NAME, forgetful)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, hooks.NAME, forgetful)
     with pytest.raises(EngineUnsupported, match="differ"):
         self_check(model, pairs)
 
