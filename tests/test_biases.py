@@ -33,7 +33,7 @@ D = WIDTH // HEADS
 LOGITS = AllLogits(tuple(str(word) for word in range(VOCABULARY)))
 ENGINES = (ForkedEngine, ReferenceEngine)
 ROUNDING = 1e-5
-"""As between the engines (`test_engine.py`): sums in another order, on logits of order 1 in float32."""
+"""As between the engines (`both_engines.py`): sums in another order, on logits of order 1 in float32."""
 
 
 def separate(attention: Any) -> torch.Tensor:
