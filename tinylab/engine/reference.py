@@ -130,10 +130,12 @@ def intervene(
 
     def change(number: int, value: torch.Tensor) -> torch.Tensor:
         made[number] += 1
-        intervention, value = variant.interventions[number], value.clone()
-        unit = slice(None) if intervention.head is None else intervention.head
-        bias = None if biases is None else biases[intervention.layer][unit]
-        other = None
+        intervention, value = variant.interventions[number], value.clone(memory_format=torch.contiguous_format)
+        bias = other = None
+        if intervention.operation.needs_bias:
+            assert biases is not None
+            unit = slice(None) if intervention.head is None else intervention.head
+            bias = biases[intervention.layer][unit].flatten()
         if intervention.operation.needs_source:
             assert source is not None
             other = _part(source[0][intervention.site, intervention.layer], intervention.head)[:, there]
@@ -153,8 +155,8 @@ def intervene(
 
 
 def _part(value: torch.Tensor, head: int | None) -> torch.Tensor:
-    """One head of an activation [1, T, H, d_head], or the whole of it."""
-    return value if head is None else value[:, :, head]
+    """One head of an activation [1, T, H, d_head], or the whole of it with all heads side by side; a view, [1, T, d]."""
+    return value.flatten(2) if head is None else value[:, :, head]
 
 
 @contextmanager
