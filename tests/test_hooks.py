@@ -16,8 +16,11 @@ from tinylab.engine.base import Engine
 from tinylab.engine.choose import self_check
 from tinylab.engine.forked import hooks
 from tinylab.engine.forked.engine import ForkedEngine
-from tinylab.engine.reference import ReferenceEngine
+from tinylab.engine.reference import ReferenceEngine, intervene
 from tinylab.errors import EngineUnsupported
+from tinylab.interventions.operations import Scale
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, Site
+from tinylab.interventions.variants import Intervention, Variant
 from tinylab.measures.metrics import CleanRun, Scorer
 from tinylab.models.network import CausalModel
 
@@ -126,3 +129,52 @@ def test_a_refused_model_is_left_as_it_was(unsupported: str) -> None:
     with pytest.raises(EngineUnsupported):
         ForkedEngine(model).evaluate(answered(model, ALIGNED[:2]), variants_of(h1_cells()), SCORER)
     assert trace(model) == before
+
+
+# An intervention that would never be made
+
+
+def replaced_mlp(calls: int) -> CausalModel:
+    """A GPT-2 whose layer 1 holds an MLP as every block does, and calls it so many times."""
+    model = make(FAMILIES["gpt2"])
+    mlp = model.mlp(1)
+
+    def called(hidden: torch.Tensor) -> torch.Tensor:
+        for _ in range(calls):
+            hidden = mlp(hidden)
+        return hidden
+
+    object.__setattr__(model.blocks[1], "mlp", called)  # the block finds this one, whoever lists its modules the other
+    assert model.mlp(1) is mlp
+    return model
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+@pytest.mark.parametrize("calls", [0, 2])
+@pytest.mark.parametrize("site", [MLP_OUT, Site("mlp_in", "mlp", "in")], ids=str)
+def test_an_intervention_whose_module_is_not_called_once_is_refused(
+    site: Site, calls: int, kind: Callable[[CausalModel], Engine]
+) -> None:
+    model = replaced_mlp(calls)
+    variants = [Variant((Intervention(HEAD_OUT, 0, Scale(0.0), 1), Intervention(site, 1, Scale(0.0))), "clean")]
+    before = trace(model)
+    told = f"interventions were made {1 + calls} times in .*GPT2LMHeadModel, expected 2"
+    if kind is ReferenceEngine:
+        told = rf"Scale\(.*\) at {site} of layer 1 was made {calls} times in .*GPT2LMHeadModel, expected once"
+    with pytest.raises(EngineUnsupported, match=told):
+        kind(model).evaluate(answered(model, ALIGNED[:2]), variants, SCORER)
+    assert trace(model) == before
+
+
+def test_an_error_in_the_forward_is_told_rather_than_the_interventions_that_it_prevented() -> None:
+    model = make(FAMILIES["gpt2"])
+
+    def explode(*_: Any) -> None:
+        raise RuntimeError("forward broke")
+
+    pairs = answered(model, ALIGNED[:1])
+    handle = model.blocks[1].register_forward_pre_hook(explode)
+    variant = Variant((Intervention(MLP_OUT, 1, Scale(0.0)),), "clean")
+    with pytest.raises(RuntimeError, match="forward broke"), intervene(model, variant, len(pairs[0].clean), None):
+        plain_logits(model, pairs[0].clean)
+    handle.remove()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -131,3 +133,11 @@ def test_a_granularity_patches_the_module_that_it_names() -> None:
         found = ReferenceEngine(model).evaluate([pair], [cell.variant], LOGITS)
         np.testing.assert_allclose(found.values[0, 0], expected, atol=1e-6)
         assert np.abs(expected - found.baselines["corrupt"][0]).max() > 1e-3
+
+
+def test_the_reference_engine_shares_no_code_with_the_forked_one() -> None:
+    """Their agreement says nothing otherwise."""
+    code = "import sys, tinylab.engine.reference; print([name for name in sys.modules if name.startswith('tinylab.engine.')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "tinylab.engine.reference" in done.stdout
+    assert "forked" not in done.stdout
