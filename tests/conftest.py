@@ -58,6 +58,12 @@ def within(pytestconfig: pytest.Config) -> Within:
     return check
 
 
+@pytest.fixture(params=("gpt2", "gpt_neox", "llama", "opt", "gemma3"))
+def name(request: pytest.FixtureRequest) -> str:
+    """A family of `tests/families.py`, of those that differ in what matters to engines; `test_families.py` has all of them."""
+    return str(request.param)
+
+
 @pytest.fixture(autouse=True)
 def no_log_of_an_earlier_command() -> Iterator[None]:
     """Hydra points the root logger at a file in the run's folder, which may be gone by the next test."""

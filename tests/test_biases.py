@@ -22,8 +22,9 @@ from tinylab.engine.biases import value_biases
 from tinylab.engine.choose import AllLogits
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
-from tinylab.errors import ModelError
+from tinylab.errors import ConfigError, ModelError
 from tinylab.interventions.operations import Scale
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.models.network import CausalModel
 from tinylab.paths import locate
@@ -32,7 +33,7 @@ D = WIDTH // HEADS
 LOGITS = AllLogits(tuple(str(word) for word in range(VOCABULARY)))
 ENGINES = (ForkedEngine, ReferenceEngine)
 ROUNDING = 1e-5
-"""As between the engines (`test_engine.py`): sums in another order, on logits of order 1 in float32."""
+"""As between the engines (`both_engines.py`): sums in another order, on logits of order 1 in float32."""
 
 
 def separate(attention: Any) -> torch.Tensor:
@@ -159,8 +160,8 @@ def test_a_head_that_writes_its_bias_alone_is_left_as_it_is(kind: Callable[[Caus
 @pytest.mark.parametrize("kind", ENGINES)
 def test_all_heads_of_a_layer_keep_their_biases_together(kind: Callable[[CausalModel], Engine]) -> None:
     model = family("llama")
-    together = Variant((Intervention("head_out", 1, Scale(0.5, True)),), "clean")
-    one_by_one = Variant(tuple(Intervention("head_out", 1, Scale(0.5, True), head) for head in range(HEADS)), "clean")
+    together = Variant((Intervention(HEAD_OUT, 1, Scale(0.5, True)),), "clean")
+    one_by_one = Variant(tuple(Intervention(HEAD_OUT, 1, Scale(0.5, True), head) for head in range(HEADS)), "clean")
     values = found(kind, model, [together, one_by_one])
     np.testing.assert_allclose(values[0], values[1], rtol=0, atol=ROUNDING)
 
@@ -199,9 +200,9 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     assert [(len(module._forward_pre_hooks), len(module._forward_hooks)) for module in model.model.modules()] == before
 
 
-@pytest.mark.parametrize("site", ["mlp_out", "resid_post"])
-def test_what_is_no_head_has_no_value_bias(site: Any) -> None:
-    with pytest.raises(ValueError, match="head_out"):
+@pytest.mark.parametrize("site", [MLP_OUT, RESID_POST], ids=str)
+def test_what_is_no_head_has_no_value_bias(site: Site) -> None:
+    with pytest.raises(ConfigError, match=f"heads alone have a value bias that can be kept, not {site}"):
         Intervention(site, 0, Scale(0.0, True))
 
 

@@ -15,12 +15,13 @@ from tinylab.config.groups import ConditionConfig, ModelConfig
 from tinylab.engine.base import Evaluation
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
-from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.measures.metrics import Scorer, available
 from tinylab.models.loading import load_model
 from tinylab.models.network import CausalModel
 from tinylab.task.corpus import load_condition
 from tinylab.task.tokens import TokenPair, tokenise
 
+SCORER = Scorer(tuple(available(source=False)))
 CORPORA = ("facts", "negation", "logic", "ioi", "induction")
 BATTERIES: dict[str, Battery] = {
     "h1": HeadsZero(name="h1", scales=[0.0, 0.5]),
@@ -36,7 +37,7 @@ TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
 
 @cache
 def model(dtype: str) -> CausalModel:
-    return load_model(ModelConfig(name="tiny", path="pkg://tinylab/assets/tiny", dtype=dtype), "cpu")
+    return load_model(ModelConfig(path="pkg://tinylab/assets/tiny", dtype=dtype), "cpu")
 
 
 def some_pairs(loaded: CausalModel, corpus: str, count: int) -> list[TokenPair]:
@@ -58,7 +59,7 @@ def test_forked_and_reference_agree_on_the_embedded_model(corpus: str, name: str
     variants = [cell.variant for cell in BATTERIES[name].cells(loaded.n_layers, loaded.n_heads)]
     pairs = some_pairs(loaded, corpus, 3)
     forked, plain = (
-        engine.evaluate(pairs, variants, Scorer(tuple(METRICS))) for engine in (ForkedEngine(loaded), ReferenceEngine(loaded))
+        engine.evaluate(pairs, variants, SCORER) for engine in (ForkedEngine(loaded), ReferenceEngine(loaded))
     )
     relative = np.abs(values(forked) - values(plain)) / np.maximum(1.0, np.abs(values(plain)))
     within(f"embedded, {dtype}", relative.max(), TOLERANCES[dtype])

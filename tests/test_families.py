@@ -43,7 +43,7 @@ from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.variants import Variant
-from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.measures.metrics import Scorer, available
 from tinylab.task.tokens import TokenPair
 
 DOCUMENT = Path(__file__).parent.parent / "docs/families.md"
@@ -58,7 +58,7 @@ SINGLE_INSIDE = {"gemma2", "glm4_moe", "deepseek_v3", "llama4"}
 PLAIN_IN_OLDEST = {"gemma2", "nemotron", "ministral3"}
 """In transformers 5.0: attention without the soft cap under sdpa; without the interface; positions that are not position ids."""
 OLDEST = transformers.__version__.startswith("5.0.")
-SCORER = Scorer(tuple(METRICS))
+SCORER = Scorer(tuple(available(source=False)))
 LOGITS = AllLogits(tuple(str(word) for word in range(VOCABULARY)))
 
 

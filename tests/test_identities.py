@@ -34,15 +34,16 @@ from tinylab.engine.choose import AllLogits
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.interventions.operations import Patch, Scale
+from tinylab.interventions.sites import HEAD_OUT, RESID_POST, SITES
+from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.models.network import CausalModel
 
 LOGITS = AllLogits(tuple(str(word) for word in range(VOCABULARY)))
 PROMPTS = (ALIGNED[0], ALIGNED[7], ALIGNED[8])
 """One of 3 tokens, and two of 10 (longer than any window and chunk) that share a prefix."""
-SITES = ("head_out", "mlp_out", "resid_post")
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-10}
-"""Sums in another order, on activations of order 1 to 10; see `test_engine.py`."""
+"""Sums in another order, on activations of order 1 to 10; see `both_engines.py`."""
 SHOWS = 1e-3
 """Beyond this an exception is one: the weights are large enough for every part of a network to show."""
 
@@ -70,11 +71,11 @@ def variants() -> dict[str, list[Variant]]:
     """What is evaluated, by the identity that it is for; corrupt runs, patched from themselves or from the clean run."""
     every = range(LAYERS)
     return {
-        "sham": [Variant((Intervention(site, 1, Patch(), None),), "corrupt", "corrupt", "all") for site in SITES]
-        + [Variant((Intervention("head_out", 1, Patch(), 2),), "corrupt", "corrupt", "last")],
-        "one": [Variant((Intervention(site, 1, Scale(1.0), None),), "corrupt") for site in SITES],
-        "no heads": [Variant((Intervention("head_out", layer, Scale(0.0)),), "corrupt") for layer in every],
-        "everything": [Variant((Intervention("resid_post", layer, Patch()),), "corrupt", "clean", "all") for layer in every],
+        "sham": [Variant((Intervention(site, 1, Patch(), None),), "corrupt", Own("corrupt"), "all") for site in SITES.values()]
+        + [Variant((Intervention(HEAD_OUT, 1, Patch(), 2),), "corrupt", Own("corrupt"), "last")],
+        "one": [Variant((Intervention(site, 1, Scale(1.0), None),), "corrupt") for site in SITES.values()],
+        "no heads": [Variant((Intervention(HEAD_OUT, layer, Scale(0.0)),), "corrupt") for layer in every],
+        "everything": [Variant((Intervention(RESID_POST, layer, Patch()),), "corrupt", Own("clean"), "all") for layer in every],
     }
 
 

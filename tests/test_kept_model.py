@@ -98,7 +98,7 @@ def test_weights_that_changed_on_disk_are_loaded_again(
 
 
 def test_the_old_model_is_gone_before_the_new_one_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = ModelConfig(name="tiny", path="pkg://tinylab/assets/tiny")
+    config = ModelConfig(path="pkg://tinylab/assets/tiny")
     alive: list[weakref.ref[Any]] = []
     counts = []
     load = models.load_model
@@ -114,7 +114,7 @@ def test_the_old_model_is_gone_before_the_new_one_is_loaded(monkeypatch: pytest.
     gc.disable()
     try:
         for dtype in ("float32", "float32", "float64", "float32"):
-            assert str(kept_model(ModelConfig(name=config.name, path=config.path, dtype=dtype), "cpu").dtype) == f"torch.{dtype}"
+            assert str(kept_model(ModelConfig(path=config.path, dtype=dtype), "cpu").dtype) == f"torch.{dtype}"
     finally:
         gc.enable()
     assert counts == [0, 0, 0]

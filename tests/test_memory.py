@@ -21,25 +21,25 @@ from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.engine.forked import engine as forked
 from tinylab.engine.forked.budget import BUDGETS, Budget
 from tinylab.engine.forked.engine import ForkedEngine
-from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.measures.metrics import Scorer, available
 from tinylab.models.network import CausalModel
 
 HERE = Path(__file__).parent
-SCORER = Scorer(tuple(METRICS))
+SCORER = Scorer(tuple(available(source=False)))
 
 WORK = """
 import json, logging, resource, sys
 import numpy as np, psutil, torch
 from benchmarks.measure import PeakMemory
 from benchmarks.workloads import TASKS, distinct, gpt2, random_model
-from tinylab.engine.forked import ForkedEngine
-from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.measures.metrics import Scorer, available
 
 torch.set_num_threads(1)
 logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
 task, width, layers, vocabulary, pairs, states, spare = json.loads(sys.argv[1])
 model = random_model(gpt2(n_embd=width, n_layer=layers, n_head=4, vocab_size=vocabulary), "cpu", "float32")
-pairs, variants, scorer = distinct(pairs, 16, vocabulary), TASKS[task].variants(model), Scorer(tuple(METRICS))
+pairs, variants, scorer = distinct(pairs, 16, vocabulary), TASKS[task].variants(model), Scorer(tuple(available(source=False)))
 engine = ForkedEngine(model, states)
 ForkedEngine(model).evaluate(pairs[:1], variants, scorer)  # libraries take memory of their own
 plan = engine.plan(pairs, variants)

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from conftest import Within
-from tinylab.measures.metrics import METRICS, Scorer, clean_run, with_logit_diff
+from tinylab.measures.metrics import METRICS, Scorer, with_logit_diff
+from tinylab.measures.readings import clean_run
 from tinylab.measures.recovery import recovery_by_example, recovery_of_means
 
 CLEAN = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0]])

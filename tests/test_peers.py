@@ -26,8 +26,8 @@ from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.effects.impact import assemble
 from tinylab.engine.choose import AllLogits
 from tinylab.engine.forked.engine import ForkedEngine
-from tinylab.interventions.sources import RunName
-from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.interventions.sources import RUNS
+from tinylab.measures.metrics import Scorer, available
 from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.task.corpus import PromptPair
 from tinylab.task.tokens import TokenPair
@@ -43,14 +43,13 @@ CHOSEN = ("gpt2", "gpt_neox", "gpt_neox_sequential", "llama", "qwen3", "opt", "p
 """Families that differ in what matters here: biases, parallel blocks, grouped queries, norms behind the MLP, windows."""
 TINY = Path(__file__).parent.parent / "tinylab/assets/tiny"
 SCALES = [0.0, 0.5]
-SCORER = Scorer(tuple(METRICS))
+SCORER = Scorer(tuple(available(source=False)))
 EQUAL = (ALIGNED[0], ALIGNED[3], *ALIGNED[6:10])
 UNEQUAL = (*UNALIGNED[:2], UNALIGNED[3])
 LOGITS = AllLogits(tuple(str(word) for word in range(VOCABULARY)))
 
 Key = tuple[tuple[str, Any], ...]
 Table = dict[tuple[Key, str], float]
-RUNS: tuple[RunName, RunName] = ("clean", "corrupt")
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,8 @@ def our_table(name: str, pairs: list[TokenPair], setting: Setting) -> Table:
     texts = [PromptPair(b, "", "", "", "", None) for b in range(len(pairs))]
     found = ForkedEngine(family(name)).evaluate(pairs, [cell.variant for cell in cells], SCORER)
     impact = assemble(
-        battery, cells, texts, {0: list(range(len(pairs)))}, found, computed=SCORER.names, wanted=battery.metrics
+        battery, cells, texts, {0: list(range(len(pairs)))}, found, computed=SCORER.names,
+        wanted=available(source=battery.source is not None),
     )
     return {(tuple(key.items()), metric): value for _, key, metric, value in impact.rows()}
 

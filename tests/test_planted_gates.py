@@ -9,7 +9,7 @@ from planted import Typed, examples, heads, layers, levels, patched, recovered, 
 from tinylab.interventions.sources import RunName
 from tinylab.planted import closed_forms as known
 from tinylab.planted.closed_forms import AND_INPUTS, GATES_LEVEL, OR_INPUTS, TOLERANCE
-from tinylab.results import RunName as Finished
+from tinylab.results import Run as Finished
 
 INPUTS = [*AND_INPUTS, *OR_INPUTS]
 SINGLES: dict[RunName, dict[known.Component, float]] = {"clean": dict(known.GATES_DENOISED), "corrupt": dict(known.GATES_NOISED)}

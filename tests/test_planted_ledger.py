@@ -13,7 +13,8 @@ from conftest import Command
 from planted import ENGINES, Typed, every_logit, examples, heads, layers, levels, model, pairs, patched, recovered, scaled
 from tinylab.config.groups import ModelConfig
 from tinylab.interventions.operations import Patch
-from tinylab.interventions.sources import RunName
+from tinylab.interventions.sites import RESID_POST
+from tinylab.interventions.sources import Own, RunName
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.measures.metrics import Scorer
 from tinylab.models.loading import load_model
@@ -21,7 +22,7 @@ from tinylab.models.network import CausalModel
 from tinylab.planted import closed_forms as known
 from tinylab.planted import corpora, ledger
 from tinylab.planted.__main__ import write_model
-from tinylab.results import RunName as Finished
+from tinylab.results import Run as Finished
 from tinylab.task.tokens import TokenPair
 
 NEAR = known.TOLERANCE
@@ -152,7 +153,7 @@ def test_the_residual_stream_carries_the_answer_at_one_position_of_each_layer(ty
 
 
 def test_the_whole_residual_stream_is_a_tautology_and_refused(engine: str, tinylab: Command, tmp_path: Path) -> None:
-    variants = [Variant((Intervention("resid_post", layer, Patch()),), "corrupt", "clean", "all") for layer in range(2)]
+    variants = [Variant((Intervention(RESID_POST, layer, Patch()),), "corrupt", Own("clean"), "all") for layer in range(2)]
     assert recovered("planted_a", engine, variants) == near(1.0)
     every = list(range(known.LEDGER_TOKENS))
     for positions in ("all", str(every).replace(" ", "")):

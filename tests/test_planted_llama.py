@@ -22,10 +22,10 @@ from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine, intervene
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Patch, Scale
-from tinylab.interventions.sites import Site
-from tinylab.interventions.sources import RunName
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, SITES, Site
+from tinylab.interventions.sources import Own, RunName
 from tinylab.interventions.variants import Intervention, Positions, Variant
-from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.measures.metrics import Scorer, available
 from tinylab.measures.recovery import recovery_of_means
 from tinylab.models.loading import load_model
 from tinylab.planted import llama_closed_forms as forms
@@ -72,16 +72,16 @@ def clean_and_corrupt(closed: Callable[[dict[str, str], RunName], float]) -> dic
 
 def scaled(*changes: tuple[int, int, float], positions: Positions = "all") -> Variant:
     """Heads of the clean run, each with its factor."""
-    return Variant(tuple(Intervention("head_out", *at, Scale(by), head) for *at, head, by in changes), "clean", None, positions)
+    return Variant(tuple(Intervention(HEAD_OUT, *at, Scale(by), head) for *at, head, by in changes), "clean", None, positions)
 
 
 def patched(target: RunName, *heads: tuple[int, int], positions: Positions = "all") -> Variant:
     """Heads of one run, taken from the other."""
-    return Variant(tuple(Intervention("head_out", at, Patch(), head) for at, head in heads), target, MIRROR[target], positions)
+    return Variant(tuple(Intervention(HEAD_OUT, at, Patch(), head) for at, head in heads), target, Own(MIRROR[target]), positions)
 
 
 def whole(site: Site, layer: int, positions: Positions, target: RunName = "corrupt", source: RunName = "clean") -> Variant:
-    return Variant((Intervention(site, layer, Patch()),), target, source, positions)
+    return Variant((Intervention(site, layer, Patch()),), target, Own(source), positions)
 
 
 @pytest.fixture(params=sorted(ENGINES))
@@ -165,7 +165,7 @@ def test_hand_worked_numbers_are_what_the_ledger_says() -> None:
 def test_the_lift_shows_in_every_logit_and_in_no_metric(engine: Engine) -> None:
     logits = engine.evaluate(PAIRS, [scaled((0, 3, 0.0))], LOGITS)
     near(logits.values[0] - logits.baselines["clean"], -3.0)
-    found = engine.evaluate(PAIRS, [scaled((0, 3, 0.0))], Scorer(tuple(METRICS)))
+    found = engine.evaluate(PAIRS, [scaled((0, 3, 0.0))], Scorer(tuple(available(source=False))))
     assert np.abs(found.values[0] - found.baselines["clean"]).max() <= 1e-9
 
 
@@ -290,14 +290,14 @@ def test_noising_a_head_mirrors_denoising_it(engine: Engine) -> None:
 
 
 def test_patching_all_heads_of_a_layer(engine: Engine) -> None:
-    first, second = differences(engine, [whole("head_out", 0, "all"), whole("head_out", 1, "last")])
+    first, second = differences(engine, [whole(HEAD_OUT, 0, "all"), whole(HEAD_OUT, 1, "last")])
     near(np.array(recoveries(np.stack([first, second]), ANSWERS)), [0, 1])
     near(np.array(recoveries(np.stack([first, second]), KEYS)), [1, 1])
 
 
 def test_patching_the_mlp(engine: Engine) -> None:
     """`answers`: 3 for T instead of F beside y = −1 and 3, −1 in all. `keys`: 3/n for T, and −3."""
-    first, second = differences(engine, [whole("mlp_out", 0, "all"), whole("mlp_out", 1, "last")])
+    first, second = differences(engine, [whole(MLP_OUT, 0, "all"), whole(MLP_OUT, 1, "last")])
     near(first, -expected(forms.logit_diff))  # layer 0 has nothing to say
     near(second, expected(lambda template, n: -1 if template == "answers" else 3 / n - 3))
     near(np.array(recoveries(second[None], ANSWERS)), [3 / 7])
@@ -306,7 +306,7 @@ def test_patching_the_mlp(engine: Engine) -> None:
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 2.0])
 def test_scaling_the_mlp(engine: Engine, factor: float) -> None:
-    variants = [Variant((Intervention("mlp_out", layer, Scale(factor)),), "clean") for layer in range(LAYERS)]
+    variants = [Variant((Intervention(MLP_OUT, layer, Scale(factor)),), "clean") for layer in range(LAYERS)]
     first, second = differences(engine, variants)
     near(first, expected(forms.logit_diff))
     near(second, [difference(ledger(seen(words(row, "clean")), mlp=factor), row) for row in ROWS])
@@ -319,13 +319,13 @@ PLACES: Final = {3: 11 / 14, 4: 3 / 14, 5: 0, 6: 0}
 
 def test_patching_the_stream_position_by_position(engine: Engine) -> None:
     places = (0, 1, 2, *PLACES)
-    found = differences(engine, [whole("resid_post", 0, (place,)) for place in places])
+    found = differences(engine, [whole(RESID_POST, 0, (place,)) for place in places])
     near(np.array(recoveries(found, ANSWERS)), [PLACES.get(place, 0) for place in places])
     both, last_0, last_1, before_1 = differences(
         engine,
         [
-            whole("resid_post", 0, (3, 4)), whole("resid_post", 0, "last"), whole("resid_post", 1, "last"),
-            whole("resid_post", 1, (0, 1, 2, 3, 4, 5)),
+            whole(RESID_POST, 0, (3, 4)), whole(RESID_POST, 0, "last"), whole(RESID_POST, 1, "last"),
+            whole(RESID_POST, 1, (0, 1, 2, 3, 4, 5)),
         ],
     )
     near(np.array(recoveries(np.stack([both, last_0, last_1, before_1]), ANSWERS)), [1, 0, 1, 0])
@@ -354,7 +354,7 @@ def test_two_places_that_match_share_by_the_cosine_of_their_distances(engine: En
 
 
 def test_a_run_patched_with_itself_is_unchanged() -> None:
-    variants = [whole(site, layer, at, run, run) for site in ("head_out", "mlp_out", "resid_post") for layer in range(LAYERS)
+    variants = [whole(site, layer, at, run, run) for site in SITES.values() for layer in range(LAYERS)
                 for at in ("last", (2, 3)) for run in MIRROR]
     for make, floor in ((ReferenceEngine, 0.0), (ForkedEngine, 1e-12)):
         found = make(model("llama")).evaluate(PAIRS, variants, LOGITS)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra._internal.utils import get_args_parser
 
 from conftest import Command, write_jsonl
 from planted import HOMES, Typed, model, pairs
 from tinylab.config.composing import Composer
 from tinylab.config.groups import VARIANTS, ModelConfig
+from tinylab.config.hydra_internals import flags_parser
 from tinylab.models.loading import skeleton
 from tinylab.planted import corpora
 from tinylab.planted.__main__ import ASSETS, MODELS, write
@@ -158,7 +158,7 @@ def test_the_longest_prompt_that_fits_is_checked_and_run(tinylab: Command, tmp_p
 
 def test_a_runs_id_knows_the_weights_and_not_the_name_of_the_variant() -> None:
     def identity(*overrides: str) -> str:
-        with Composer(get_args_parser().parse_args([])) as composer:
+        with Composer(flags_parser().parse_args([])) as composer:
             return run_id(validate(composer.compose([*overrides, "condition=planted_c", "device=cpu"])))
 
     own_path = ("model=local", "model.path=pkg://tinylab/assets/planted/twins", "model.dtype=float64")

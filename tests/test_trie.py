@@ -11,10 +11,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tinylab.engine.forked.attention import Reach, Tiling
+from tinylab.engine.forked.attention import Reach, TreeAttention
 from tinylab.engine.forked.batches import AffectedStates, Batch, Layout, Setting
 from tinylab.engine.forked.trie import NONE, Trie, acted_on, build, edited, padded
-from tinylab.interventions.sources import RunName
+from tinylab.interventions.sources import Own, RunName
 from tinylab.interventions.variants import Positions
 from tinylab.task.tokens import TokenPair
 
@@ -172,7 +172,7 @@ def test_a_position_behind_the_end_of_a_prompt_is_refused() -> None:
         acted_on(np.array([3, 2]), 3, (0, 2))
 
 
-# Forests
+# Batches
 
 
 def token_pairs(pairs: list[Any]) -> list[TokenPair]:
@@ -181,65 +181,65 @@ def token_pairs(pairs: list[Any]) -> list[TokenPair]:
 
 def settings_of(positions: Positions) -> list[Setting]:
     runs: tuple[RunName, RunName] = ("clean", "corrupt")
-    patches = [Setting(target, source, positions) for target in runs for source in runs]
+    patches = [Setting(target, Own(source), positions) for target in runs for source in runs]
     return [Setting("clean", None, positions), *patches]
 
 
-def planted(prompts: list[TokenPair], some: list[Setting], limit: int, most: int) -> list[Batch]:
+def laid_out(prompts: list[TokenPair], some: list[Setting], limit: int, most: int) -> list[Batch]:
     layout = Layout(prompts, some)
-    return [layout.forest(examples) for examples in layout.groups(limit, most)]
+    return [layout.batch(examples) for examples in layout.groups(limit, most)]
 
 
 @given(PAIRS, POSITIONS, st.integers(1, 25), st.integers(1, 8))
 @settings(max_examples=150)
-def test_forests_cover_each_example_once_within_the_limits_unless_one_pair_exceeds_them(
+def test_batches_cover_each_example_once_within_the_limits_unless_one_pair_exceeds_them(
     pairs: list[Any], positions: Positions, limit: int, most: int
 ) -> None:
     prompts = token_pairs(usable(pairs, positions))
     if not prompts:
         return
-    found = planted(prompts, settings_of(positions), limit, most)
-    assert sorted(b for forest in found for b in forest.examples.tolist()) == list(range(len(prompts)))
-    for forest in found:
-        largest = max(len(tree) for tree in (forest.whole, *forest.regions.values()))
-        assert len(forest.examples) <= most
-        distinct = {(prompts[b].clean, prompts[b].corrupt) for b in forest.examples}
+    found = laid_out(prompts, settings_of(positions), limit, most)
+    assert sorted(b for batch in found for b in batch.examples.tolist()) == list(range(len(prompts)))
+    for batch in found:
+        largest = max(len(tree) for tree in (batch.whole, *batch.affected.values()))
+        assert len(batch.examples) <= most
+        distinct = {(prompts[b].clean, prompts[b].corrupt) for b in batch.examples}
         assert largest <= limit or len(distinct) == 1
 
 
 @given(PAIRS, POSITIONS)
 @settings(max_examples=150)
-def test_regions_hang_where_they_should(pairs: list[Any], positions: Positions) -> None:
-    """Above each state stand, from the root down, unmodified states of the same tokens and then states of the region."""
+def test_affected_states_hang_where_they_should(pairs: list[Any], positions: Positions) -> None:
+    """Above each state stand, from the root down, unmodified states of the same tokens and then affected ones."""
     prompts = token_pairs(usable(pairs, positions))
     if not prompts:
         return
     some = settings_of(positions)
-    for forest in planted(prompts, some, 20, 5):
-        for setting, region in forest.regions.items():
-            for r in range(len(region)):
-                cached, depth = int(region.cached[r]), int(region.depth[r])
-                above = region.above[r, :depth]
-                tokens = [*forest.both.tokens[above[:cached]], *region.tokens[above[cached:]], region.tokens[r]]
-                assert spelled(forest.both, int(region.origin[r])) == tuple(int(token) for token in tokens)
-                inside = [other for other in range(len(region)) if is_above(region, other, r)]
+    for batch in laid_out(prompts, some, 20, 5):
+        for setting, affected in batch.affected.items():
+            for r in range(len(affected)):
+                cached, depth = int(affected.cached[r]), int(affected.depth[r])
+                above = affected.above[r, :depth]
+                tokens = [*batch.both.tokens[above[:cached]], *affected.tokens[above[cached:]], affected.tokens[r]]
+                assert spelled(batch.both, int(affected.origin[r])) == tuple(int(token) for token in tokens)
+                inside = [other for other in range(len(affected)) if is_above(affected, other, r)]
                 assert inside == [*above[cached:], r]
-            for e, b in enumerate(forest.examples):
+            for e, b in enumerate(batch.examples):
                 target: tuple[int, ...] = getattr(prompts[b], setting.target)
-                if region.ends[e] == NONE:
+                if affected.ends[e] == NONE:
                     assert prompts[b].clean == prompts[b].corrupt or positions != "all"
                     assert setting.source is not None
                 else:
-                    end = int(region.read[region.ends[e]])
-                    assert spelled(forest.both, int(region.origin[end])) == target
+                    end = int(affected.read[affected.ends[e]])
+                    assert spelled(batch.both, int(affected.origin[end])) == target
 
 
 def test_only_what_lies_behind_the_first_real_change_is_computed() -> None:
     prompts = token_pairs([((1, 2, 3, 4, 5), (1, 2, 9, 4, 5)), ((1, 2, 3, 4, 6), (1, 2, 3, 4, 6))])
     sizes = {}
     for setting in [*settings_of("all"), *settings_of("last"), *settings_of((1, 3))]:
-        (forest,) = planted(prompts, [setting], 100, 100)
-        sizes[setting.source, setting.target, setting.positions] = len(forest.regions[setting])
+        (batch,) = laid_out(prompts, [setting], 100, 100)
+        sizes[setting.source and setting.source.run, setting.target, setting.positions] = len(batch.affected[setting])
     assert sizes["clean", "corrupt", "all"] == 3  # 9 4 5; the second pair is equal
     assert sizes["clean", "clean", "all"] == 6  # a sham: everything
     assert sizes[None, "clean", "all"] == 6
@@ -255,9 +255,9 @@ def test_many_prompts_are_cut_without_losing_what_they_share() -> None:
     tokens[:, :10], tokens[:, 10] = tokens[0, :10], np.arange(2 * count)
     prompts = [tuple(row) for row in tokens.tolist()]
     pairs = token_pairs(list(zip(prompts[:count], prompts[count:], strict=True)))
-    found = planted(pairs, [Setting("clean", None, "all")], 2048, 2048)
-    assert sum(len(forest.examples) for forest in found) == count
-    assert sum(len(forest.whole) for forest in found) == 2 * count * 20 + 10 * len(found)
+    found = laid_out(pairs, [Setting("clean", None, "all")], 2048, 2048)
+    assert sum(len(batch.examples) for batch in found) == count
+    assert sum(len(batch.whole) for batch in found) == 2 * count * 20 + 10 * len(found)
     assert len(found) == -(-count // ((2048 - 10) // 40))
 
 
@@ -267,19 +267,19 @@ def test_many_prompts_are_cut_without_losing_what_they_share() -> None:
 @pytest.mark.parametrize(("most", "variants"), [(12, 1), (12, 3), (12, 12), (100, 100), (100, 65)])
 def test_attention_is_asked_for_no_variant_that_is_not_there(most: int, variants: int) -> None:
     """One changed row for each of five pairs: where variants fill their tiles evenly, nothing is padded."""
-    setting = Setting("corrupt", "clean", "last")
+    setting = Setting("corrupt", Own("clean"), "last")
     prompts = token_pairs([((1, 2, 3), (first, 4, 5)) for first in range(5)])
-    (forest,) = planted(prompts, [setting], 1000, 1000)
-    region, asked = forest.regions[setting], list[int]()
-    assert len(region) == 5
+    (batch,) = laid_out(prompts, [setting], 1000, 1000)
+    affected, asked = batch.affected[setting], list[int]()
+    assert len(affected) == 5
 
     def compute(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         assert mask.shape == (len(query), 1, query.shape[2], keys.shape[2])
         asked.append(len(query) * query.shape[2])
         return torch.nn.functional.scaled_dot_product_attention(query, keys, values, mask).transpose(1, 2)
 
-    rows, nodes = torch.randn(variants * 5, 1, 4), torch.randn(len(forest.both), 1, 4)
-    tiling = Tiling(region, np.arange(5), torch.device("cpu"), 10**6, most)
-    tiling.attend(compute, rows, (rows, rows), unmodified=(nodes, nodes), variants=variants, reach=Reach())
+    rows, nodes = torch.randn(variants * 5, 1, 4), torch.randn(len(batch.both), 1, 4)
+    attention = TreeAttention(affected, np.arange(5), torch.device("cpu"), 10**6, most)
+    attention.attend(compute, rows, (rows, rows), cached=(nodes, nodes), variants=variants, reach=Reach())
     uneven = variants % -(-variants // 64)  # the groups of more variants than share a tile are of one size
     assert sum(asked) == 5 * (variants + uneven)
