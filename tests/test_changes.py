@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from conftest import Command, write_jsonl
-from tinylab import experiment
+from tinylab import computing
 from tinylab.paths import locate
 from tinylab.records import identity
 from typed import SHORT, snapshot
@@ -42,7 +42,7 @@ def desk(tmp_path: Path) -> None:
 @pytest.fixture
 def other_version(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def change() -> None:
-        for module in (identity, experiment):
+        for module in (identity, computing):
             monkeypatch.setattr(module, "RESULTS_VERSION", 99)
 
     return change

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from hydra._internal.utils import get_args_parser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
@@ -18,6 +17,7 @@ from conftest import Command, only, write_jsonl
 from tinylab.app import main
 from tinylab.config.composing import Composer, config_folder
 from tinylab.config.groups import ConditionConfig, VerifySliceConfig
+from tinylab.config.hydra_internals import flags_parser
 from tinylab.schema import Config, validate
 from typed import SHORT, type_in_shell
 
@@ -34,7 +34,7 @@ HEAVY = {"torch", "transformers", "pandas", "matplotlib", "safetensors", "joblib
 
 @contextmanager
 def composer(*flags: str) -> Iterator[Composer]:
-    with Composer(get_args_parser().parse_args(flags)) as opened:
+    with Composer(flags_parser().parse_args(flags)) as opened:
         yield opened
 
 
@@ -107,7 +107,7 @@ def test_h2_with_verify_is_a_patching_run_with_its_slice() -> None:
 
 def test_without_arguments_it_is_h1_on_cond_a_with_the_embedded_model_on_the_best_device() -> None:
     config = composed()
-    assert (config.battery.name, config.condition.tag, config.model.name, config.device.type) == ("h1", "cond_a", "tiny", "auto")
+    assert (config.battery.name, config.condition.tag, config.model.label, config.device.type) == ("h1", "cond_a", "tiny", "auto")
 
 
 def test_the_defaults_of_h2_are_those_of_the_design() -> None:

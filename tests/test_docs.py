@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from _pytest.mark import ParameterSet
-from hydra._internal.utils import get_args_parser
 
 from conftest import needs_ray
+from tinylab.config.hydra_internals import flags_parser
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,7 +69,7 @@ def test_a_command_for_a_hub_model_composes(user: Callable[..., int], command: s
     from tinylab.config.composing import Composer
     from tinylab.schema import validate
 
-    args = get_args_parser().parse_args(shlex.split(command)[3:])
+    args = flags_parser().parse_args(shlex.split(command)[3:])
     with Composer(args) as composer:
         assert validate(composer.compose(args.overrides)).model.path is None
 
@@ -105,7 +105,7 @@ def test_a_reproduce_command_of_the_documents_runs_or_composes_where_it_needs_we
     if not words or load(words[0]).weights is None:
         assert main(words) == 0
         return
-    args = get_args_parser().parse_args([f"experiment={words[0]}", *words[1:]])
+    args = flags_parser().parse_args([f"experiment={words[0]}", *words[1:]])
     with Composer(args) as composer:
         assert validate(composer.compose(args.overrides)).run_name == words[0]
 
@@ -133,6 +133,6 @@ def test_the_help_lists_only_commands_that_compose(user: Callable[..., int], cap
     examples = re.findall(r"^  (python -m tinylab(?: .*?)?)(?:   |$)", capsys.readouterr().out, flags=re.MULTILINE)
     assert len(examples) >= 7
     for example in examples:
-        args = get_args_parser().parse_args(shlex.split(example)[3:])
+        args = flags_parser().parse_args(shlex.split(example)[3:])
         with Composer(args) as composer:
             make_plan(composer, args.overrides, args.multirun)

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conftest import Command, only
-from tinylab import experiment
+from tinylab import computing, experiment
 from tinylab.errors import OutputError
 from tinylab.results import load_run
 from tinylab.sweep import finished as sweep_finished
@@ -52,7 +52,7 @@ def test_an_overwrite_that_is_interrupted_leaves_the_finished_run(
         raise KeyboardInterrupt
 
     before = manifest(run)
-    monkeypatch.setattr(experiment, "_evaluate", interrupted)
+    monkeypatch.setattr(computing, "_evaluate", interrupted)
     assert tinylab(*SHORT, "overwrite=true") == 130
     assert manifest(run) == before
 
@@ -67,7 +67,7 @@ def test_an_overwrite_that_fails_in_a_sweep_is_named_and_forgiven_by_the_next_co
         raise RuntimeError("the accelerator fell off")
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "kept_model", broken)
+        patch.setattr(computing, "kept_model", broken)
         assert tinylab(*sweep, "overwrite=true") == 3
     found = manifest(only(tmp_path, "outputs/sweeps/*"))
     assert [failure["error"]["message"] for failure in found["failures"]] == ["the accelerator fell off"] * 2
@@ -89,13 +89,13 @@ def test_a_mistake_after_another_process_finished_the_run_takes_nothing_of_it(
         yield
 
     def full(*_: object, **__: object) -> None:
-        raise OutputError("no room for a picture")
+        raise OutputError("no room for a verify slice")
 
-    monkeypatch.setattr(sweep_finished, "alone", waited)
-    monkeypatch.setattr(experiment, "heatmap", full)
+    monkeypatch.setattr(sweep_finished, "run_lock", waited)
+    monkeypatch.setattr(experiment, "add_verify_slice", full)
     run.mkdir()
-    assert tinylab(*SHORT[:-1]) == 2
-    assert "no room for a picture" in capsys.readouterr().err
+    assert tinylab(*SHORT, "+verify_slice.n_examples=2") == 2
+    assert "no room for a verify slice" in capsys.readouterr().err
     assert {path: state for path, state in snapshot(run).items() if path != "run.log"} == before
 
 

@@ -6,17 +6,17 @@ import re
 from pathlib import Path
 
 import pytest
-from hydra._internal.utils import get_args_parser
 
 from conftest import write_jsonl
 from tinylab.config.composing import Composer
-from tinylab.records.identity import battery_content, run_id
+from tinylab.config.hydra_internals import flags_parser
+from tinylab.records.identity import battery_identity, run_id
 from tinylab.schema import validate
 from tinylab.sweep.plan import Plan, make_plan
 
 
 def planned(*args: str) -> Plan:
-    parsed = get_args_parser().parse_args(args)
+    parsed = flags_parser().parse_args(args)
     with Composer(parsed) as composer:
         return make_plan(composer, parsed.overrides, parsed.multirun)
 
@@ -41,6 +41,8 @@ SAME = [
     "hydra/launcher=joblib",
     "hydra.job_logging.root.level=DEBUG",
     "metrics=[logit_diff,kl_div,acc_flip_rate,p_drop]",
+    "metrics=[kl_div]",
+    "battery.scales=[0.0]",
 ]
 OTHER = [
     "condition.split=train",
@@ -56,7 +58,6 @@ OTHER = [
     "battery.scales=[0.5]",
     "battery.layers=[0]",
     "battery.keep_value_bias=true",
-    "metrics=[kl_div]",
     "engine=reference",
     "condition.strict=true",
     "condition.target_field=foil",
@@ -128,20 +129,16 @@ def test_the_sweeps_folder_depends_on_what_is_swept_and_not_on_how() -> None:
 
 
 def test_the_id_of_a_composed_config_is_the_one_in_its_folders_name() -> None:
-    with Composer(get_args_parser().parse_args([])) as composer:
+    with Composer(flags_parser().parse_args([])) as composer:
         config = composer.compose(["condition=facts"])
         assert str(config.hydra.run.dir) == f"outputs/runs/h1_facts_{run_id(validate(config))}"
 
 
-def test_a_setting_that_came_later_is_not_part_of_a_run_that_does_not_use_it() -> None:
-    """Exactly what was hashed before these settings existed: runs from then keep their ids, and their groups in a sweep."""
-    h1, h2 = (battery_content(planned(f"battery={name}").first) for name in ("h1", "h2"))
-    assert h1 == {
-        "_target_": "tinylab.batteries.heads_zero.HeadsZero", "name": "h1", "scales": [0.0], "layers": None, "heads": None,
-    }
-    assert h2 == {
-        "_target_": "tinylab.batteries.activation_patch.ActivationPatch", "name": "h2", "granularity": "layer_resid",
-        "patch_direction": "clean->corrupt", "positions": "last", "layers": None, "sham_control": False,
-    }
+def test_a_setting_at_its_default_is_not_part_of_a_run() -> None:
+    """So that a setting that comes later changes no identity, and no group of a sweep."""
+    h1, h2 = (battery_identity(planned(f"battery={name}").first.battery) for name in ("h1", "h2"))
+    assert h1 == {"kind": "heads_zero", "name": "h1"}
+    assert h2 == {"kind": "activation_patch", "name": "h2", "positions": "last"}  # which has no default but the YAML's
     heads = ("battery=h2", "battery.granularity=head_out")
+    assert battery_identity(planned(*heads).first.battery) == {**h2, "granularity": "head_out"}
     assert identity(*heads) == identity(*heads, "battery.per_head=false") != identity(*heads, "battery.per_head=true")

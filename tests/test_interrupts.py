@@ -115,7 +115,7 @@ def test_an_interruption_goes_before_every_other_exit_code(
     def broken(*_: object) -> None:
         raise OutputError("no room")
 
-    monkeypatch.setattr(attempts, "launched", interrupted)
+    monkeypatch.setattr(attempts, "launch_with_retries", interrupted)
     monkeypatch.setattr(app, "end_children", lambda: None)
     if full:
         monkeypatch.setattr(aggregate, "aggregate", broken)

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 
 from conftest import Within
+from tinylab.effects.strength import Ranking, scores, strongest_components
+from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
 from tinylab.sweep import invariants
 from tinylab.sweep.invariants import ConditionRun, Settings, by_chance
-from tinylab.sweep.ranking import Ranking, scores, strongest
 
 Table = dict[tuple[int, int], float]
 
@@ -28,11 +29,12 @@ class Run:
     baselines: dict[str, float]
 
     def scores(self, metric: str, rank: str) -> pd.Series[float]:
-        rows = self.table[self.table["metric"] == metric].assign(run=0)
-        return scores(rows, {0: self.baselines[metric]}, rank)
+        kind = HEAD_IMPACT if "head" in self.table else LAYER_IMPACT
+        rows = self.table[self.table["metric"] == metric].assign(run=0)[["run", *kind.component, *kind.varied, "value"]]
+        return scores(rows, kind.component, {0: self.baselines[metric]}, rank)
 
     def ranking(self, metric: str, rank: str, k: int) -> Ranking:
-        return strongest(self.scores(metric, rank), k)[0]
+        return strongest_components(self.scores(metric, rank), k)[0]
 
     def ranked(self, settings: Settings) -> ConditionRun:
         metrics = [metric for metric in settings.metrics if metric in set(self.table["metric"])]
@@ -43,7 +45,7 @@ class Run:
 class Group:
     """Runs that may be compared."""
 
-    kind: str
+    kind: TableKind
     describe: dict[str, str]
     runs: Sequence[Run]
 
@@ -72,7 +74,7 @@ def layers_run(condition: str, values: list[float], *, baseline: float = 0.0) ->
 
 
 def heads(*runs: Run, **describe: str) -> Group:
-    return Group("heads", {"model": "tiny", **describe}, runs)
+    return Group(HEAD_IMPACT, {"model": "tiny", **describe}, runs)
 
 
 def listed(*components: tuple[int, int]) -> list[dict[str, int]]:
@@ -204,7 +206,7 @@ def test_groups_are_never_mixed() -> None:
 
 
 def test_heads_and_layers_are_two_kinds_with_their_own_lists() -> None:
-    layers = Group("layers", {"model": "tiny"}, [layers_run("a", [0.0, 5.0, -6.0]), layers_run("b", [1.0, 0.0, 9.0])])
+    layers = Group(LAYER_IMPACT, {"model": "tiny"}, [layers_run("a", [0.0, 5.0, -6.0]), layers_run("b", [1.0, 0.0, 9.0])])
     found = find_invariants([heads(A, B), layers], Settings(k=2), [])
     assert (found["heads"], found["layers"]) == (listed((0, 1)), [2])
     assert found["per_metric"]["layers"]["logit_diff"] == {"layers": [2], "top_k": {"a": [2, 1], "b": [2, 0]}}

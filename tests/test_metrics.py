@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from conftest import Within
-from tinylab.measures.metrics import METRICS, Scorer, with_logit_diff
+from tinylab.measures.metrics import METRICS, Scorer, scored
 from tinylab.measures.readings import clean_run
-from tinylab.measures.recovery import recovery_by_example, recovery_of_means
+from tinylab.measures.recovery import recovery, recovery_of_means
 
 CLEAN = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0]])
 NOW = torch.tensor([[0.5, 1.5, 0.0], [0.0, 2.0, 1.0], [2.0, 0.0, 1.0]])
 TARGET = torch.tensor([0, 1, 0])  # the clean run is right, right, wrong
 FOIL = torch.tensor([1, 2, 2])
+OF_LOGITS = tuple(name for name, metric in METRICS.items() if metric.score is not None)
 
 
 def score(name: str, now: torch.Tensor = NOW, clean: torch.Tensor = CLEAN) -> np.ndarray:
@@ -90,7 +91,7 @@ def test_metrics_of_bfloat16_logits_are_those_of_the_same_numbers_in_float32() -
     clean, now = ((4 * torch.randn(20, 30, generator=random)).bfloat16() for _ in range(2))
     target, foil = clean.argmax(-1), clean.argmin(-1)
     coarse, fine = (
-        Scorer(tuple(METRICS)).score(after, clean_run(before, target, foil))
+        Scorer(OF_LOGITS).score(after, clean_run(before, target, foil))
         for before, after in ((clean, now), (clean.float(), now.float()))
     )
     assert torch.equal(coarse, fine)
@@ -101,13 +102,13 @@ def test_the_scorer_gives_float64_columns_in_the_order_of_its_names() -> None:
     ref = clean_run(CLEAN, TARGET, FOIL)
     names = ("p_drop", "logit_diff", "acc_flip_rate", "kl_div")
     found = Scorer(names).score(NOW, ref)
-    assert (found.dtype, found.shape, set(names)) == (torch.float64, (3, 4), set(METRICS))
+    assert (found.dtype, found.shape, set(names)) == (torch.float64, (3, 4), set(OF_LOGITS))
     for column, name in enumerate(names):
         np.testing.assert_array_equal(found[:, column].numpy(), score(name))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", OF_LOGITS)
 def test_half_precision_logits_are_scored_as_if_they_were_float32(dtype: torch.dtype, name: str) -> None:
     random = torch.Generator().manual_seed(1)
     clean, now = ((5 * torch.randn(3, 40, generator=random)).to(dtype) for _ in range(2))
@@ -123,22 +124,22 @@ def test_float64_logits_keep_their_precision() -> None:
 def test_recovery_of_means_is_a_ratio_of_means_not_a_mean_of_ratios() -> None:
     patched, target, source = np.array([1.0, 2.0]), np.array([0.0, -2.0]), np.array([2.0, 6.0])
     assert recovery_of_means(patched, target, source) == pytest.approx((1.5 - -1.0) / (4.0 - -1.0))
-    assert recovery_by_example(patched, target, source).tolist() == [0.5, 0.5]
+    assert recovery(patched, target, source).tolist() == [0.5, 0.5]
     assert recovery_of_means(np.array([2.0, 2.0]), target, source) == pytest.approx(3.0 / 5.0)
-    assert recovery_by_example(np.array([2.0, 2.0]), target, source).tolist() == [1.0, 0.5]
+    assert recovery(np.array([2.0, 2.0]), target, source).tolist() == [1.0, 0.5]
 
 
 def test_recovery_is_zero_at_the_target_run_and_one_at_the_source_run() -> None:
     target, source = np.array([0.5, -1.0]), np.array([3.0, 0.0])
     assert recovery_of_means(target, target, source) == 0.0
     assert recovery_of_means(source, target, source) == 1.0
-    assert recovery_by_example(source, target, source).tolist() == [1.0, 1.0]
+    assert recovery(source, target, source).tolist() == [1.0, 1.0]
 
 
 def test_recovery_is_undefined_where_the_runs_hardly_differ() -> None:
     patched, target = np.array([1.0, 1.0, 1.0]), np.zeros(3)
     source = np.array([0.1, 0.0999, -0.1])  # at least 0.1 in magnitude counts
-    found = recovery_by_example(patched, target, source)
+    found = recovery(patched, target, source)
     assert np.isnan(found).tolist() == [False, True, False]
     assert found[[0, 2]].tolist() == [10.0, -10.0]
     assert recovery_of_means(patched, target, source) is None
@@ -156,4 +157,4 @@ def test_recovery_is_undefined_where_the_runs_hardly_differ() -> None:
     ],
 )
 def test_recovery_brings_logit_diff_along(wanted: list[str], computed: tuple[str, ...]) -> None:
-    assert with_logit_diff(wanted) == computed
+    assert scored(wanted) == computed

@@ -14,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylab.config.groups import RANKS
-from tinylab.records.tables import KEYS, impact_columns, schema
+from tinylab.effects.strength import Ranking
+from tinylab.interventions.components import HEAD_IMPACT, TABLE_KINDS, TableKind
+from tinylab.records.tables import impact_columns, schema
 from tinylab.sweep.joining import Matrix
-from tinylab.sweep.ranking import Ranking, rank_matrix
+from tinylab.sweep.ranking import rank_matrix
 
 METRICS = ("logit_diff", "kl_div", "recovery")
 
@@ -30,12 +32,12 @@ class Run:
 
 
 @st.composite
-def runs(draw: st.DrawFn, table: str) -> list[Run]:
+def runs(draw: st.DrawFn, kind: TableKind) -> list[Run]:
     """Runs of models of several sizes, with few distinct values so that many tie, and with undefined cells left out."""
-    return [_run(draw, table, number) for number in range(draw(st.integers(1, 6)))]
+    return [_run(draw, kind, number) for number in range(draw(st.integers(1, 6)))]
 
 
-def _run(draw: st.DrawFn, table: str, number: int) -> Run:
+def _run(draw: st.DrawFn, kind: TableKind, number: int) -> Run:
     choices: dict[str, list[object]] = {
         "seed": list(range(draw(st.integers(1, 3)))),
         "metric": draw(st.lists(st.sampled_from(METRICS), min_size=1, unique=True)),
@@ -44,7 +46,7 @@ def _run(draw: st.DrawFn, table: str, number: int) -> Run:
         "scale": draw(st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=1, unique=True)),
         "granularity": ["mlp_out"],
     }
-    used = {name: values for name, values in choices.items() if name in impact_columns(table)}
+    used = {name: values for name, values in choices.items() if name in impact_columns(kind)}
     rows = pd.MultiIndex.from_product(used.values(), names=used.keys()).to_frame(index=False)
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rows = rows.assign(run_id=f"run {number}", value=rng.integers(-3, 4, len(rows)) / 10)
@@ -52,9 +54,9 @@ def _run(draw: st.DrawFn, table: str, number: int) -> Run:
     return Run(rows[defined], {metric: rng.integers(-2, 3) / 10 for metric in METRICS})
 
 
-def stored(file: Path, table: str, tables: list[pd.DataFrame], per_group: int) -> Matrix:
+def stored(file: Path, kind: TableKind, tables: list[pd.DataFrame], per_group: int) -> Matrix:
     """The impact tables one after the other, so many runs to a row group."""
-    columns = schema(impact_columns(table))
+    columns = schema(impact_columns(kind), kind)
     groups = [tables[at:at + per_group] for at in range(0, len(tables), per_group)]
     with pq.ParquetWriter(file, columns) as writer:
         for group in groups:
@@ -62,13 +64,13 @@ def stored(file: Path, table: str, tables: list[pd.DataFrame], per_group: int) -
     return Matrix(file, [[len(one) for one in group] for group in groups])
 
 
-def plainly(run: Run, table: str, metric: str, rank: str, k: int) -> Ranking | None:
+def plainly(run: Run, kind: TableKind, metric: str, rank: str, k: int) -> Ranking | None:
     """What the ranking of one run means."""
     chosen = run.table[run.table["metric"] == metric]
     if chosen.empty:
         return None
-    component = ["layer", "head"] if table == "head_impact" else ["layer"]
-    values = chosen.groupby([*component, "scale"] if table == "head_impact" else component)["value"].mean()
+    component = ["layer", "head"] if kind == HEAD_IMPACT else ["layer"]
+    values = chosen.groupby([*component, "scale"] if kind == HEAD_IMPACT else component)["value"].mean()
     if rank == "magnitude":
         values = (values - run.baselines[metric]).abs()
     if rank == "lowest":
@@ -77,24 +79,24 @@ def plainly(run: Run, table: str, metric: str, rank: str, k: int) -> Ranking | N
     return Ranking(sorted(score, key=lambda place: (-score[place], place))[:k], len(score))
 
 
-@pytest.mark.parametrize("table", KEYS)
+@pytest.mark.parametrize("kind", TABLE_KINDS.values(), ids=TABLE_KINDS)
 @settings(deadline=None, max_examples=40)
 @given(data=st.data())
 def test_ranking_runs_together_is_ranking_each_alone(
-    table: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+    kind: TableKind, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    some, rank = data.draw(runs(table)), data.draw(st.sampled_from(RANKS))
+    some, rank = data.draw(runs(kind)), data.draw(st.sampled_from(RANKS))
     k, per_group = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 6))
-    matrix = stored(tmp_path_factory.getbasetemp() / "ranked.parquet", table, [run.table for run in some], per_group)
-    found = rank_matrix(matrix, table, [run.baselines for run in some], metrics=METRICS, rank=rank, k=k)
-    alone = [{metric: plainly(run, table, metric, rank, k) for metric in METRICS} for run in some]
+    matrix = stored(tmp_path_factory.getbasetemp() / "ranked.parquet", kind, [run.table for run in some], per_group)
+    found = rank_matrix(matrix, kind, [run.baselines for run in some], metrics=METRICS, rank=rank, k=k)
+    alone = [{metric: plainly(run, kind, metric, rank, k) for metric in METRICS} for run in some]
     assert found == [{metric: own for metric, own in each.items() if own is not None} for each in alone]
 
 
 def test_a_run_that_lacks_a_metric_needs_no_baseline_of_it_and_has_no_ranking_by_it(tmp_path: Path) -> None:
     rows = pd.DataFrame({"run_id": "r", "seed": 0, "layer": [0, 1], "head": 0, "scale": 0.0, "metric": METRICS[:2], "value": 1.0})
-    matrix = stored(tmp_path / "m.parquet", "head_impact", [rows, rows[:1]], 2)
+    matrix = stored(tmp_path / "m.parquet", HEAD_IMPACT, [rows, rows[:1]], 2)
     baselines = [{"kl_div": 0.0}, {"logit_diff": 0.0}]
-    assert rank_matrix(matrix, "head_impact", baselines, metrics=["kl_div"], rank="magnitude", k=3) == [
+    assert rank_matrix(matrix, HEAD_IMPACT, baselines, metrics=["kl_div"], rank="magnitude", k=3) == [
         {"kl_div": Ranking([(1, 0)], 1)}, {},
     ]

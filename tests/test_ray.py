@@ -16,10 +16,10 @@ from typing import Any, Final
 import pandas as pd
 import psutil
 import pytest
-from hydra._internal.utils import get_args_parser
 
 from conftest import needs_ray, only
 from tinylab.config.composing import Composer
+from tinylab.config.hydra_internals import flags_parser
 from tinylab.machine import threads
 from tinylab.sweep.attempts import FILE
 from tinylab.sweep.plan import make_plan
@@ -114,7 +114,7 @@ def results(sweep: Path) -> dict[str, tuple[int, str]]:
 
 def told(*overrides: str) -> dict[str, str]:
     """What the plan of a sweep tells Ray."""
-    args = get_args_parser().parse_args(["-m", "condition=cond_a,cond_b", "device=cpu", RAY, *overrides])
+    args = flags_parser().parse_args(["-m", "condition=cond_a,cond_b", "device=cpu", RAY, *overrides])
     with Composer(args) as composer:
         lines = make_plan(composer, args.overrides, args.multirun).launcher
     return dict(line.removeprefix("++hydra.launcher.ray.").split("=") for line in lines)

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import pandas as pd
 import pytest
-from hydra._internal.utils import get_args_parser
 
 from conftest import Command, only, write_jsonl
 from tinylab import aggregate
 from tinylab.config.composing import Composer
+from tinylab.config.hydra_internals import flags_parser
 from tinylab.paths import locate
 from tinylab.sweep.plan import make_plan
 from typed import SHORT, snapshot, type_in, type_in_shell
@@ -458,7 +458,7 @@ def test_a_scan_runs_both_conditions_with_or_without_m(name: str, table: str, ti
 
 
 def test_a_scans_conditions_can_be_chosen_on_the_command_line() -> None:
-    args = get_args_parser().parse_args(["-m", "experiment=scan_h1", "condition=facts,logic"])
+    args = flags_parser().parse_args(["-m", "experiment=scan_h1", "condition=facts,logic"])
     with Composer(args) as composer:
         assert [job.condition for job in make_plan(composer, args.overrides, args.multirun).jobs] == ["facts", "logic"]
 

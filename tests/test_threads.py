@@ -8,11 +8,11 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from hydra._internal.utils import get_args_parser
 
 from conftest import Command, has_ray, only
 from tinylab.config.composing import Composer
 from tinylab.config.groups import ModelConfig
+from tinylab.config.hydra_internals import flags_parser
 from tinylab.machine import threads
 from tinylab.machine.threads import job_threads, workers
 from tinylab.models.loading import kept_model
@@ -25,7 +25,7 @@ JOBLIB = "hydra/launcher=joblib"
 
 
 def planned(*overrides: str) -> Plan:
-    args = get_args_parser().parse_args(["-m", "condition=cond_a,cond_b", "device=cpu", *overrides])
+    args = flags_parser().parse_args(["-m", "condition=cond_a,cond_b", "device=cpu", *overrides])
     with Composer(args) as composer:
         return make_plan(composer, args.overrides, args.multirun)
 

@@ -76,9 +76,10 @@ def _same_config(path: Path, manifest: dict[str, Any], resolved: Resolved) -> bo
 def _differences(manifest: dict[str, Any], resolved: Resolved) -> dict[str, str]:
     """What is another one now, each with what it was and is."""
     provenance, now = manifest["provenance"], resolved.identity
+    versions = {**provenance, **provenance.get("identity", {})}
     values = [
         ("corpus", provenance["corpus"]["sha256"], resolved.corpus),
         ("weights", *(one["digest"] or one["revision"] for one in (provenance["model"], now["model"]))),
-        *((what, provenance.get(key := what.replace(" ", "_"), before), now[key]) for what, before in UNRECORDED.items()),
+        *((what, versions.get(key := what.replace(" ", "_"), before), now[key]) for what, before in UNRECORDED.items()),
     ]
     return {what: f"{str(old)[:12]} then, {str(new)[:12]} now" for what, old, new in values if old != new}
