@@ -154,7 +154,7 @@ def _with_settings(composer: Composer, jobs: Sequence[Job]) -> list[Job]:
 def _text(override: Override) -> str:
     """The value of an override as a matrix tells it: without quotes."""
     value = override.value()
-    return value if isinstance(value, str) else str(override.get_value_element_as_str())
+    return value if isinstance(value, str) else str(override.get_value_string())
 
 
 def _check(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
