@@ -152,8 +152,10 @@ def _with_settings(composer: Composer, jobs: Sequence[Job]) -> list[Job]:
 
 
 def _text(override: Override) -> str:
-    """The value of an override as a matrix tells it: without quotes."""
+    """The value of an override as a matrix tells it: without quotes, true and false as YAML has them."""
     value = override.value()
+    if isinstance(value, bool):
+        return str(value).lower()
     return value if isinstance(value, str) else str(override.get_value_string())
 
 
