@@ -101,12 +101,17 @@ def test_an_unknown_variant_is_one_sentence_with_the_options(tinylab: Command, c
     assert all(variant in said for variant in VARIANTS)
 
 
-@pytest.mark.parametrize("args", [("model=tiny", "+model.variant=twins"), ("model=planted", "model.path=elsewhere/ledger")])
+@pytest.mark.parametrize(("args", "told"), [
+    (("model=tiny", "+model.variant=twins"), "only model=planted has variants"),
+    (("model=planted", "model.path=elsewhere/ledger"),
+     "model.path=elsewhere/ledger: model=planted has a source of its own, and would give its name to another; "
+     "use model=local model.path=elsewhere/ledger."),
+])
 def test_a_variant_of_a_model_that_has_none_is_refused(
-    args: tuple[str, ...], tinylab: Command, capsys: pytest.CaptureFixture[str]
+    args: tuple[str, ...], told: str, tinylab: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tinylab(*args) == 2
-    assert "only model=planted has variants" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
