@@ -31,8 +31,9 @@ BATTERIES: dict[str, Battery] = {
         name="h2", granularity="head_out", patch_direction="corrupt->clean", positions="all", sham_control=True
     ),
 }
-TOLERANCES = {"float32": 1e-5, "float64": 1e-10}
-"""float32 has 24 bits: logits of 10 to 20 carry about 1e-6 each, and a difference of sums in another order a few of those."""
+TOLERANCES = {"float32": 2e-5, "float64": 1e-10}
+"""float32 has 24 bits: logits of 10 to 20 carry about 1e-6 each, and a difference of sums in another order some of those: how
+many depends on the processor (6.7e-6 and 1.05e-5 were seen on two kinds)."""
 
 
 @cache
