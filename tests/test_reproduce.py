@@ -15,12 +15,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from conftest import only
-from test_config import composed
 from tinylab import load_run, reproduce
 from tinylab.checks import published
 from tinylab.embedded.published import FILES, write
 from tinylab.planted.closed_forms import LEDGER_LEVEL, LEDGER_RECOVERY, TOLERANCE, ledger_scaled
-from typed import snapshot, type_in_shell
+from typed import composed, snapshot, type_in_shell
 
 NEED_WEIGHTS = [name for name in published.names() if published.load(name).weights is not None]
 

@@ -24,7 +24,7 @@ from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.measures.metrics import Scorer, available
 from tinylab.models.network import CausalModel
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent.parent
 SCORER = Scorer(tuple(available(source=False)))
 
 WORK = """

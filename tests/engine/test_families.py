@@ -46,7 +46,7 @@ from tinylab.interventions.variants import Variant
 from tinylab.measures.metrics import Scorer, available
 from tinylab.task.tokens import TokenPair
 
-DOCUMENT = Path(__file__).parent.parent / "docs/families.md"
+DOCUMENT = Path(__file__).parent.parent.parent / "docs/families.md"
 PLAIN = {**UNSUPPORTED, **FIXED_BATCH, **BY_PLACE}.keys()
 SWITCHES = LENGTH_DEPENDENT.keys()
 """Run by the reference when prompts lie beyond the limit, by the forked engine when they do not."""
@@ -192,7 +192,7 @@ HEADER = f"""# Families
 
 Which engine `engine=auto` chooses for a family of transformers, and the largest difference of any metric of any H1 or H2
 cell (three granularities, last and all positions) from the reference engine, on random tiny models of {LAYERS} layers ×
-{HEADS} heads. Written by `make families` from `tests/test_families.py`, which asserts {ROUNDING[torch.float32]:g} in float32
+{HEADS} heads. Written by `make families` from `test_families.py`, which asserts {ROUNDING[torch.float32]:g} in float32
 and {ROUNDING[torch.float64]:g} in float64. What a family is here, its config, is in `tests/families.py`.
 
 """

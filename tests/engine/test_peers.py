@@ -41,7 +41,7 @@ TOLERANCE = 1e-4
 HOOKS = {"head_out": "blocks.{}.attn.hook_z", "mlp_out": "blocks.{}.hook_mlp_out", "layer_resid": "blocks.{}.hook_resid_post"}
 CHOSEN = ("gpt2", "gpt_neox", "gpt_neox_sequential", "llama", "qwen3", "opt", "phi", "gemma2", "gemma3", "olmo2")
 """Families that differ in what matters here: biases, parallel blocks, grouped queries, norms behind the MLP, windows."""
-TINY = Path(__file__).parent.parent / "tinylab/assets/tiny"
+TINY = Path(__file__).parent.parent.parent / "tinylab/assets/tiny"
 SCALES = [0.0, 0.5]
 SCORER = Scorer(tuple(available(source=False)))
 EQUAL = (ALIGNED[0], ALIGNED[3], *ALIGNED[6:10])

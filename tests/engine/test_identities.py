@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_families import NO_FLOAT64, SINGLE_INSIDE, SWITCHES, expected_engine
 
 from families import ALIGNED, EVERY, HEADS, LAYERS, LENGTH_DEPENDENT, VOCABULARY, answered, family, fresh_logits, plain_logits
-from test_families import NO_FLOAT64, SINGLE_INSIDE, SWITCHES, expected_engine
 from tinylab.engine.choose import AllLogits
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine

@@ -20,7 +20,7 @@ from tinylab.results import load_run
 from tinylab.sweep import finished as sweep_finished
 from typed import SHORT, snapshot, type_in
 
-TINY = Path(__file__).parent.parent / "tinylab/assets/tiny"
+TINY = Path(__file__).parent.parent.parent / "tinylab/assets/tiny"
 
 
 def manifest(folder: Path) -> dict[str, Any]:

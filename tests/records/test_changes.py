@@ -36,7 +36,7 @@ def other_weights() -> None:
 def desk(tmp_path: Path) -> None:
     """A corpus and a model, made in the folder where the command line is typed."""
     write_jsonl(tmp_path / "mine.jsonl", ROWS)
-    shutil.copytree(Path(__file__).parent.parent / "tinylab/assets/tiny", tmp_path / "model")
+    shutil.copytree(Path(__file__).parent.parent.parent / "tinylab/assets/tiny", tmp_path / "model")
 
 
 @pytest.fixture

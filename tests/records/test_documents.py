@@ -23,7 +23,7 @@ from tinylab.records.schemas import DOCUMENTS
 from typed import SHORT, type_in
 
 Change = Callable[[Any], Any]
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 SCHEMAS = ROOT / "docs/schemas"
 PUBLISHED = {name: Draft202012Validator(json.loads((SCHEMAS / f"{name}.schema.json").read_text())) for name in DOCUMENTS}
 

@@ -19,7 +19,7 @@ from typed import type_in
 ROWS: Final = llama_rows()
 MODEL: Final = ("model=planted", "model.variant=llama", "condition=planted_llama", "plots=false", "threads=1")
 TOLERANCE: Final = 1e-4
-"""Why it is not less: see `tests/test_planted_llama.py`."""
+"""Why it is not less: see `tests/planted/test_planted_llama.py`."""
 
 
 def run(folder: Path, *overrides: str) -> Path:

@@ -23,10 +23,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from _pytest.mark import ParameterSet
+from test_faults import CONDITIONS, JOBLIB, LONGEST, SLOW, SWEEP, expected, manifest, small_disk, started, tables, typed, until
 
 from conftest import needs_ray, only
 from slurm_cluster import Cluster
-from test_faults import CONDITIONS, JOBLIB, LONGEST, SLOW, SWEEP, expected, manifest, small_disk, started, tables, typed, until
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
 from tinylab.results import load_sweep

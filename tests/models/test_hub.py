@@ -11,7 +11,7 @@ from pathlib import Path
 
 from conftest import only
 
-TINY = Path(__file__).parent.parent / "tinylab/assets/tiny"
+TINY = Path(__file__).parent.parent.parent / "tinylab/assets/tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

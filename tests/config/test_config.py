@@ -18,8 +18,8 @@ from tinylab.app import main
 from tinylab.config.composing import Composer, config_folder
 from tinylab.config.groups import ConditionConfig, VerifySliceConfig
 from tinylab.config.hydra_internals import flags_parser
-from tinylab.schema import Config, validate
-from typed import SHORT, type_in_shell
+from tinylab.schema import validate
+from typed import SHORT, composed, type_in_shell
 
 CONF = config_folder()
 OPTIONS = [(file.parent.name, file.stem) for file in sorted(CONF.glob("*/*.yaml")) if file.parent.name != "experiment"]
@@ -36,11 +36,6 @@ HEAVY = {"torch", "transformers", "pandas", "matplotlib", "safetensors", "joblib
 def composer(*flags: str) -> Iterator[Composer]:
     with Composer(flags_parser().parse_args(flags)) as opened:
         yield opened
-
-
-def composed(*overrides: str, flags: tuple[str, ...] = ()) -> Config:
-    with composer(*flags) as opened:
-        return validate(opened.compose(overrides))
 
 
 def conditions_folder(folder: Path, text: str) -> Path:

@@ -13,7 +13,7 @@ import pytest
 from conftest import write_jsonl
 from typed import SHORT
 
-TINY = Path(__file__).parent.parent / "tinylab/assets/tiny"
+TINY = Path(__file__).parent.parent.parent / "tinylab/assets/tiny"
 ROW = {"clean": "The capital of Iraq is", "corrupt": "The capital of Egypt is", "target": " Baghdad", "foil": " Cairo"}
 Command = Callable[..., int]
 
