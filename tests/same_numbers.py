@@ -54,6 +54,10 @@ ALLOWED = (
     Allowed("summary.json", "*battery.*", GAIN, "a battery may tell more of its settings"),
     Allowed("summary.json", "failed.*.error.message", DIFFER, "words for a person"),
     Allowed("invariants.json", "groups.*.battery_digest", DIFFER, "a hash of the battery in the manifest"),
+    Allowed("invariants.json", "groups.*.described", GAIN, "the battery's settings in words, for titles"),
+    Allowed("invariants.json", "groups.*.component", GAIN, "the columns of a component, whatever the kind of table"),
+    Allowed("invariants.json", "groups.*.settings.*", GAIN, "what the sweep varied, so that it is not averaged"),
+    Allowed("config.yaml", "model.name", DIFFER, "a folder's weights are called by their folder, not by a key beside it"),
 )
 MORE_COLUMNS = ("head_matrix.parquet", "layer_matrix.parquet")
 """Tables that may have more columns than before, after those that were there: settings that a sweep varies."""
