@@ -403,12 +403,19 @@ def test_a_folder_that_is_no_sweep_is_exit_code_2_and_stays_as_it_was(
     assert snapshot(path) == before
 
 
-@pytest.mark.parametrize("args", [["--k", "0"], ["--k", "many"], ["--rank", "best"], ["--metrics", "loss"], []])
+@pytest.mark.parametrize("args", [["--k", "0"], ["--k", "many"], ["--rank", "best"], []])
 def test_wrong_arguments_are_exit_code_2(args: list[str], sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         aggregated(*([sweep, *args] if args else []))
     assert ended.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_what_is_no_metric_is_refused_and_the_sweep_stays_as_it_was(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = snapshot(copy)
+    assert aggregated(copy, "--metrics", "logit_dif") == 2
+    assert "did you mean 'logit_diff'?" in capsys.readouterr().err
+    assert snapshot(copy) == before
 
 
 def test_a_metric_that_the_runs_do_not_have_is_said(copy: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tinylab.effects.strength import Ranking
 from tinylab.errors import ConfigError, Interrupted, NotRun, OutputError, StillRunning, options
+from tinylab.measures.metrics import METRICS
 from tinylab.records.checking import write_document
 from tinylab.records.documents import SweepSummary
 from tinylab.records.invariants import Invariants
@@ -60,13 +61,13 @@ def aggregate(
         folder: the sweep's folder.
         settings: how to look for invariants.
         launcher_error: what the launcher died of, if it did: it explains jobs that never started.
-        asked: metrics that some run has to have.
+        asked: metrics named by the user.
 
     Returns:
         The sweep's manifest.
 
     Raises:
-        ConfigError: no run has a metric that was asked for.
+        ConfigError: what was asked for is no metric.
     """
     before = _manifest(folder)
     root = output_root(folder.resolve())
@@ -103,15 +104,15 @@ def aggregate(
 
 
 def _check_asked(asked: Sequence[str], children: Sequence[Child]) -> None:
-    """Refuse metrics that no run has.
+    """Refuse metrics that are neither tinylab's nor those of a run; one of tinylab's that the runs lack is told in a note.
 
     Raises:
         ConfigError: there is one.
     """
-    known = list(dict.fromkeys(metric for child in children for metric in child.summary["metrics"]))
+    known = list(dict.fromkeys([*METRICS, *(metric for child in children for metric in child.summary["metrics"])]))
     for metric in asked:
-        if known and metric not in known:
-            raise ConfigError(f"--metrics {metric}: no run of this sweep has it; {options(metric, known)}.")
+        if metric not in known:
+            raise ConfigError(f"--metrics {metric}: not a metric of tinylab or of a run of this sweep; {options(metric, known)}.")
 
 
 def _with_places(folder: Path, jobs: Sequence[dict[str, Any]], root: Path | None) -> list[dict[str, Any]]:
