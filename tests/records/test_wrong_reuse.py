@@ -65,8 +65,9 @@ def test_what_gives_other_numbers_has_another_identity_than_all_others(now: Reso
 def test_a_version_that_is_raised_gives_every_run_another_identity(
     now: Resolved, version: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = now.run_id
     monkeypatch.setattr(identity, version, 99)
-    assert replace(now, device=now.device).run_id != now.run_id
+    assert replace(now, device=now.device).run_id != before
 
 
 def test_a_corpus_that_changed_is_read_again(tmp_path: Path) -> None:
