@@ -56,7 +56,7 @@ ALLOWED = (
     Allowed("invariants.json", "groups.*.battery_digest", DIFFER, "a hash of the battery in the manifest"),
     Allowed("invariants.json", "groups.*.described", GAIN, "the battery's settings in words, for titles"),
     Allowed("invariants.json", "groups.*.component", GAIN, "the columns of a component, whatever the kind of table"),
-    Allowed("invariants.json", "groups.*.settings.*", GAIN, "what the sweep varied, so that it is not averaged"),
+    Allowed("invariants.json", "groups.*.settings", GAIN, "what the sweep varied, so that it is not averaged"),
     Allowed("manifest.json", "model", DIFFER, "a folder's weights are called by its name, not by the path that was typed"),
     Allowed("summary.json", "model", DIFFER, "the same"),
     Allowed("summary.json", "conditions.*.model", DIFFER, "the same, in a sweep's summary"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from tinylab.effects.strength import Ranking
 from tinylab.errors import ConfigError, Interrupted, NotRun, OutputError, StillRunning, options
+from tinylab.interventions.components import TABLE_KINDS
 from tinylab.measures.metrics import METRICS
 from tinylab.records.checking import write_document
 from tinylab.records.documents import SweepSummary
@@ -253,7 +254,8 @@ def _group(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) 
     told: dict[str, Any] = {key: value for key, value in first.labels.items() if key != "condition"}
     told["battery_digest"] = first.battery_digest
     settings = first.manifest["battery"]
-    told.update({column: settings[column] for column in first.kind.apart if column in settings})
+    apart_columns = [column for kind in (*TABLE_KINDS.values(), first.kind) for column in kind.apart]  # a granularity, of heads too
+    told.update({column: settings[column] for column in apart_columns if column in settings})
     told["described"] = first.manifest.get("described", told["battery"])
     if apart := _apart(first):
         told["settings"] = apart
