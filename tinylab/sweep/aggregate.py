@@ -254,11 +254,11 @@ def _group(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) 
     told: dict[str, Any] = {key: value for key, value in first.labels.items() if key != "condition"}
     told["battery_digest"] = first.battery_digest
     settings = first.manifest["battery"]
-    apart_columns = [column for kind in (*TABLE_KINDS.values(), first.kind) for column in kind.apart]  # a granularity, of heads too
-    told.update({column: settings[column] for column in apart_columns if column in settings})
+    apart = [column for kind in (*TABLE_KINDS.values(), first.kind) for column in kind.apart]  # a granularity, of heads too
+    told.update({column: settings[column] for column in apart if column in settings})
     told["described"] = first.manifest.get("described", told["battery"])
-    if apart := _apart(first):
-        told["settings"] = apart
+    if settings_apart := _apart(first):
+        told["settings"] = settings_apart
     runs = [
         ConditionRun(child.manifest["condition"], rankings[child.folder.path], child.folder.path.name) for child in children
     ]
