@@ -10,7 +10,7 @@ PEERS := .venv-peers
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-families test-oldest test-faults test-slurm test-ray test-peers mutants families validation check bench bench-peers clean
+.PHONY: demo test test-families test-same test-oldest test-faults test-slurm test-ray test-peers mutants families validation schemas check bench bench-peers clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -20,10 +20,13 @@ test: $(VENV)/.dev ## the whole suite
 
 test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; engines and models with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families
-	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(SPREAD) $(addprefix tests/test_,engine.py families.py embedded_model.py hub.py)
+	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(SPREAD) tests/engine tests/interventions tests/embedded/test_embedded_model.py tests/models/test_hub.py
+
+test-same: $(VENV)/.dev ## every file, column and number is that of the base commit, which has to be in the clone
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m same tests/test_same_numbers.py
 
 test-slurm: $(VENV)/.dev ## sweeps on a real SLURM on this machine; fetches Debian's packages if they are missing
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m slurm tests/test_slurm.py tests/test_fault_table.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m slurm tests/sweep/test_slurm.py tests/sweep/test_fault_table.py
 
 test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(SPREAD)
@@ -35,24 +38,28 @@ test-ray: $(RAY)/.dev ## sweeps on a local Ray: the same tables, a killed worker
 	OMP_WAIT_POLICY=PASSIVE $(RAY)/bin/python -m pytest -q -m ray
 
 test-peers: $(PEERS)/.dev ## H1 and H2 tables against TransformerLens's own hooks, in ten families; the benchmark beside other tools
-	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q $(SPREAD) tests/test_peers.py tests/test_benchmarks.py
+	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q $(SPREAD) tests/engine/test_peers.py tests/test_benchmarks.py
 
 mutants: $(VENV)/.dev ## wrong programs, one at a time: the tests must notice each of them
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py
 
 families: $(VENV)/.dev ## measure docs/families.md anew
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families --write-docs tests/test_families.py
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families --write-docs tests/engine/test_families.py
 
-MEASURING := $(addprefix tests/test_,engine.py embedded_engines.py validation.py metrics.py statistics.py invariants.py)
+MEASURING := tests/engine tests/measures tests/test_validation.py tests/sweep/test_invariants.py
 
 validation: $(VENV)/.dev $(PEERS)/.dev ## measure docs/validation.md anew, mutants included
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q --write-docs $(MEASURING)
-	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q --write-docs tests/test_peers.py
+	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q --write-docs tests/engine/test_peers.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --write-docs
 
-check: $(VENV)/.dev ## lint and types
+schemas: $(VENV)/.dev ## write docs/schemas anew, from the models of the JSON documents
+	$(BIN)/python -m tinylab.records.schemas
+
+check: $(VENV)/.dev ## lint, types, and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 bench: $(VENV)/.base ## speed, states, peak and memory against plain hooks; writes docs/benchmarks.md
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/run.py

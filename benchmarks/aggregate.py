@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.measure import PeakMemory, timed
+from tinylab.interventions.components import HEAD_IMPACT
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
 from tinylab.records.tables import impact_columns, schema
@@ -53,10 +54,10 @@ def make_sweep(folder: Path, runs: int, shape: Shape) -> None:
     for number in range(runs):
         run_id, condition = f"{number:012x}", f"cond_{number:04d}"
         run = RunFolder(folder / f"h1_{condition}_{run_id}")
-        run.file("head_impact").parent.mkdir(parents=True)
+        run.file(HEAD_IMPACT.name).parent.mkdir(parents=True)
         values = {"run_id": pa.repeat(run_id, shape.rows), **columns, "value": pa.array(rng.normal(size=shape.rows))}
-        table = pa.table(values).select(impact_columns("head_impact")).cast(schema(impact_columns("head_impact")))
-        pq.write_table(table, run.file("head_impact"), compression="zstd")
+        table = pa.table(values).select(impact_columns(HEAD_IMPACT)).cast(schema(impact_columns(HEAD_IMPACT), HEAD_IMPACT))
+        pq.write_table(table, run.file(HEAD_IMPACT.name), compression="zstd")
         pq.write_table(table.slice(0, 1), run.file("per_example"))
         run.file("config").write_text(CONFIG, encoding="utf-8")
         _dump(run.file("summary"), _summary(run_id, condition))
@@ -79,14 +80,15 @@ def _columns(shape: Shape) -> dict[str, pa.Array]:
 def _manifest(run_id: str, condition: str, shape: Shape) -> dict[str, Any]:
     return {
         "status": "complete", "run_id": run_id, "run_name": f"h1_{condition}", "condition": condition,
-        "battery": {"name": "h1", "scales": [0.0], "layers": None, "heads": None}, "table": "head_impact",
+        "battery": {"name": "h1", "scales": [0.0], "layers": None, "heads": None}, "table": HEAD_IMPACT.name,
+        "table_kind": HEAD_IMPACT.as_json(),
         "direction": "none", "target_run": "clean", "positions": "all", "model": "made up",
         "provenance": {
             "model": {"name": "made up", "revision": None, "digest": "0" * 64}, "n_layers": shape.layers, "n_heads": shape.heads,
             "corpus": {"path": f"{condition}.jsonl", "sha256": "0" * 64}, "device": "cpu", "dtype": "float32",
             "seeds": list(SEEDS), "packages": {f"package {number}": "1.2.3" for number in range(20)},
         },
-        **{name: RunFolder.ARTIFACTS[name] for name in ("config", "head_impact", "per_example", "summary")},
+        **{name: str(RunFolder(Path()).file(name)) for name in ("config", HEAD_IMPACT.name, "per_example", "summary")},
     }
 
 
@@ -95,9 +97,10 @@ def _summary(run_id: str, condition: str) -> dict[str, Any]:
         return {"mean": value, "n": 120, "per_seed": {str(seed): value for seed in SEEDS}}
 
     return {
-        "run_id": run_id, "condition": condition, "direction": "none", "target_run": "clean", "seeds": list(SEEDS),
+        "run_id": run_id, "condition": condition, "battery": {"name": "h1"}, "direction": "none", "target_run": "clean",
+        "positions": "all", "model": "made up", "seeds": list(SEEDS),
         "baselines": {run: {name: told(value) for name, value in BASELINES.items()} for run in ("clean", "corrupt")},
-        "metrics": {name: {**told(value), "ci95": [value, value], "ci95_method": "percentile, examples"}
+        "metrics": {name: {**told(value), "ci95": [value, value], "ci95_method": "percentile, examples", "undefined_cells": 0}
                     for name, value in BASELINES.items()},
         "controls": {},
     }
@@ -157,5 +160,5 @@ def _children(folder: Path) -> list[Child]:
 
 def _groups(matrix: Matrix, children: list[Child], settings: Settings) -> list[Group]:
     baselines = [child.baselines for child in children]
-    found = rank_matrix(matrix, "head_impact", baselines, metrics=settings.metrics, rank=settings.rank, k=settings.k)
+    found = rank_matrix(matrix, HEAD_IMPACT, baselines, metrics=settings.metrics, rank=settings.rank, k=settings.k)
     return groups(children, dict(zip((child.folder.path for child in children), found, strict=True)))

@@ -17,17 +17,16 @@ from typing import Any
 import torch
 
 from tinylab.arrays import FloatArray
-from tinylab.interventions.operations import Scale
+from tinylab.interventions.operations import Patch, Scale
 from tinylab.interventions.sites import Site
-from tinylab.interventions.sources import RunName
+from tinylab.interventions.sources import RUNS, RunName
 from tinylab.interventions.variants import Intervention, Positions, Variant
-from tinylab.measures import metrics
+from tinylab.measures import readings
 from tinylab.measures.metrics import Scorer
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
 
 Change = Callable[[torch.Tensor], torch.Tensor]
-RUNS: tuple[RunName, RunName] = ("clean", "corrupt")
 
 
 @dataclass(frozen=True)
@@ -57,21 +56,21 @@ class PlainRuns:
         answers = ([getattr(pair, name) for pair in pairs] for name in ("target", "foil"))
         self._answers = [torch.tensor(tokens, device=model.device) for tokens in answers]
         self._sites = {(i.site, i.layer) for v in variants if v.source is not None for i in v.interventions}
-        self._source: RunName | None = next((v.source for v in variants if v.source is not None), None)
+        self._source: RunName | None = next((v.source.run for v in variants if v.source is not None), None)
         self._cache: dict[tuple[Site, int], torch.Tensor] = {}
-        self._ref: metrics.CleanRun | None = None
+        self._clean_run: readings.CleanRun | None = None
 
     @torch.inference_mode()
     def unmodified(self, reading_rows_only: bool = False) -> dict[RunName, FloatArray]:
-        """The baselines, [B, M] each; keeps the reference and the source run's activations."""
+        """The baselines, [B, M] each; keeps the clean run and the source run's activations."""
         logits: dict[RunName, torch.Tensor] = {}
         for run in RUNS:
             with ExitStack() as stack:
                 for site, layer in self._sites if run == self._source else ():
                     stack.enter_context(hooked(self._model, site, layer, self._keeper(site, layer)))
                 logits[run] = self._forward(run, reading_rows_only)
-        self._ref = metrics.clean_run(logits["clean"], *self._answers)
-        return {run: self._scorer.score(logits[run], self._ref).numpy() for run in RUNS}
+        self._clean_run = readings.clean_run(logits["clean"], *self._answers)
+        return {run: self._scorer.score(logits[run], self._clean_run).numpy() for run in RUNS}
 
     @torch.inference_mode()
     def evaluate(self, variant: Variant, reading_rows_only: bool) -> FloatArray:
@@ -81,13 +80,13 @@ class PlainRuns:
             variant: what to change.
             reading_rows_only: whether only the reading rows get logits: (a') instead of (a).
         """
-        assert self._ref is not None, "the unmodified runs come first"
+        assert self._clean_run is not None, "the unmodified runs come first"
         with ExitStack() as stack:
             for intervention in variant.interventions:
                 change = self._changer(intervention, variant.positions)
                 stack.enter_context(hooked(self._model, intervention.site, intervention.layer, change))
             logits = self._forward(variant.target, reading_rows_only)
-        return self._scorer.score(logits, self._ref).numpy()
+        return self._scorer.score(logits, self._clean_run).numpy()
 
     def _forward(self, run: RunName, reading_rows_only: bool) -> torch.Tensor:
         """Logits at the reading rows, [B, W]."""
@@ -117,6 +116,7 @@ class PlainRuns:
             if isinstance(intervention.operation, Scale):
                 value[:, columns, part] *= intervention.operation.factor
             else:
+                assert isinstance(intervention.operation, Patch)
                 value[:, columns, part] = self._cache[intervention.site, intervention.layer][:, columns, part]
             return value
 
@@ -142,10 +142,8 @@ def hooked(model: CausalModel, site: Site, layer: int, change: Change) -> Iterat
     def after(_module: object, _args: object, output: Any) -> Any:
         return change(output) if isinstance(output, torch.Tensor) else (change(output[0]), *output[1:])
 
-    if site == "head_out":
-        handle = model.projection(layer).register_forward_pre_hook(before)
-    else:
-        handle = (model.mlp(layer) if site == "mlp_out" else model.blocks[layer]).register_forward_hook(after)
+    module = model.point(site.module, layer)
+    handle = module.register_forward_pre_hook(before) if site.side == "in" else module.register_forward_hook(after)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tinylab.interventions.operations import Patch
+from tinylab.interventions.sites import RESID_POST
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Positions, Variant
 from tinylab.task.tokens import TokenPair
@@ -40,11 +41,12 @@ def lower_bound(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layer
     counts: dict[tuple[RunName, RunName | None, Positions], tuple[int, int]] = {}
     for variant in variants:
         patched = any(isinstance(i.operation, Patch) for i in variant.interventions)
-        setting = (variant.target, variant.source if patched else None, variant.positions)
+        source = variant.source.run if patched and variant.source is not None else None
+        setting = (variant.target, source, variant.positions)
         if setting not in counts:
             counts[setting] = _changed(pairs, *setting)
         every, whole = counts[setting]
-        first = min(i.layer + (i.site == "resid_post") for i in variant.interventions)
+        first = min(i.layer + (i.site == RESID_POST) for i in variant.interventions)
         total += every * max(0, n_layers - 1 - first) + whole * (first < n_layers)
     return total
 

@@ -14,7 +14,7 @@ from benchmarks.workloads import SEED, distinct, gpt2, random_model
 from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.engine.forked.batches import Layout, Setting
 from tinylab.engine.forked.engine import ForkedEngine
-from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.measures.metrics import Scorer, available
 from tinylab.task.tokens import TokenPair
 
 VOCABULARY = 1024
@@ -62,7 +62,7 @@ class LayoutPoint:
     groups: int
     build: float
     cut: float
-    forests: float
+    batches: float
 
 
 def curves(device: str, dtype: str, width: int, steps: int, repeats: int) -> list[Point]:
@@ -89,7 +89,7 @@ def _point(knob: str, value: int, knobs: Knobs, where: tuple[str, str], repeats:
     model = random_model(config, *where)
     pairs = distinct(knobs.pairs // knobs.copies, knobs.length, VOCABULARY) * knobs.copies
     variants = [cell.variant for cell in HeadsZero(name="h1").cells(knobs.layers, knobs.heads)]
-    engine, scorer = ForkedEngine(model), Scorer(tuple(METRICS))
+    engine, scorer = ForkedEngine(model), Scorer(tuple(available(source=False)))
     runs = [timed(model.device, lambda: engine.evaluate(pairs, variants, scorer)) for _ in range(repeats + 1)]
     seconds = median(took for _, took in runs[1:])
     return Point(knob, value, seconds, runs[0][0].states, lower_bound(pairs, variants, knobs.layers))
@@ -105,8 +105,8 @@ def _layout(kind: str, count: int) -> LayoutPoint:
     setting, cpu = Setting("clean", None, "all"), torch.device("cpu")
     layout, build = timed(cpu, lambda: Layout(pairs, [setting]))
     groups, cut = timed(cpu, lambda: list(layout.groups(GROUP, GROUP)))
-    nodes, forests = timed(cpu, lambda: sum(len(layout.forest(examples).both) for examples in groups))
-    return LayoutPoint(kind, count, nodes, len(groups), build, cut, forests)
+    nodes, batches = timed(cpu, lambda: sum(len(layout.batch(examples).both) for examples in groups))
+    return LayoutPoint(kind, count, nodes, len(groups), build, cut, batches)
 
 
 def _prompts(kind: str, count: int) -> list[TokenPair]:

@@ -14,7 +14,7 @@ from benchmarks.measure import PeakMemory
 from benchmarks.workloads import DISTINCT_LENGTH, SHAPES, distinct, random_model
 from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.engine.forked.engine import ForkedEngine
-from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.measures.metrics import Scorer, available
 
 Style = Literal["plain", "plain, reading rows", "forked"]
 STYLES: tuple[Style, ...] = ("plain", "plain, reading rows", "forked")
@@ -33,7 +33,7 @@ def peak_memory(shape: str, device: str, dtype: str, count: int, styles: Sequenc
 def grown(shape: str, device: str, dtype: str, count: int, style: Style) -> float:
     """MiB that one style takes; called in a fresh process."""
     model = random_model(SHAPES[shape](), device, dtype)
-    pairs, scorer = distinct(count, DISTINCT_LENGTH, model.vocabulary), Scorer(tuple(METRICS))
+    pairs, scorer = distinct(count, DISTINCT_LENGTH, model.vocabulary), Scorer(tuple(available(source=False)))
     variants = [cell.variant for cell in HeadsZero(name="h1", heads=[0]).cells(model.n_layers, model.n_heads)]
     with torch.inference_mode():
         model.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))  # libraries take memory of their own

@@ -1,7 +1,7 @@
 """What the forked engine itself costs: its share of a run's seconds, by a clock that is switched wherever code changes hands.
 
-The engine calls the model, whose modules the engine taps, which call the model's own code again. Whoever runs owns the
-seconds: the model (its modules and attention), the metrics, or the engine, which is all the rest: tries and forests, indices
+The engine calls the model, whose modules the engine hooks, which call the model's own code again. Whoever runs owns the
+seconds: the model (its modules and attention), the metrics, or the engine, which is all the rest: tries and batches, indices
 and masks, gathers and copies of rows, interventions, and Python's bookkeeping for them.
 """
 
@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.measure import synchronise
 from tinylab.engine.forked.passes import Pass
-from tinylab.measures import metrics
+from tinylab.measures import metrics, readings
 from tinylab.measures.metrics import Scorer
 from tinylab.models.network import CausalModel
 
@@ -88,7 +88,7 @@ def _clocked(model: CausalModel) -> Iterator[Clock]:
             stack.enter_context(patch.object(Pass, name, tap(getattr(Pass, name))))
         stack.enter_context(patch.object(Pass, "attend", attend(Pass.attend)))
         stack.enter_context(patch.object(Scorer, "score", clock.owned(SCORES, Scorer.score)))
-        stack.enter_context(patch.object(metrics, "reference", clock.owned(SCORES, metrics.reference)))
+        stack.enter_context(patch.object(metrics, "clean_run", clock.owned(SCORES, readings.clean_run)))
         forward = type(model.model).forward
         stack.enter_context(patch.object(type(model.model), "forward", clock.owned(MODEL, forward)))
         yield clock

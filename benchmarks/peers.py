@@ -13,17 +13,17 @@ import copy
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 
 from benchmarks.baselines import Batch, places
 from tinylab.arrays import FloatArray
-from tinylab.interventions.operations import Scale
-from tinylab.interventions.sites import Site
+from tinylab.interventions.operations import Patch, Scale
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Intervention, Positions, Variant
-from tinylab.measures import metrics
+from tinylab.measures import readings
 from tinylab.measures.metrics import Scorer
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
@@ -51,7 +51,7 @@ class TransformerLens:
     """TransformerBridge without processing of weights; it sets eager attention itself."""
 
     name, package = "TransformerLens", "transformer_lens"
-    hooks: dict[Site, str] = {"head_out": "attn.hook_z", "mlp_out": "hook_mlp_out", "resid_post": "hook_resid_post"}
+    hooks: ClassVar[dict[Site, str]] = {HEAD_OUT: "attn.hook_z", MLP_OUT: "hook_mlp_out", RESID_POST: "hook_resid_post"}
 
     def __init__(self, model: CausalModel, tokenizer: Any) -> None:
         """Wrap a copy; a tokenizer has to be given, tokens come ready made."""
@@ -129,11 +129,11 @@ class NNsight:
 
     def _value(self, site: Site, layer: int) -> torch.Tensor:
         """A site's activation [B, T, D] in a trace; changing it in place changes the run."""
-        if site == "head_out":
-            taken: torch.Tensor = self._net.get(self._names[self._inner.projection(layer)]).input
+        module = self._net.get(self._names[self._inner.point(site.module, layer)])
+        if site.side == "in":
+            taken: torch.Tensor = module.input
             return taken
-        module = self._inner.mlp(layer) if site == "mlp_out" else self._inner.blocks[layer]
-        output = self._net.get(self._names[module]).output
+        output = module.output
         value: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
         return value
 
@@ -151,27 +151,27 @@ class PeerRuns:
         self.tool, self._batches, self._scorer = tool, batches, scorer
         device = batches["clean"].ids.device
         self._answers = [torch.tensor([getattr(pair, name) for pair in pairs], device=device) for name in ("target", "foil")]
-        self._source: RunName | None = next((v.source for v in variants if v.source is not None), None)
+        self._source: RunName | None = next((v.source.run for v in variants if v.source is not None), None)
         patched = {(i.site, i.layer) for v in variants if v.source is not None for i in v.interventions}
         self._sites = sorted(patched, key=lambda site: site[1])
         self._kept: Kept = {}
-        self._ref: metrics.CleanRun | None = None
+        self._clean_run: readings.CleanRun | None = None
 
     @torch.inference_mode()
     def unmodified(self) -> None:
-        """The reference and the source run's activations; also warms up."""
+        """The clean run and the source run's activations; also warms up."""
         for run in dict.fromkeys([*([self._source] if self._source else []), "clean"]):
             logits, kept = self.tool.keep(self._batches[run], self._sites if run == self._source else [])
             self._kept.update(kept)
             if run == "clean":
-                self._ref = metrics.clean_run(logits[:, -1], *self._answers)
+                self._clean_run = readings.clean_run(logits[:, -1], *self._answers)
 
     @torch.inference_mode()
     def evaluate(self, variant: Variant) -> FloatArray:
         """One variant on all prompts, [B, M]."""
-        assert self._ref is not None, "the unmodified runs come first"
+        assert self._clean_run is not None, "the unmodified runs come first"
         logits = self.tool.change(self._batches[variant.target], variant, self._kept)
-        return self._scorer.score(logits[:, -1], self._ref).numpy()
+        return self._scorer.score(logits[:, -1], self._clean_run).numpy()
 
 
 KINDS: tuple[type[TransformerLens] | type[NNsight], ...] = (TransformerLens, NNsight)
@@ -201,4 +201,5 @@ def _put(value: torch.Tensor, at: tuple[Any, ...], intervention: Intervention, k
     if isinstance(intervention.operation, Scale):
         value[at] *= intervention.operation.factor
     else:
+        assert isinstance(intervention.operation, Patch)
         value[at] = kept[intervention.site, intervention.layer][at]

@@ -17,7 +17,7 @@ from benchmarks.workloads import DISTINCT_LENGTH, TASKS, Task, corpus, distinct,
 from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.interventions.variants import Variant
-from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.measures.metrics import Scorer, available
 from tinylab.models.network import CausalModel
 
 CORPUS, SHORTEST = "ioi", "facts"
@@ -66,7 +66,7 @@ class Profile:
 
 def profiles(name: str, model: CausalModel, count: int, repeats: int) -> list[Profile]:
     """Every battery on the distinct prompts and the shortest, and on the embedded model; the quietest of so many repeats."""
-    scorer, embedded, found = Scorer(tuple(METRICS)), embedded_model(), []
+    scorer, embedded, found = Scorer(tuple(available(source=False))), embedded_model(), []
     for task in TASKS:
         some, aligned = _some(task, model), task.battery.aligned
         for where, loaded, prompts, pairs, variants in (

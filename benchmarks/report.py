@@ -70,7 +70,7 @@ pairs, tokens per prompt, and copies of each pair at an equal number of pairs. `
 time grew by since the row above. H1 has layers × heads interventions, each of which computes the layers above it, so
 time grows with the square of the layers; in every other knob it should be proportional or less."""
 LAYOUT_NOTE = """Prompts of {tokens} tokens in pairs, no model: building the tries, cutting them into groups, and making
-the groups' forests."""
+the groups' batches."""
 PROFILE_NOTE = """Where the time of (b) goes: shares of the quietest of a few runs, by operators of torch, as torch's
 profiler sees them; for matmuls, in brackets, operations per second as a fraction of the peak. H1 on {heads} heads per layer.
 Activation functions, norms, attention and biases are the model's own code and cost (a) as much per state: what they take
@@ -296,10 +296,10 @@ def _curves(points: Sequence[Point]) -> Sheet:
 def _layouts(points: Sequence[LayoutPoint]) -> Sheet:
     rows = [
         (point.kind, f"{point.prompts:,}", f"{point.nodes:,}", f"{point.groups:,}",
-         *(f"{seconds:.2f}" for seconds in (point.build, point.cut, point.forests)))
+         *(f"{seconds:.2f}" for seconds in (point.build, point.cut, point.batches)))
         for point in points
     ]
-    columns = ("prompts", "number", "nodes", "groups", "build s", "cut s", "forests s")
+    columns = ("prompts", "number", "nodes", "groups", "build s", "cut s", "batches s")
     return Sheet("Layout", LAYOUT_NOTE.format(tokens=PROMPT_TOKENS), columns, rows)
 
 

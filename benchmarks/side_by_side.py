@@ -27,10 +27,11 @@ from benchmarks.workloads import Task, Workload, random_model
 from tinylab.arrays import FloatArray
 from tinylab.engine.forked.budget import Budget
 from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.interventions.sites import Site
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant
-from tinylab.measures import metrics
-from tinylab.measures.metrics import METRICS, Scorer
+from tinylab.measures import readings
+from tinylab.measures.metrics import Scorer, available
 from tinylab.models.network import CausalModel
 
 SAMPLE = 6
@@ -38,7 +39,7 @@ SAMPLE = 6
 PASSES_FOR = 72
 """One pass of (a) in a round for every so many interventions of the battery."""
 ENOUGH_ROUNDS, MOST_ROUNDS = 3, 5
-SCORER = Scorer(tuple(METRICS))
+SCORER = Scorer(tuple(available(source=False)))
 
 Say = Callable[[str], object]
 
@@ -167,9 +168,9 @@ class Sampled:
 class NoScorer(Scorer):
     """A scorer for tensors without data: the metrics come behind the last matmul."""
 
-    def score(self, logits: torch.Tensor, ref: metrics.CleanRun) -> torch.Tensor:
+    def score(self, logits: torch.Tensor, clean_run: readings.CleanRun) -> torch.Tensor:
         """Zeros."""
-        del ref
+        del clean_run
         return torch.zeros(len(logits), len(self.names), dtype=torch.float64)
 
 
@@ -181,7 +182,7 @@ def forked_flops(shadow: CausalModel, case: Case, budget: Budget) -> int:
         case: the case.
         budget: that of the real device.
     """
-    groups: dict[tuple[str, int], list[Variant]] = {}
+    groups: dict[tuple[Site, int], list[Variant]] = {}
     for variant in case.variants:
         groups.setdefault((variant.interventions[0].site, variant.interventions[0].layer), []).append(variant)
     sizes = {len(group) for group in groups.values()}

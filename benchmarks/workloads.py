@@ -85,7 +85,7 @@ def random_model(config: Any, device: str, dtype: str) -> CausalModel:
 
 def embedded_model() -> CausalModel:
     """The model that is shipped with tinylab, on the CPU."""
-    return load_model(ModelConfig(name="tiny", path=TINY), "cpu")
+    return load_model(ModelConfig(path=TINY), "cpu")
 
 
 def distinct(count: int, length: int, vocabulary: int) -> list[TokenPair]:

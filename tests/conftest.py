@@ -24,7 +24,7 @@ needs_ray = pytest.mark.skipif(not has_ray, reason="the extra `ray` is not insta
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ that tests measure")
-    parser.addoption("--device", default="cpu", help="where tests/test_families.py puts its models: cpu (the default), or cuda")
+    parser.addoption("--device", default="cpu", help="where test_families.py puts its models: cpu (the default), or cuda")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,6 +56,12 @@ def within(pytestconfig: pytest.Config) -> Within:
         assert difference <= allowed
 
     return check
+
+
+@pytest.fixture(params=("gpt2", "gpt_neox", "llama", "opt", "gemma3"))
+def name(request: pytest.FixtureRequest) -> str:
+    """A family of `tests/families.py`, of those that differ in what matters to engines; `test_families.py` has all of them."""
+    return str(request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -19,13 +19,14 @@ from tinylab.engine.choose import AllLogits
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.interventions.operations import Operation, Patch, Scale
-from tinylab.interventions.sources import RunName
+from tinylab.interventions.sites import HEAD_OUT
+from tinylab.interventions.sources import Own, RunName
 from tinylab.interventions.variants import Intervention, Positions, Variant
 from tinylab.measures.metrics import Scorer
 from tinylab.models.loading import load_model
 from tinylab.models.network import CausalModel
 from tinylab.planted.closed_forms import Component
-from tinylab.results import RunName as Finished
+from tinylab.results import Run as Finished
 from tinylab.results import load_run
 from tinylab.task.corpus import load_condition
 from tinylab.task.tokens import TokenPair, tokenise
@@ -122,7 +123,7 @@ def recovered(condition: str, engine: str, variants: Sequence[Variant]) -> Float
     rows = []
     for variant, values in zip(variants, found.values[:, :, 0], strict=True):
         assert variant.source is not None
-        target, source = (found.baselines[run][:, 0] for run in (variant.target, variant.source))
+        target, source = (found.baselines[run][:, 0] for run in (variant.target, variant.source.run))
         rows.append((values - target) / (source - target))
     return np.stack(rows)
 
@@ -135,9 +136,9 @@ def scaled(*components: Component, scale: float = 0.0, keep_bias: bool = False) 
 def patched(*components: Component, source: RunName = "clean", positions: Positions = "last") -> Variant:
     """One run with some heads taken from the other."""
     target: RunName = "corrupt" if source == "clean" else "clean"
-    return Variant(tuple(_at(component, Patch()) for component in components), target, source, positions)
+    return Variant(tuple(_at(component, Patch()) for component in components), target, Own(source), positions)
 
 
 def _at(component: Component, operation: Operation) -> Intervention:
     layer, head = component
-    return Intervention("head_out", layer, operation, head)
+    return Intervention(HEAD_OUT, layer, operation, head)

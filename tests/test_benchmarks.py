@@ -8,6 +8,7 @@ import pydoc
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from tinylab.engine.forked.budget import Budget
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.forked.passes import Pass
 from tinylab.interventions.operations import Operation, Patch, Scale
-from tinylab.interventions.sites import Site
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
+from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Positions, Variant
 from tinylab.measures.metrics import METRICS
 from tinylab.task.tokens import TokenPair
@@ -44,7 +46,7 @@ TITLES = (
 
 def variant(site: Site, layer: int, operation: Operation, positions: Positions = "all") -> Variant:
     if isinstance(operation, Patch):
-        return Variant((Intervention(site, layer, operation),), "corrupt", "clean", positions)
+        return Variant((Intervention(site, layer, operation),), "corrupt", Own("clean"), positions)
     return Variant((Intervention(site, layer, operation),), "clean", None, positions)
 
 
@@ -56,8 +58,8 @@ def beyond_unmodified(*variants: Variant) -> int:
 
 
 @pytest.mark.parametrize(("site", "layer", "expected"), [
-    ("head_out", 0, 5 + 5 + 2), ("head_out", 1, 5 + 2), ("head_out", 2, 2),
-    ("mlp_out", 1, 5 + 2), ("resid_post", 0, 5 + 2), ("resid_post", 1, 2), ("resid_post", 2, 0),
+    (HEAD_OUT, 0, 5 + 5 + 2), (HEAD_OUT, 1, 5 + 2), (HEAD_OUT, 2, 2),
+    (MLP_OUT, 1, 5 + 2), (RESID_POST, 0, 5 + 2), (RESID_POST, 1, 2), (RESID_POST, 2, 0),
 ])
 def test_a_scale_at_all_positions_costs_every_clean_prefix_from_its_block_on(site: Site, layer: int, expected: int) -> None:
     assert beyond_unmodified(variant(site, layer, ZERO)) == expected
@@ -65,24 +67,24 @@ def test_a_scale_at_all_positions_costs_every_clean_prefix_from_its_block_on(sit
 
 @pytest.mark.parametrize(("positions", "expected"), [("last", 2 + 2), ((1,), 4 + 2), ((2,), 2 + 2), ((0, 2), 5 + 2)])
 def test_states_in_front_of_the_first_change_cost_nothing(positions: Positions, expected: int) -> None:
-    assert beyond_unmodified(variant("head_out", 1, ZERO, positions)) == expected
+    assert beyond_unmodified(variant(HEAD_OUT, 1, ZERO, positions)) == expected
 
 
 def test_a_patch_costs_nothing_where_it_puts_in_what_was_there_before() -> None:
     """1 is 1 in both pairs, 12 is 12 in the first; from there on what is put in tells corrupt prefixes apart."""
-    assert beyond_unmodified(variant("mlp_out", 1, Patch())) == (2 + 1) + 2
-    assert beyond_unmodified(variant("mlp_out", 1, Patch(), "last")) == 2 + 2
+    assert beyond_unmodified(variant(MLP_OUT, 1, Patch())) == (2 + 1) + 2
+    assert beyond_unmodified(variant(MLP_OUT, 1, Patch(), "last")) == 2 + 2
     equal = [TokenPair((1, 2), (1, 2), 0, 1)]
-    assert lower_bound(equal, [variant("mlp_out", 0, Patch())], 2) == lower_bound(equal, [], 2)
+    assert lower_bound(equal, [variant(MLP_OUT, 0, Patch())], 2) == lower_bound(equal, [], 2)
 
 
 def test_duplicates_cost_nothing() -> None:
-    variants = [variant("head_out", 0, ZERO), variant("mlp_out", 1, Patch())]
+    variants = [variant(HEAD_OUT, 0, ZERO), variant(MLP_OUT, 1, Patch())]
     assert lower_bound(PAIRS * 3, variants, 3) == lower_bound(PAIRS, variants, 3)
 
 
 def test_one_layer_computes_whole_prompts_only() -> None:
-    assert lower_bound(PAIRS, [variant("head_out", 0, ZERO)], 1) == 3 + 2
+    assert lower_bound(PAIRS, [variant(HEAD_OUT, 0, ZERO)], 1) == 3 + 2
 
 
 def test_distinct_prompts_share_no_first_token() -> None:
@@ -133,7 +135,7 @@ def test_another_tool_gives_the_numbers_of_plain_hooks_on_padded_prompts(kind: A
 
 
 @pytest.mark.parametrize(("slow", "engines"), [
-    ("tinylab.engine.forked.engine.Layout", True), ("tinylab.engine.forked.attention.Tiling._make", True),
+    ("tinylab.engine.forked.engine.Layout", True), ("tinylab.engine.forked.attention.TreeAttention._make", True),
     ("transformers.models.gpt2.modeling_gpt2.GPT2MLP.forward", False),
     ("torch.nn.functional.scaled_dot_product_attention", False), ("tinylab.measures.metrics.kl_div", False),
 ])
@@ -155,7 +157,7 @@ def test_the_clock_tells_the_engines_seconds_from_the_models_and_the_metrics(slo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(slow, later)
         if slow.endswith("kl_div"):
-            patch.setitem(METRICS, "kl_div", later)
+            patch.setitem(METRICS, "kl_div", replace(METRICS["kl_div"], score=later))
         assert (share() > 0.7) == engines
 
 

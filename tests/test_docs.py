@@ -19,8 +19,9 @@ from tinylab.config.hydra_internals import flags_parser
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NEEDS_A_HUB = ("model=gpt2", "model=hf", "experiment=ioi_")
-NEEDS_SLURM = "submitit_slurm"  # those commands run in tests/test_slurm.py
-ELSEWHERE = (*NEEDS_A_HUB, NEEDS_SLURM)
+NEEDS_SLURM = "submitit_slurm"  # those commands run in tests/sweep/test_slurm.py
+RECIPES = "--config-dir conf "  # those run in tests/test_recipes.py, with the files of their recipes
+ELSEWHERE = (*NEEDS_A_HUB, NEEDS_SLURM, RECIPES)
 SMALL = ["condition.n_examples=4"]
 
 

@@ -15,13 +15,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from conftest import only
-from test_config import composed
 from tinylab import load_run, reproduce
 from tinylab.checks import published
 from tinylab.embedded.published import FILES, write
 from tinylab.planted.closed_forms import LEDGER_LEVEL, LEDGER_RECOVERY, TOLERANCE, ledger_scaled
-from tinylab.records.tables import KEYS
-from typed import snapshot, type_in_shell
+from typed import composed, snapshot, type_in_shell
 
 NEED_WEIGHTS = [name for name in published.names() if published.load(name).weights is not None]
 
@@ -70,7 +68,7 @@ def test_every_published_number_names_one_cell_of_an_experiment_that_composes(na
     assert shipped.title and shipped.source and shipped.tolerances
     for number in shipped.numbers:
         if number.run is None:
-            assert set(number.cell) == set(KEYS[config.battery.table])
+            assert set(number.cell) == set(config.battery.table.keys)
             assert number.metric in config.metric_names
         else:
             assert number.run in ("clean", "corrupt") and number.cell == {} and number.metric == "logit_diff"

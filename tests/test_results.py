@@ -15,7 +15,7 @@ from conftest import only
 from tinylab.errors import OutputError
 from typed import SHORT, type_in, type_in_shell
 
-HEAVY: Final = {"torch", "transformers", "pandas", "numpy", "pyarrow", "hydra", "matplotlib"}
+HEAVY: Final = {"torch", "transformers", "pandas", "numpy", "pyarrow", "hydra", "matplotlib", "pydantic"}
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from families import ALIGNED, EVERY, FAMILIES, LAYERS, answered, family, make
 from tinylab.checks import soundness
 from tinylab.engine.base import Evaluation
 from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.interventions.sources import Own
 from tinylab.models import loading as models
 from tinylab.models.network import CausalModel
 from tinylab.paths import locate
@@ -157,7 +158,7 @@ class Off(ForkedEngine):
     def evaluate(self, pairs: Sequence[Any], variants: Any, scorer: Any, *args: Any, **kwargs: Any) -> Evaluation:
         found = super().evaluate(pairs, variants, scorer, *args, **kwargs)
         values = found.values + self.error + self.per_pair * (len(pairs) - 1)
-        values[[v for v, variant in enumerate(variants) if variant.source == variant.target]] += self.of_shams
+        values[[v for v, variant in enumerate(variants) if variant.source == Own(variant.target)]] += self.of_shams
         baselines = {run: rows + self.error + self.per_pair * (len(pairs) - 1) for run, rows in found.baselines.items()}
         return replace(found, values=values, baselines=baselines)
 

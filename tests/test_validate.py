@@ -107,13 +107,13 @@ def test_a_matrix_without_conditions_is_refused(sweep: Path) -> None:
 
 
 BROKEN_VERIFY: dict[str, tuple[Change, str]] = {
-    "no device": (lambda d: d.pop("device_verify"), "device_verify is None"),
+    "no device": (lambda d: d.pop("device_verify"), "device_verify is missing, expected a name"),
     "no examples": (lambda d: d.update(n_examples=0), "n_examples is 0"),
     "no metrics": (lambda d: d.update(metrics={}), "metrics is {}"),
-    "a metric without its difference": (lambda d: d["metrics"]["logit_diff"].pop("abs_diff"), "logit_diff.abs_diff is None"),
+    "a metric without its difference": (lambda d: d["metrics"]["logit_diff"].pop("abs_diff"), "abs_diff is missing, expected"),
     "a difference that is none": (lambda d: d["metrics"]["logit_diff"].update(abs_diff=7.0), "abs_diff is 7.0, expected .main"),
     "not a number": (lambda d: d["metrics"]["logit_diff"].update(main=float("nan")), "main is nan"),
-    "no tolerance": (lambda d: d.pop("tolerance"), "tolerance is None"),
+    "no tolerance": (lambda d: d.pop("tolerance"), "tolerance is missing, expected a number of at least 0"),
     "no verdict": (lambda d: d.update(verdict="maybe"), "verdict is 'maybe'"),
 }
 
@@ -128,16 +128,16 @@ def test_a_broken_verify_json_is_refused_with_its_fault(sweep: Path, fault: str)
 
 
 BROKEN_INVARIANTS: dict[str, tuple[Change, str]] = {
-    "no k": (lambda d: d.pop("k"), "k is None"),
+    "no k": (lambda d: d.pop("k"), "k is missing, expected a whole number of at least 1"),
     "k as a truth value": (lambda d: d.update(k=True), "k is True"),
     "no metrics": (lambda d: d.update(metrics=[]), "metrics is .."),
     "an unknown rank": (lambda d: d.update(rank="loudest"), "rank is 'loudest', expected one of magnitude"),
     "another set": (lambda d: d.update(set="union"), "set is 'union'"),
-    "a head without its layer": (lambda d: d.update(heads=[{"head": 1}]), "heads is"),
-    "a layer that is text": (lambda d: d.update(layers=["1"]), "layers is"),
-    "a head twice": (lambda d: d.update(heads=[{"layer": 0, "head": 1}] * 2), "heads has a component twice"),
-    "more than k": (lambda d: d.update(k=1, heads=[], layers=[0, 1]), "2 layers, more than k=1"),
-    "no groups": (lambda d: d.pop("groups"), "groups is None"),
+    "a head without its layer": (lambda d: d.update(heads=[{"head": 1}]), "heads.0.layer is missing"),
+    "a layer that is text": (lambda d: d.update(layers=["1"]), "layers.0 is '1', expected a whole number"),
+    "a head twice": (lambda d: d.update(heads=[{"layer": 0, "head": 1}] * 2), "heads is .*, expected nothing that stands twice"),
+    "more than k": (lambda d: d.update(k=1, heads=[], layers=[0, 1]), "layers is .0, 1., expected at most k=1 components"),
+    "no groups": (lambda d: d.pop("groups"), "groups is missing, expected a list"),
 }
 
 

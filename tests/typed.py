@@ -11,9 +11,18 @@ from pathlib import Path
 import pytest
 
 from tinylab.app import main
+from tinylab.config.composing import Composer
+from tinylab.config.hydra_internals import flags_parser
+from tinylab.schema import Config, validate
 
 SHORT = ("condition.n_examples=4", "battery.layers=[0]", "plots=false")
 """Overrides that keep a run of the embedded model under a second or two."""
+
+
+def composed(*overrides: str, flags: tuple[str, ...] = ()) -> Config:
+    """The checked config of a command line."""
+    with Composer(flags_parser().parse_args(flags)) as opened:
+        return validate(opened.compose(overrides))
 
 
 def type_in(folder: Path, *args: str) -> int:

@@ -57,7 +57,7 @@ def _aggregate(path: Path, args: argparse.Namespace) -> int:
     file = folder / "manifest.json"
     settings = {**vars(Settings()), **(read_json(file).get("invariants", {}) if file.is_file() else {})}
     settings.update({key: value for key in settings if (value := getattr(args, key)) is not None})
-    outcome = aggregate(folder, Settings(**{**settings, "metrics": tuple(settings["metrics"])}))
+    outcome = aggregate(folder, Settings(**{**settings, "metrics": tuple(settings["metrics"])}), asked=args.metrics or ())
     sweep_ended(folder, outcome)
     return 3 if outcome["failures"] else 4 if outcome["verify_failed"] else 0
 

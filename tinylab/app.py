@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.config.composing import CONFIG_NAME, Composer, config_folder, one_sentence
 from tinylab.config.hydra_internals import flags_parser, run_hydra
-from tinylab.errors import ConfigError, OutputError, TinylabError, UserError, VerifyFailed
+from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, exit_code, terminable, uninterrupted
 from tinylab.records.manifest import RunFolder
 from tinylab.sweep.plan import Plan, make_plan
@@ -265,7 +265,7 @@ def task(cfg: DictConfig) -> None:
             _failures.append(error)
         try:
             _record(folder, run_id, error, multirun=multirun, fresh=fresh)
-        except OutputError as unwritable:  # of a full disk, say: then the log is all there is
+        except (OutputError, SchemaError) as unwritable:  # of a full disk, say: then the log is all there is
             log.error("%s", unwritable)
         if multirun:
             log.error("%s failed: %s", folder.path, error, exc_info=not isinstance(error, TinylabError))

@@ -20,7 +20,7 @@ from tinylab.models.device import resolve_device
 from tinylab.models.loading import kept_model
 from tinylab.models.weights import identify
 from tinylab.records.checkpoint import Checkpoint
-from tinylab.records.identity import RESULTS_VERSION, Resolved
+from tinylab.records.identity import IDENTITY_VERSION, RESULTS_VERSION, Resolved
 from tinylab.records.manifest import RunFolder
 from tinylab.records.provenance import package_versions, peak_memory_bytes, provenance
 from tinylab.schema import Config
@@ -28,7 +28,10 @@ from tinylab.task.corpus import Condition, load_condition
 from tinylab.task.preparation import Prepared, prepare
 
 if TYPE_CHECKING:
-    from tinylab.engine.base import Engine, Evaluation
+    from tinylab.engine.base import Evaluation
+    from tinylab.engine.choose import Choice
+    from tinylab.interventions.variants import Variant
+    from tinylab.models.network import CausalModel
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,22 @@ class Computed:
 
     impact: Impact
     provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything that a run needs before it computes."""
+
+    model: CausalModel
+    device: str
+    prepared: Prepared
+    choice: Choice
+    value_bias: str  # what a scale does to it
+
+    @property
+    def variants(self) -> list[Variant]:
+        """Of the battery's cells, in table order."""
+        return [cell.variant for cell in self.prepared.cells]
 
 
 def compute(
@@ -59,10 +78,49 @@ def compute(
     """
     began = time.monotonic()
     config = resolved.config
+    ready = _get_ready(resolved, warning)
+    engine, prepared = ready.choice.engine, ready.prepared
+    prediction = engine.plan(prepared.tokens, ready.variants)
+    log.info("%s engine: %s", engine.name, prediction.sentence())
+    if begin is not None:
+        begin()
+    engine_began = time.monotonic()
+    checkpoint = Checkpoint(folder.checkpoint, {
+        "run_id": resolved.run_id, "threads": resolved.threads, "engine": engine.name, "device": ready.device,
+        "metrics": list(metrics), "forwards": prediction.forwards, "states": prediction.states, "packages": package_versions(),
+    })
+    if config.overwrite:
+        checkpoint.discard()
+    evaluation = _evaluate(config, ready, checkpoint, scored(metrics))
+    engine_seconds = time.monotonic() - engine_began
+    impact = assemble(config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation,
+                      computed=scored(metrics), wanted=metrics)
+    _check_finite(impact, config)
+    return Computed(impact, {
+        **provenance(ready.model, prepared, ready.device),
+        "value_bias": ready.value_bias,
+        "identity_version": IDENTITY_VERSION,
+        "results_version": RESULTS_VERSION,
+        "dtype": config.model.dtype,
+        "engine": engine.name,
+        "engine_fallback_reason": ready.choice.reason,
+        "self_check_max_difference": ready.choice.max_difference,
+        "seeds": list(config.seeds),
+        "forwards": evaluation.forwards,
+        "states": evaluation.states,
+        "wall_seconds": round(time.monotonic() - began, 3),
+        "engine_seconds": round(engine_seconds, 3),
+        "peak_memory_bytes": peak_memory_bytes(),
+    })
+
+
+def _get_ready(resolved: Resolved, warning: str | None) -> Ready:
+    """Load corpus and model, and choose the engine; mistakes that need no model are told before torch is imported."""
+    config = resolved.config
     condition = load_condition(config.condition)
     if warning is not None:
         log.warning("%s", warning)
-    identity = resolved.model or identify(config.model)  # what cannot be found is told before torch is imported
+    identity = resolved.model or identify(config.model)
     with large_import("transformers"):
         from tinylab.engine.biases import biases_for, convention
         from tinylab.engine.choose import choose_engine
@@ -76,38 +134,7 @@ def compute(
     _tell_dropped(prepared, condition)
     variants = [cell.variant for cell in prepared.cells]
     value_bias = convention(biases_for(model, variants))
-    choice = choose_engine(model, config.engine, prepared.tokens, variants)
-    prediction = choice.engine.plan(prepared.tokens, variants)
-    log.info("%s engine: %s", choice.engine.name, prediction.sentence())
-    if begin is not None:
-        begin()
-    engine_began = time.monotonic()
-    checkpoint = Checkpoint(folder.checkpoint, {
-        "run_id": resolved.run_id, "threads": resolved.threads, "engine": choice.engine.name, "device": device,
-        "metrics": list(metrics), "forwards": prediction.forwards, "states": prediction.states, "packages": package_versions(),
-    })
-    if config.overwrite:
-        checkpoint.discard()
-    evaluation = _evaluate(config, prepared, choice.engine, checkpoint, scored(metrics))
-    engine_seconds = time.monotonic() - engine_began
-    impact = assemble(config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation,
-                      computed=scored(metrics), wanted=metrics)
-    _check_finite(impact, config)
-    return Computed(impact, {
-        **provenance(model, prepared, device),
-        "value_bias": value_bias,
-        "results_version": RESULTS_VERSION,
-        "dtype": config.model.dtype,
-        "engine": choice.engine.name,
-        "engine_fallback_reason": choice.reason,
-        "self_check_max_difference": choice.max_difference,
-        "seeds": list(config.seeds),
-        "forwards": evaluation.forwards,
-        "states": evaluation.states,
-        "wall_seconds": round(time.monotonic() - began, 3),
-        "engine_seconds": round(engine_seconds, 3),
-        "peak_memory_bytes": peak_memory_bytes(),
-    })
+    return Ready(model, device, prepared, choose_engine(model, config.engine, prepared.tokens, variants), value_bias)
 
 
 def _tell_dropped(prepared: Prepared, condition: Condition) -> None:
@@ -119,20 +146,14 @@ def _tell_dropped(prepared: Prepared, condition: Condition) -> None:
         log.warning("%d of %d rows dropped (%s)", sum(dropped.values()), rows, told)
 
 
-def _evaluate(
-    config: Config, prepared: Prepared, engine: Engine, checkpoint: Checkpoint, names: tuple[str, ...]
-) -> Evaluation:
+def _evaluate(config: Config, ready: Ready, checkpoint: Checkpoint, names: tuple[str, ...]) -> Evaluation:
     """Evaluate every cell on every example, with a progress bar."""
-    examples = len(prepared.tokens)
+    tokens = ready.prepared.tokens
     layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} cells, {rate_fmt}, {remaining} left"
     title = f"{config.battery.name} on {config.condition.tag}"
-    with tqdm(total=len(prepared.cells), desc=title, unit=" cells", bar_format=layout, disable=None) as bar:
-        return engine.evaluate(
-            prepared.tokens,
-            [cell.variant for cell in prepared.cells],
-            Scorer(names),
-            lambda done: bar.update(done / examples),
-            checkpointer=checkpoint,
+    with tqdm(total=len(ready.variants), desc=title, unit=" cells", bar_format=layout, disable=None) as bar:
+        return ready.choice.engine.evaluate(
+            tokens, ready.variants, Scorer(names), lambda done: bar.update(done / len(tokens)), checkpointer=checkpoint
         )
 
 

@@ -8,7 +8,7 @@ TinylabError            exit 1   something failed inside a run
 │   ├── ModelError               a model or tokenizer that cannot be loaded or used
 │   ├── DeviceError              a device or dtype that is not there
 │   └── OutputError              an output folder or a result on disk
-├── EngineUnsupported   exit 2   the forked engine cannot run this model (`engine=auto` falls back)
+├── EngineUnsupported   exit 2   an engine cannot run this model (`engine=auto` falls back)
 ├── RunMissing          exit 1   a sweep has no finished run of a job; in its manifest, never raised
 │   ├── NotRun                   the job left nothing: it never started
 │   ├── Interrupted              its process ended before the run did
@@ -60,7 +60,7 @@ class OutputError(UserError):
 
 
 class EngineUnsupported(TinylabError):
-    """The forked engine cannot evaluate this model exactly."""
+    """An engine cannot evaluate this model exactly."""
 
     exit_code = 2
 

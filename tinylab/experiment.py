@@ -17,10 +17,12 @@ from tinylab.machine.threads import set_threads
 from tinylab.measures.metrics import METRICS
 from tinylab.records.adding import merged_summary, merged_table
 from tinylab.records.changes import since_earlier_run
+from tinylab.records.checking import write_document
+from tinylab.records.documents import RunSummary
 from tinylab.records.identity import Resolved, digest
 from tinylab.records.manifest import RunFolder, started
 from tinylab.records.provenance import now
-from tinylab.records.storage import read_json, write_json, write_table, write_text
+from tinylab.records.storage import read_json, write_table, write_text
 from tinylab.records.tables import impact_table, per_example_table
 from tinylab.report.observers import run_ended
 
@@ -87,7 +89,7 @@ def _run(resolved: Resolved, folder: RunFolder) -> None:
     tables, summary = _results(resolved, computed)
     for name, table in tables.items():
         write_table(folder.file(name), table)
-    write_json(folder.file("summary"), summary)
+    write_document(RunSummary, folder.file("summary"), summary)
     folder.write({
         **beginning,
         "status": "complete",
@@ -111,7 +113,7 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
     tables, summary = _results(resolved, computed)
     for name, table in tables.items():
         write_table(folder.file(name), merged_table(pq.read_table(folder.file(name)), table, resolved.config.seeds, order))
-    write_json(folder.file("summary"), merged_summary(read_json(folder.file("summary")), summary, order))
+    write_document(RunSummary, folder.file("summary"), merged_summary(read_json(folder.file("summary")), summary, order))
     folder.file("heatmap").unlink(missing_ok=True)
     provenance = finished["provenance"]
     addition = {"metrics": lacking, "started": beginning, "finished": now(), **computed.provenance}

@@ -43,7 +43,9 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
         identity = resolved.run_id
         there = locate_run(RunFolder(folder), identity, config.overwrite).complete(identity)
         lacking = [] if there is None else [metric for metric in config.metric_names if metric not in there["metrics"]]
-        complete = "no" if there is None or config.overwrite else f"but for {', '.join(lacking)}" if lacking else "yes"
+        complete = "no" if there is None or config.overwrite else "partly" if lacking else "yes"
+        if complete == "partly":
+            changes.append(f"{folder.name} is complete but for {', '.join(lacking)}")
         if complete != "yes":
             due.append(cost)
             if (change := since_earlier_run(resolved)) is not None:

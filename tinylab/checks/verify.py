@@ -18,9 +18,11 @@ from tinylab.effects.strength import Side, compare, top_k_agreement
 from tinylab.measures.metrics import METRICS, Scorer, scored
 from tinylab.models.device import check_dtype, resolve_device
 from tinylab.models.loading import kept_model
+from tinylab.records.checking import write_document
+from tinylab.records.documents import Verify
 from tinylab.records.identity import Resolved
 from tinylab.records.manifest import RunFolder, describe
-from tinylab.records.storage import read_json, write_json
+from tinylab.records.storage import read_json
 from tinylab.schema import Config
 from tinylab.task.corpus import load_condition
 from tinylab.task.preparation import prepare
@@ -66,7 +68,7 @@ def add_verify_slice(resolved: Resolved, folder: RunFolder) -> str:
     except BaseException as error:
         folder.write({**manifest, "verify_slice": {"settings": settings, "verdict": "error", "error": describe(error)}})
         raise
-    write_json(folder.file("verify"), found)
+    write_document(Verify, folder.file("verify"), found)
     folder.write({**manifest, "verify_slice": {"settings": settings, "verdict": found["verdict"]}})
     if found["verdict"] == "fail":
         worst = max(found["judged"], key=lambda name: found["metrics"][name]["max_abs_diff"])

@@ -136,7 +136,7 @@ class Composer:
             if own.is_sweep_override() or (found := SOURCES.get(own.key_or_group.lstrip("+"))) is None or own.value() is None:
                 continue
             group, option = found
-            lines = [o.input_line or "" for o in overrides if o is not own]
+            lines = [o.input_line or "" for o in overrides if o is not own and not o.is_sweep_override()]
             composed = self.compose(lines)
             choice = composed.hydra.runtime.choices[group]
             sources = [OmegaConf.select(composed, key, throw_on_missing=False) for key, (of, _) in SOURCES.items() if of == group]

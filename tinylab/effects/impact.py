@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float64
 
 from tinylab.arrays import FloatArray
 from tinylab.batteries.base import Battery, Cell, Key
@@ -23,9 +24,9 @@ class Impact:
     cells: Sequence[Cell]
     pairs: Sequence[PromptPair]
     seeds: dict[int, list[int]]
-    values: dict[str, FloatArray]  # metric → [V, B]; NaN where undefined
-    unmodified: dict[RunName, dict[str, FloatArray]]  # run → metric → [B]
-    hidden: dict[str, FloatArray]  # computed for another metric, not reported
+    values: dict[str, Float64[np.ndarray, "V B"]]  # by metric; NaN where undefined
+    unmodified: dict[RunName, dict[str, Float64[np.ndarray, " B"]]]  # by run and metric
+    hidden: dict[str, Float64[np.ndarray, "V B"]]  # computed for another metric, not reported
 
     @property
     def metrics(self) -> list[str]:
@@ -37,19 +38,19 @@ class Impact:
         """The indices of the cells that are no controls."""
         return [v for v, cell in enumerate(self.cells) if cell.control == "none"]
 
-    def of(self, metric: str) -> FloatArray:
-        """A metric's numbers by example, [V, B]; a companion has those of the metric that brings it."""
+    def of(self, metric: str) -> Float64[np.ndarray, "V B"]:
+        """A metric's numbers by example; a companion has those of the metric that brings it."""
         if metric in self.values:
             return self.values[metric]
         return next(values for name, values in self.values.items() if named(name).companion == metric)
 
-    def ends(self, metric: Metric) -> list[FloatArray]:
-        """What the metric is made of, in the unmodified target and source runs, [B] each."""
+    def ends(self, metric: Metric) -> list[Float64[np.ndarray, " B"]]:
+        """What the metric is made of, in the unmodified target and source runs."""
         assert metric.made_of is not None and self.battery.source is not None
         return [self.unmodified[run][metric.made_of] for run in (self.battery.target, self.battery.source.run)]
 
-    def base(self, metric: Metric) -> FloatArray:
-        """What the metric is made of, [V, B], whether or not it was asked for in the tables."""
+    def base(self, metric: Metric) -> Float64[np.ndarray, "V B"]:
+        """What the metric is made of, whether or not it was asked for in the tables."""
         assert metric.made_of is not None
         return self.hidden[metric.made_of] if metric.made_of not in self.values else self.values[metric.made_of]
 

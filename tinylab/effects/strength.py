@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
-from tinylab.arrays import FloatArray
 from tinylab.effects.impact import Impact
 from tinylab.interventions.components import TableKind
 from tinylab.measures.metrics import named
@@ -44,11 +44,12 @@ def strongest(table: pd.DataFrame, kind: TableKind, baselines: dict[str, Any], m
     return ordered.sort_values(["size", *kind.keys], ascending=[False] + [True] * len(kind.keys)).drop(columns="size")
 
 
-def share_of_largest(change: FloatArray) -> FloatArray:
+def share_of_largest(change: Float64[np.ndarray, "cells metrics"]) -> Float64[np.ndarray, "cells metrics"]:
     """|change| [cells, metrics] as a fraction of each metric's largest; 0 where nothing changes."""
     size = np.abs(change)
     largest = np.nanmax(size, axis=0)
-    return size / np.where(largest == 0, 1.0, largest)
+    shares: Float64[np.ndarray, "cells metrics"] = size / np.where(largest == 0, 1.0, largest)
+    return shares
 
 
 def interval(impact: Impact, metric: str) -> tuple[list[float] | None, str]:
@@ -124,17 +125,18 @@ def strongest_components(score: pd.Series[float], k: int) -> dict[int, Ranking]:
 
 @dataclass(frozen=True)
 class Side:
-    """One metric as one of two computations has it, NaN where undefined: values [cells, examples], unmodified run [examples]."""
+    """One metric as one of two computations has it, NaN where undefined: of every cell, and of the unmodified run."""
 
-    values: FloatArray
-    baseline: FloatArray
+    values: Float64[np.ndarray, "cells examples"]
+    baseline: Float64[np.ndarray, " examples"]
 
     @property
-    def change(self) -> FloatArray:
+    def change(self) -> Float64[np.ndarray, " cells"]:
         """Each cell's mean change from the unmodified run, over the examples where it is defined."""
         defined = ~np.isnan(self.values)
         total = np.where(defined, self.values - self.baseline, 0.0).sum(axis=1)
-        means: FloatArray = np.divide(total, defined.sum(axis=1), out=np.full(len(total), np.nan), where=defined.any(axis=1))
+        means = np.full(len(total), np.nan)
+        np.divide(total, defined.sum(axis=1), out=means, where=defined.any(axis=1))
         return means
 
 

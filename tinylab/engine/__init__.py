@@ -1,6 +1,10 @@
 """The engine room: evaluate interventions on a model, exactly.
 
-`interventions` says what an intervention is, `reference` is its plain definition in code, `forked` computes the
-same numbers with each state computed once, `trie` lays prompts out by their shared prefixes, and `choose`
-decides which engine a run may use.
+- `base`: what every engine offers, what it returns, and how an evaluation is kept while it is in the making.
+- `reference`: the plain way, one forward pass per intervention and prompt; it defines what each intervention means.
+- `forked`: the same numbers with each state computed once.
+- `choose`: the self-check before a run, which compares the two and decides.
+- `biases`: the value bias of every head, measured.
+- `cost`: the sizes of a model that decide about memory, and what plain forward passes cost.
+- `calls`: calling a module of a network again on other hidden states.
 """

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float64
 
-from tinylab.arrays import FloatArray
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant
 from tinylab.measures.metrics import Scorer
@@ -22,8 +21,8 @@ Progress = Callable[[int], object]
 class Evaluation:
     """What an engine returns. B examples, V variants, M metrics of the scorer."""
 
-    baselines: dict[RunName, FloatArray]  # each [B, M], the unmodified runs
-    values: FloatArray  # [V, B, M]
+    baselines: dict[RunName, Float64[np.ndarray, "B M"]]  # the unmodified runs
+    values: Float64[np.ndarray, "V B M"]
     forwards: int
     states: int  # (prefix, intervention, block) triples computed
 
@@ -32,10 +31,10 @@ class Evaluation:
 class EvaluationState:
     """An evaluation in the making: what is filled in so far. Letters as in `Evaluation`."""
 
-    baselines: dict[RunName, FloatArray]  # each [B, M]
-    values: FloatArray  # [V, B, M]
-    begun: NDArray[np.bool_]  # [B], whose baselines are there
-    done: NDArray[np.bool_]  # [V, B], which values are there
+    baselines: dict[RunName, Float64[np.ndarray, "B M"]]
+    values: Float64[np.ndarray, "V B M"]
+    begun: Bool[np.ndarray, " B"]  # whose baselines are there
+    done: Bool[np.ndarray, "V B"]  # which values are there
     forwards: int = 0
     states: int = 0
 
@@ -50,6 +49,7 @@ class EvaluationState:
         )
 
 
+@runtime_checkable
 class Checkpointer(Protocol):
     """Keeps an evaluation in the making, so that one that was cut off can go on."""
 
@@ -82,6 +82,7 @@ def readable(size: int) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Evaluates variants of a model on prompt pairs."""
 

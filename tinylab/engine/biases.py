@@ -43,7 +43,11 @@ def biases_for(model: CausalModel, variants: Sequence[Variant]) -> list[torch.Te
 
 @torch.no_grad()
 def value_biases(model: CausalModel) -> list[torch.Tensor]:
-    """Each layer's value biases [H, d], by query head (a key-value head's for all the heads that share it).
+    """Each layer's value biases [H, d], by query head: with grouped queries, heads that share a key-value head have the same.
+
+    The model runs four times on one or a few tokens whose hidden states are put in by hand, as the module's docstring says:
+    zeros give the biases, the same vector once and doubled shows that values are linear beside them, several tokens with that
+    vector show that attention weights sum to 1.
 
     Raises:
         ModelError: a head's output is not a weighted mean of values plus a bias.

@@ -22,7 +22,8 @@ from tinylab.interventions.operations import Operation, Patch, Scale
 from tinylab.interventions.sites import SITES
 from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Positions, Variant
-from tinylab.measures.metrics import CleanRun, Scorer
+from tinylab.measures.metrics import Scorer
+from tinylab.measures.readings import CleanRun
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
 
@@ -43,9 +44,9 @@ class Choice:
 class AllLogits(Scorer):
     """A scorer whose numbers are the logits themselves."""
 
-    def score(self, logits: torch.Tensor, ref: CleanRun) -> torch.Tensor:
+    def score(self, logits: torch.Tensor, clean_run: CleanRun) -> torch.Tensor:
         """Every logit, [B, W] in float64 on the CPU."""
-        del ref
+        del clean_run
         return logits.double().cpu()
 
 

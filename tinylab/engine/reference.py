@@ -17,12 +17,13 @@ from tinylab.engine.base import Checkpointer, Evaluation, EvaluationState, Predi
 from tinylab.engine.biases import biases_for
 from tinylab.engine.calls import Arguments, first, with_first
 from tinylab.engine.cost import Shape, plain_cost
+from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Given
 from tinylab.interventions.sites import Site
 from tinylab.interventions.sources import RunName
-from tinylab.interventions.variants import Intervention, Variant, indices
-from tinylab.measures import metrics
+from tinylab.interventions.variants import Variant, indices
 from tinylab.measures.metrics import Scorer
+from tinylab.measures.readings import READOUT, clean_run
 from tinylab.models.network import CausalModel, forget_lengths
 from tinylab.task.tokens import TokenPair
 
@@ -70,14 +71,14 @@ class ReferenceEngine:
                 with capture(self._model, sites, sources[run]):
                     logits[run] = self._read(prompt)
             answers = (torch.tensor([token], device=self._model.device) for token in (pair.target, pair.foil))
-            ref = metrics.clean_run(logits["clean"], *answers)
+            clean = clean_run(logits["clean"], *answers)
             for run in prompts:
-                found.baselines[run][b] = scorer.score(logits[run], ref)[0].numpy()
+                found.baselines[run][b] = scorer.score(logits[run], clean)[0].numpy()
             for v, variant in enumerate(variants):
                 taken = None if variant.source is None else variant.source.run
                 source = None if taken is None else (sources[taken], len(prompts[taken]))
                 with intervene(self._model, variant, len(prompts[variant.target]), source, biases):
-                    found.values[v, b] = scorer.score(self._read(prompts[variant.target]), ref)[0].numpy()
+                    found.values[v, b] = scorer.score(self._read(prompts[variant.target]), clean)[0].numpy()
                 if progress is not None:
                     progress(1)
             found.begun[b] = found.done[:, b] = True
@@ -87,12 +88,12 @@ class ReferenceEngine:
         return Evaluation(found.baselines, found.values, self._forwards, self._states)
 
     def _read(self, prompt: Sequence[int]) -> torch.Tensor:
-        """Logits at the prompt's last token, [1, W]."""
+        """Logits at the row that is read, [1, W]."""
         self._forwards += 1
         self._states += len(prompt) * self._model.n_layers
         forget_lengths(self._model)
         ids = torch.tensor([prompt], device=self._model.device)
-        logits: torch.Tensor = self._model.model(input_ids=ids, use_cache=False).logits[:, -1]
+        logits: torch.Tensor = self._model.model(input_ids=ids, use_cache=False).logits[:, READOUT.row(len(prompt))]
         return logits
 
 
@@ -115,18 +116,26 @@ def intervene(
     model: CausalModel, variant: Variant, length: int, source: tuple[Activations, int] | None,
     biases: Sequence[torch.Tensor] | None = None,
 ) -> Iterator[None]:
-    """While open, a forward pass of a prompt of `length` tokens makes the variant's interventions.
+    """While open, one forward pass of a prompt of `length` tokens makes the variant's interventions.
 
     `biases`: of each layer's heads, [H, d_head], where one is kept.
+
+    Raises:
+        EngineUnsupported: when it closes, an intervention was not made exactly once.
     """
     here = indices(variant.positions, length)
     there = None if source is None else indices(variant.positions, source[1])
 
-    def change(intervention: Intervention, value: torch.Tensor) -> torch.Tensor:
-        value = value.clone()
-        unit = slice(None) if intervention.head is None else intervention.head
-        bias = None if biases is None else biases[intervention.layer][unit]
-        other = None
+    made = [0] * len(variant.interventions)
+
+    def change(number: int, value: torch.Tensor) -> torch.Tensor:
+        made[number] += 1
+        intervention, value = variant.interventions[number], value.clone(memory_format=torch.contiguous_format)
+        bias = other = None
+        if intervention.operation.needs_bias:
+            assert biases is not None
+            unit = slice(None) if intervention.head is None else intervention.head
+            bias = biases[intervention.layer][unit].flatten()
         if intervention.operation.needs_source:
             assert source is not None
             other = _part(source[0][intervention.site, intervention.layer], intervention.head)[:, there]
@@ -135,14 +144,19 @@ def intervene(
         return value
 
     with ExitStack() as stack:
-        for intervention in variant.interventions:
-            stack.enter_context(edit(model, intervention.site, intervention.layer, partial(change, intervention)))
+        for number, intervention in enumerate(variant.interventions):
+            stack.enter_context(edit(model, intervention.site, intervention.layer, partial(change, number)))
         yield
+    for intervention, times in zip(variant.interventions, made, strict=True):
+        if times != 1:
+            raise EngineUnsupported(f"{intervention.operation} at {intervention.site} of layer {intervention.layer} was made "
+                                    f"{times} times in a forward pass of {type(model.model).__name__}, expected once: this "
+                                    "architecture does not call its modules as others do.")
 
 
 def _part(value: torch.Tensor, head: int | None) -> torch.Tensor:
-    """One head of an activation [1, T, H, d_head], or the whole of it."""
-    return value if head is None else value[:, :, head]
+    """One head of an activation [1, T, H, d_head], or the whole of it with all heads side by side; a view, [1, T, d]."""
+    return value.flatten(2) if head is None else value[:, :, head]
 
 
 @contextmanager

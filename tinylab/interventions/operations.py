@@ -11,9 +11,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from jaxtyping import Float
-
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 

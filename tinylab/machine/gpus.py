@@ -1,8 +1,9 @@
-"""GPUs, dealt out among the processes of one machine: one for each, as far as they go.
+"""Which GPU a process uses: each worker of a sweep gets one of its own, as long as there are enough.
 
-Launchers start worker processes that all see all GPUs, and `cuda` means the first of them. So each process draws a lot,
-a locked file in a folder of its user, and holds it as long as it lives: the operating system opens the lock of a
-process that ends, however it ends.
+Launchers start worker processes that all see all GPUs, and `cuda` means the first one in each of them, so all jobs would
+compute on the same GPU. Here a process claims a GPU by locking a file that is named after it, and keeps the lock as long as
+it lives; other processes see that it is taken and choose another. Where all are taken they are shared evenly. The operating
+system releases the lock of a process that ends, however it ends.
 """
 
 from __future__ import annotations

@@ -17,82 +17,38 @@ Sources: logit difference and its companions, Zhang & Nanda 2309.16042; recovery
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinylab.arrays import FloatArray
 from tinylab.errors import ConfigError, first_sentence, options
+from tinylab.measures.readings import CleanRun, Reading, precise
 from tinylab.measures.recovery import recovery
 
 if TYPE_CHECKING:
     import torch
+    from jaxtyping import Float
+    from torch import Tensor
 
 
-@dataclass(frozen=True)
-class CleanRun:
-    """The clean run at the reading row, for B examples."""
-
-    log_probs: torch.Tensor  # [B, W]
-    probs: torch.Tensor  # [B, W]
-    ruled_out: torch.Tensor  # [B, W] bool: words of probability 0
-    target: torch.Tensor  # [B]
-    foil: torch.Tensor  # [B]
-    p_target: torch.Tensor  # [B]
-    right: torch.Tensor  # [B] bool: the argmax over the vocabulary is the target
-
-    def of(self, examples: torch.Tensor) -> CleanRun:
-        """The clean run of some of the examples."""
-        return CleanRun(*(getattr(self, field.name)[examples] for field in fields(self)))
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A run's logits at the reading row, with what several metrics share."""
-
-    logits: torch.Tensor  # [B, W]
-    log_probs: torch.Tensor  # [B, W]
-
-
-def precise(logits: torch.Tensor) -> torch.Tensor:
-    """Logits in float32, or in float64 if they already are."""
-    import torch
-
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def clean_run(logits: torch.Tensor, target: torch.Tensor, foil: torch.Tensor) -> CleanRun:
-    """What the metrics need of the unmodified clean run.
-
-    Args:
-        logits: [B, W] at each clean prompt's last token.
-        target: [B] token ids of the right answers.
-        foil: [B] token ids of the wrong answers.
-    """
-    logits = precise(logits)
-    log_probs = logits.log_softmax(dim=-1)
-    probs = log_probs.exp()
-    p_target = probs.gather(-1, target[:, None]).squeeze(-1)
-    return CleanRun(log_probs, probs, probs == 0, target, foil, p_target, logits.argmax(dim=-1) == target)
-
-
-def logit_diff(reading: Reading, clean_run: CleanRun) -> torch.Tensor:
+def logit_diff(reading: Reading, clean_run: CleanRun) -> Float[Tensor, " B"]:
     """Logit of the target minus logit of the foil, [B]."""
     pair = reading.logits.gather(-1, _columns(clean_run))
     return pair[:, 0] - pair[:, 1]
 
 
-def kl_div(reading: Reading, clean_run: CleanRun) -> torch.Tensor:
+def kl_div(reading: Reading, clean_run: CleanRun) -> Float[Tensor, " B"]:
     """KL(clean ‖ intervened) in nats, [B]; a word that the clean run rules out adds nothing (0·log 0 = 0)."""
     terms = (clean_run.log_probs - reading.log_probs).mul_(clean_run.probs)
     return terms.masked_fill_(clean_run.ruled_out, 0.0).sum(dim=-1)
 
 
-def acc_flip_rate(reading: Reading, clean_run: CleanRun) -> torch.Tensor:
+def acc_flip_rate(reading: Reading, clean_run: CleanRun) -> Float[Tensor, " B"]:
     """1 where the clean run is right and this one is wrong, else 0, [B]; its mean is the rate."""
     return (clean_run.right & (reading.logits.argmax(dim=-1) != clean_run.target)).to(reading.logits.dtype)
 
 
-def p_drop(reading: Reading, clean_run: CleanRun) -> torch.Tensor:
+def p_drop(reading: Reading, clean_run: CleanRun) -> Float[Tensor, " B"]:
     """Probability of the target in the clean run minus in this one, [B]."""
     return clean_run.p_target - reading.log_probs.gather(-1, clean_run.target[:, None]).squeeze(-1).exp()
 
@@ -205,7 +161,7 @@ class Scorer:
 
     names: tuple[str, ...]
 
-    def score(self, logits: torch.Tensor, clean_run: CleanRun) -> torch.Tensor:
+    def score(self, logits: Float[Tensor, "B W"], clean_run: CleanRun) -> Float[Tensor, "B M"]:
         """One number per example and metric, [B, M] in float64 on the CPU.
 
         Args:

@@ -5,15 +5,20 @@ Source: Heimersheim & Nanda 2404.15255.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from tinylab.arrays import FloatArray
+if TYPE_CHECKING:
+    from jaxtyping import Float64
 
 RECOVERY_FLOOR = 0.1
 """Logits; where source and target runs differ by less there is no way to go a part of."""
 
 
-def recovery(patched: FloatArray, target_run: FloatArray, source_run: FloatArray) -> FloatArray:
+def recovery(
+    patched: Float64[np.ndarray, "*n"], target_run: Float64[np.ndarray, "*n"], source_run: Float64[np.ndarray, "*n"]
+) -> Float64[np.ndarray, "*n"]:
     """(patched − target run) / (source run − target run), number by number; NaN where |source − target| is under the floor.
 
     Args:
@@ -23,10 +28,13 @@ def recovery(patched: FloatArray, target_run: FloatArray, source_run: FloatArray
     """
     whole = np.asarray(source_run - target_run)
     defined = np.abs(whole) >= RECOVERY_FLOOR
-    return np.divide(patched - target_run, whole, out=np.full_like(whole, np.nan), where=defined)
+    found: Float64[np.ndarray, "*n"] = np.divide(patched - target_run, whole, out=np.full_like(whole, np.nan), where=defined)
+    return found
 
 
-def recovery_of_means(patched: FloatArray, target_run: FloatArray, source_run: FloatArray) -> float | None:
+def recovery_of_means(
+    patched: Float64[np.ndarray, " B"], target_run: Float64[np.ndarray, " B"], source_run: Float64[np.ndarray, " B"]
+) -> float | None:
     """The recovery of the means over examples: a ratio of means; None where undefined.
 
     Args:

@@ -12,7 +12,7 @@ from tinylab.errors import OutputError
 from tinylab.interventions.components import TABLE_KINDS
 from tinylab.records.identity import Resolved, battery_identity, battery_settings, digest
 from tinylab.records.provenance import now
-from tinylab.records.storage import half_written, read_json, write_json
+from tinylab.records.storage import half_written, read_json
 
 
 class RunFolder:
@@ -62,11 +62,18 @@ class RunFolder:
         return read_json(self.manifest) if self.manifest.is_file() else None
 
     def write(self, content: dict[str, Any]) -> None:
-        """Write the manifest, with the relative path of every artifact that exists."""
+        """Write the manifest, with the relative path of every artifact that exists.
+
+        Raises:
+            SchemaError: it breaks its contract; nothing was written.
+        """
+        from tinylab.records.checking import write_document  # not for the command line's help: pydantic takes a while
+        from tinylab.records.manifests import RunManifest
+
         artifacts = {key: str(self.file(key).relative_to(self.path)) for key in self._artifacts(content)}
         kept = {key: value for key, value in content.items() if key not in artifacts}
         there = {key: path for key, path in artifacts.items() if (self.path / path).is_file()}
-        write_json(self.manifest, {**kept, **there})
+        write_document(RunManifest, self.manifest, {**kept, **there})
 
     def fail(self, run_id: str | None, error: BaseException) -> None:
         """Record that the run failed, and how."""

@@ -57,7 +57,8 @@ def invariants_view(group: dict[str, Any], invariants: dict[str, Any]) -> View:
              f"{invariants['rank']} of {', '.join(invariants['metrics'])}: {len(found)}")
     if chance is not None and not any("one condition only" in note for note in group["notes"]):
         title += f", by chance {chance:.2f}"
-    swept = "".join(f", {name}={value}" for name, value in group.get("settings", {}).items())
+    others = {name: value for name, value in group.get("settings", {}).items() if not name.startswith("battery.")}
+    swept = "".join(f", {name}={value}" for name, value in others.items())
     columns = group.get("component", ["layer", "head"] if group["kind"] == "heads" else ["layer"])
     tops = {(metric, condition): top for metric, entry in group["per_metric"].items()
             for condition, top in entry["top_k"].items()}

@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tinylab.effects.strength import Ranking
-from tinylab.errors import Interrupted, NotRun, OutputError, StillRunning
+from tinylab.errors import ConfigError, Interrupted, NotRun, OutputError, StillRunning, options
+from tinylab.measures.metrics import METRICS
+from tinylab.records.checking import write_document
+from tinylab.records.documents import SweepSummary
+from tinylab.records.invariants import Invariants
 from tinylab.records.manifest import RunFolder, describe
-from tinylab.records.storage import read_json, write_json
+from tinylab.records.manifests import SweepManifest
+from tinylab.records.storage import read_json
 from tinylab.sweep.attempts import last_attempt
 from tinylab.sweep.finished import is_computed, output_root, run_folders
 from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
@@ -47,16 +52,22 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
 
 
-def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None = None) -> dict[str, Any]:
+def aggregate(
+    folder: Path, settings: Settings, launcher_error: Exception | None = None, *, asked: Sequence[str] = ()
+) -> dict[str, Any]:
     """Join the runs of a sweep's folder and write the cross-condition artifacts and the manifest.
 
     Args:
         folder: the sweep's folder.
         settings: how to look for invariants.
         launcher_error: what the launcher died of, if it did: it explains jobs that never started.
+        asked: metrics named by the user.
 
     Returns:
         The sweep's manifest.
+
+    Raises:
+        ConfigError: what was asked for is no metric.
     """
     before = _manifest(folder)
     root = output_root(folder.resolve())
@@ -74,6 +85,7 @@ def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None
             failures.append({"condition": job["condition"], "battery": job["battery"], "folder": job["folder"],
                              "overrides": job["overrides"], "log": _log(folder, job), "error": error})
             log.error("%s (%s): %s: %s", job["condition"], job["battery"], error["type"], error["message"])
+    _check_asked(asked, children)
     artifacts = _write_artifacts(folder, children, failures, settings)
     status = "complete" if not failures else "partial" if children else "failed"
     manifest = {
@@ -87,8 +99,20 @@ def aggregate(folder: Path, settings: Settings, launcher_error: Exception | None
                        "allow_partial": settings.allow_partial},
         "artifacts": artifacts,
     }
-    write_json(folder / "manifest.json", manifest)
+    write_document(SweepManifest, folder / "manifest.json", manifest)
     return manifest
+
+
+def _check_asked(asked: Sequence[str], children: Sequence[Child]) -> None:
+    """Refuse metrics that are neither tinylab's nor those of a run; one of tinylab's that the runs lack is told in a note.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    known = list(dict.fromkeys([*METRICS, *(metric for child in children for metric in child.summary["metrics"])]))
+    for metric in asked:
+        if metric not in known:
+            raise ConfigError(f"--metrics {metric}: not a metric of tinylab or of a run of this sweep; {options(metric, known)}.")
 
 
 def _with_places(folder: Path, jobs: Sequence[dict[str, Any]], root: Path | None) -> list[dict[str, Any]]:
@@ -174,14 +198,15 @@ def _write_artifacts(
     for file in target.glob("*.parquet"):
         if file.stem not in written:  # of runs that this sweep has no more
             file.unlink()
-    write_json(target / "summary.json", _summary(children, failures))
+    write_document(SweepSummary, target / "summary.json", _summary(children, failures))
     complete = {child.manifest["condition"] for child in children}
     missing = [
         f"{failure['condition']} ({failure['folder']})" if failure["condition"] in complete else failure["condition"]
         for failure in failures
         if not _has(children, failure)
     ]
-    write_json(target / "invariants.json", find_invariants(groups(children, rankings), settings, list(dict.fromkeys(missing))))
+    invariants = find_invariants(groups(children, rankings), settings, list(dict.fromkeys(missing)))
+    write_document(Invariants, target / "invariants.json", invariants)
     return {**written, "summary": f"{CROSS_CONDITION}/summary.json", "invariants": f"{CROSS_CONDITION}/invariants.json"}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from tinylab.effects.strength import Ranking
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
+from tinylab.measures.metrics import named
 
 Component = tuple[int, ...]
 ALWAYS = (HEAD_IMPACT.plural, LAYER_IMPACT.plural)
@@ -32,7 +33,7 @@ class Settings:
     @classmethod
     def of(cls, config: Any) -> Settings:
         """From a checked `InvariantsConfig`."""
-        return cls(config.k, tuple(config.metrics), config.rank, config.allow_partial)
+        return cls(config.k, tuple(named(name).name for name in config.metrics), config.rank, config.allow_partial)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from tinylab.config.hydra_internals import split_arguments
 from tinylab.errors import ConfigError, CorpusError, OutputError
 from tinylab.models.device import resolve_device
 from tinylab.records.identity import digest, run_id
-from tinylab.records.storage import read_json, write_json
+from tinylab.records.storage import read_json
 from tinylab.records.tables import MATRIX_COLUMNS
 from tinylab.schema import Config, validate
 from tinylab.sweep.launch import plan_launch
@@ -62,6 +62,9 @@ class Plan:
 
     def write_manifest(self) -> None:
         """Tell the sweep's folder what is planned, before anything runs."""
+        from tinylab.records.checking import write_document  # not for the command line's help: pydantic takes a while
+        from tinylab.records.manifests import SweepManifest
+
         assert self.sweep_folder is not None
         file = self.sweep_folder / "manifest.json"
         if self.explicit_folder and file.is_file():
@@ -69,7 +72,7 @@ class Plan:
             if strangers:
                 raise OutputError(f"hydra.sweep.dir={self.sweep_folder}: holds another sweep (with {min(strangers)}); "
                                   "choose another folder.")
-        write_json(self.sweep_folder / "manifest.json", {
+        write_document(SweepManifest, self.sweep_folder / "manifest.json", {
             "status": "running",
             "sweep_name": self.first.sweep_name,
             "invariants": asdict(self.first.invariants),
@@ -149,9 +152,11 @@ def _with_settings(composer: Composer, jobs: Sequence[Job]) -> list[Job]:
 
 
 def _text(override: Override) -> str:
-    """The value of an override as a matrix tells it: without quotes."""
+    """The value of an override as a matrix tells it: without quotes, true and false as YAML has them."""
     value = override.value()
-    return value if isinstance(value, str) else str(override.get_value_element_as_str())
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else str(override.get_value_string())
 
 
 def _check(jobs: Sequence[Job], configs: Sequence[Config]) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from tinylab.errors import ConfigError
-from tinylab.records.storage import read_json, write_json
+from tinylab.records.storage import read_json
 from tinylab.sweep.attempts import COMMAND
 
 SUBMITTED = ".submitit"
@@ -127,10 +127,13 @@ def endings(sweep_folder: Path) -> dict[int, tuple[str, str]]:
 
 def note_endings(sweep_folder: Path) -> None:
     """Write into the sweep's manifest, beside each job that returned nothing, how it ended and its `output`."""
+    from tinylab.records.checking import write_document  # not for the command line's help: pydantic takes a while
+    from tinylab.records.manifests import SweepManifest
+
     manifest = read_json(sweep_folder / "manifest.json")
     for number, (sentence, output) in endings(sweep_folder).items():
         manifest["jobs"][number].update(ended=sentence, output=output)
-    write_json(sweep_folder / "manifest.json", manifest)
+    write_document(SweepManifest, sweep_folder / "manifest.json", manifest)
 
 
 def ask_the_controller() -> None:

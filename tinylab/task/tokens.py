@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tinylab.errors import CorpusError
+from tinylab.measures.readings import READOUT
 from tinylab.task.corpus import Condition, PromptPair, drop
 
 Encode = Callable[[str], list[int]]
@@ -18,7 +19,7 @@ Encode = Callable[[str], list[int]]
 
 @dataclass(frozen=True)
 class TokenPair:
-    """A prompt pair as token ids, BOS included; `target` and `foil` are the answers' first tokens."""
+    """A prompt pair as token ids, BOS included; `target` and `foil` are the tokens that stand for the answers (`Readout`)."""
 
     clean: tuple[int, ...]
     corrupt: tuple[int, ...]
@@ -71,12 +72,12 @@ def tokenise(
             reasons[pair.row] = "empty prompt"
         elif not all(answers):
             reasons[pair.row] = "empty answer"
-        elif answers[0][0] == answers[1][0]:
+        elif READOUT.answer(answers[0]) == READOUT.answer(answers[1]):
             reasons[pair.row] = "target and foil begin with the same token"
         elif aligned and len(clean) != len(corrupt):
             reasons[pair.row] = "prompts of unequal length"
         else:
-            tokens[pair.row] = TokenPair(clean, corrupt, answers[0][0], answers[1][0])
+            tokens[pair.row] = TokenPair(clean, corrupt, *map(READOUT.answer, answers))
     kept = drop(condition, reasons, strict)
     return kept, [tokens[pair.row] for pair in kept.pairs]
 

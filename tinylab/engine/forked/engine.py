@@ -36,8 +36,8 @@ from tinylab.engine.forked.passes import Pass, PassLayout
 from tinylab.engine.forked.trie import NONE, IntArray
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant
-from tinylab.measures import metrics
 from tinylab.measures.metrics import Scorer
+from tinylab.measures.readings import CleanRun, clean_run
 from tinylab.models.network import CausalModel, forget_lengths
 from tinylab.task.tokens import TokenPair
 
@@ -54,7 +54,7 @@ class WithBaselines:
 
     batch: Batch
     cache: ActivationCache
-    clean_run: metrics.CleanRun
+    clean_run: CleanRun
 
 
 @dataclass(frozen=True)
@@ -210,11 +210,11 @@ class ForkedEngine:
         logits = self._forward(work, self._pass(pass_layout, cache, work.cache_plan), pass_layout)
         clean, corrupt = (logits[torch.from_numpy(ends).to(device)] for ends in (batch.clean_ends(), batch.corrupt_ends()))
         answers = ([getattr(work.pairs[b], name) for b in batch.examples] for name in ("target", "foil"))
-        clean_run = metrics.clean_run(clean, *(torch.tensor(tokens, device=device) for tokens in answers))
-        work.state.baselines["clean"][batch.examples] = work.scorer.score(clean, clean_run).numpy()
-        work.state.baselines["corrupt"][batch.examples] = work.scorer.score(corrupt, clean_run).numpy()
+        reading = clean_run(clean, *(torch.tensor(tokens, device=device) for tokens in answers))
+        work.state.baselines["clean"][batch.examples] = work.scorer.score(clean, reading).numpy()
+        work.state.baselines["corrupt"][batch.examples] = work.scorer.score(corrupt, reading).numpy()
         work.state.begun[batch.examples] = True
-        return WithBaselines(batch, cache, clean_run)
+        return WithBaselines(batch, cache, reading)
 
     def _variants(self, work: Work, ready: WithBaselines, pass_layout: PassLayout, chunk: Sequence[Variant]) -> FloatArray:
         """One forked pass; [variants of the chunk, examples of the batch that it changes, M]."""
@@ -222,11 +222,11 @@ class ForkedEngine:
         this.plan(chunk, work.biases)
         logits = self._forward(work, this, pass_layout).view(len(chunk), len(pass_layout.affected.read), -1)
         ends = pass_layout.affected.ends
-        changed, clean_run = ends != NONE, ready.clean_run
+        changed, reading = ends != NONE, ready.clean_run
         if not changed.all():
-            clean_run = clean_run.of(torch.from_numpy(np.flatnonzero(changed)).to(logits.device))
+            reading = reading.of(torch.from_numpy(np.flatnonzero(changed)).to(logits.device))
         places = torch.from_numpy(ends[changed]).to(logits.device)
-        return np.stack([work.scorer.score(rows[places], clean_run).numpy() for rows in logits])
+        return np.stack([work.scorer.score(rows[places], reading).numpy() for rows in logits])
 
     def _pass(self, pass_layout: PassLayout, cache: ActivationCache, cache_plan: CachePlan | None) -> Pass:
         return Pass(pass_layout, self._model, cache, cache_plan)

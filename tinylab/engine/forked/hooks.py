@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -34,6 +34,7 @@ TANH_GELUS = (NewGELUActivation, FastGELUActivation, AccurateGELUActivation)
 Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 
 
+@runtime_checkable
 class Hooks(Protocol):
     """What a forward pass does at each hooked place: it calls the model's own code on the rows that are due."""
 

@@ -289,5 +289,5 @@ class Pass:
             raise EngineUnsupported(f"the attention of {model} does not go through transformers' AttentionInterface "
                                     f"(layers {missed}).")
         if self._made != self._planned:
-            missed_edits = f"{self._planned - self._made} of {self._planned} interventions"
-            raise EngineUnsupported(f"{missed_edits} met no activation in {model}.")
+            raise EngineUnsupported(f"interventions were made {self._made} times in a forward pass of {model}, expected "
+                                    f"{self._planned}: this architecture does not call its modules as others do.")

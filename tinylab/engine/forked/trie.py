@@ -1,4 +1,4 @@
-"""Prompts as a trie: each distinct prefix is one node, so each state is computed once.
+"""Prompts as a prefix tree (a trie): each distinct prefix is one node, so each state is computed once.
 
 In a causal model the state at a token depends on the tokens before it and on nothing else. Prompts that share a
 prefix share those states, duplicates share all of them. Nodes are numbered in preorder: a node, then everything

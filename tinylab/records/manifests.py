@@ -1,0 +1,244 @@
+"""`manifest.json` of a run and of a sweep.
+
+Manifests outlive the version that wrote them: a later one reuses the run, adds a verify slice to its manifest, or joins
+the sweep again. So what stands in them is open for keys of other versions, and keys that came later than the first version
+may be missing.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
+
+from tinylab.records.checking import Count, Flag, Json, Name, OpenRecord, RelativePath, Size, Text, Time
+from tinylab.records.origin import Battery, Failure, Process, Provenance, Run
+
+Rank = Literal["magnitude", "highest", "lowest"]
+
+
+class VerifySettings(OpenRecord):
+    """How a verify slice was asked for, defaults filled in; open for other versions."""
+
+    device: Name
+    """Where the reference engine ran."""
+    n_examples: Count
+    """The most examples that it repeats."""
+    dtype: Name
+    """Of the weights as it ran."""
+    tolerance: Size
+    """The largest difference of one example's number that passes, in the metric's own unit."""
+    strict: Flag
+    """Whether a verdict of fail fails the command."""
+
+
+class VerifySlice(OpenRecord):
+    """What became of a run's verify slice; open for other versions."""
+
+    settings: VerifySettings
+    """How it was asked for."""
+    verdict: Literal["pass", "fail", "error"]
+    """As in verify.json, or error where there is none."""
+    error: Failure | None = None
+    """What it broke off with."""
+
+    @model_validator(mode="after")
+    def _an_error_is_told(self) -> Self:
+        if (self.verdict == "error") != (self.error is not None):
+            raise ValueError("an error where the verdict is error, and nowhere else")
+        return self
+
+
+class RunningManifest(OpenRecord):
+    """A run that computes, or was cut off while it did, and the path of each of its files that is there.
+
+    It is open for other versions, and for the files of other batteries.
+    """
+
+    status: Literal["running"]
+    """How far the run is."""
+    run_id: Name
+    """A hash of everything that determines the numbers."""
+    run_name: Name
+    """What the user calls it."""
+    condition: Name
+    """The condition's tag."""
+    battery: Battery
+    """Which interventions were made."""
+    table: Name
+    """Which impact table the run writes, such as head_impact."""
+    direction: Name
+    """Patching: source->target; none otherwise."""
+    target_run: Run
+    """The run that was intervened on."""
+    positions: Name
+    """The token positions at which the battery acts: all, last, or a list."""
+    model: Name
+    """As the config names it."""
+    battery_digest: Name | None = None
+    """Of the battery's settings that count for what a run is."""
+    described: Text | None = None
+    """The battery in words."""
+    table_kind: dict[Name, Json] | None = None
+    """What a row of its impact table is about: columns, what a component is, what tells groups apart."""
+    metrics: list[Name] | None = None
+    """What was measured."""
+    process: Process | None = None
+    """Who computes it."""
+    started: Time
+    """When it began."""
+    config: RelativePath | None = None
+    """The resolved config."""
+    head_impact: RelativePath | None = None
+    """One row per seed, head, scale and metric."""
+    layer_impact: RelativePath | None = None
+    """One row per seed, layer, granularity and metric."""
+    per_example: RelativePath | None = None
+    """The same for every single prompt pair."""
+    summary: RelativePath | None = None
+    """Baselines and means."""
+    verify: RelativePath | None = None
+    """The verify slice."""
+    heatmap: RelativePath | None = None
+    """The picture."""
+    log: RelativePath | None = None
+    """What the run said."""
+
+
+class CompleteManifest(RunningManifest):
+    """A finished run, all of whose files are there."""
+
+    status: Literal["complete"]  # type: ignore[assignment]  # another literal is the point of it
+    """How far the run is."""
+    provenance: Provenance
+    """Where the numbers come from."""
+    config: RelativePath
+    """The resolved config."""
+    per_example: RelativePath
+    """The same numbers for every single prompt pair."""
+    summary: RelativePath
+    """Baselines and means."""
+    verify_slice: VerifySlice | None = None
+    """What became of the verify slice, where one was asked for."""
+    attempt_failed: Failure | None = None
+    """Why computing this finished run again failed."""
+
+    @model_validator(mode="after")
+    def _has_its_table(self) -> Self:
+        if getattr(self, self.table, None) is None:
+            raise ValueError(f"the key {self.table} with the path of its table")
+        return self
+
+
+class FailedManifest(OpenRecord):
+    """A run that failed; open, as what its folder's manifest said before stays in it, whatever wrote that."""
+
+    status: Literal["failed"]
+    """How far the run is."""
+    run_id: Text | None
+    """The run's identity; null where the config is too broken to have one."""
+    error: Failure
+    """What it failed of."""
+
+
+class RunManifest(RootModel[Annotated[RunningManifest | CompleteManifest | FailedManifest, Field(discriminator="status")]]):
+    """`manifest.json` of a run: status, the relative path of every file that exists, and where its numbers come from."""
+
+
+class SweepJob(OpenRecord):
+    """One planned run of a sweep; open for other versions."""
+
+    overrides: list[Text]
+    """What its command line would be."""
+    condition: Name
+    """The condition's tag."""
+    battery: Text
+    """The battery's name; empty for a run that was found on disk and does not tell it."""
+    run_id: Name | None
+    """The run's identity; null for a run that was found on disk and does not tell it."""
+    folder: RelativePath
+    """Where the run lies."""
+    settings: dict[Name, Json] | None = None
+    """What the sweep sets for it, by the key of the override."""
+    ended: Text | None = None
+    """How a job ended that returned nothing to the launcher."""
+    output: RelativePath | None = None
+    """Where what it printed is."""
+
+
+class SweepFailure(OpenRecord):
+    """A job without a finished run, or whose verify slice broke off; open for other versions."""
+
+    condition: Name
+    """The condition's tag."""
+    battery: Text
+    """The battery's name."""
+    folder: RelativePath
+    """Where the run should lie."""
+    overrides: list[Text]
+    """What its command line would be."""
+    log: RelativePath | None
+    """What to read about it; null if it left nothing."""
+    error: Failure
+    """What went wrong."""
+
+
+class InvariantsSettings(OpenRecord):
+    """How a sweep looks for invariants; open for other versions."""
+
+    k: Count
+    """How many components of each condition count as its strongest."""
+    metrics: Annotated[list[Name], Field(min_length=1)]
+    """By which metrics."""
+    rank: Rank
+    """magnitude: |change|; highest, lowest: the level itself."""
+    allow_partial: Flag
+    """Whether missing conditions are passed over."""
+
+
+class RunningSweep(OpenRecord):
+    """A sweep whose jobs have not all ended, or were not joined yet; open, as joining keeps what other versions wrote."""
+
+    status: Literal["running"]
+    """How far the sweep is."""
+    sweep_name: Name | None = None
+    """What the user calls it."""
+    swept: list[Text] | None = None
+    """The keys over which it sweeps."""
+    invariants: InvariantsSettings
+    """How to look for invariants when it ends."""
+    jobs: list[SweepJob]
+    """The planned runs, in order."""
+
+
+class JoinedSweep(RunningSweep):
+    """A sweep whose runs were joined."""
+
+    status: Literal["complete", "partial", "failed"]  # type: ignore[assignment]  # other literals are the point of it
+    """complete: every run is there; partial: some are; failed: none."""
+    runs: list[RelativePath]
+    """Folders of the runs that are there."""
+    failures: list[SweepFailure]
+    """What is missing, and why."""
+    verify_failed: list[Name]
+    """Conditions whose strict verify slice disagreed."""
+    artifacts: dict[Name, RelativePath]
+    """The joined files: summary, invariants, and a matrix for each kind of table."""
+
+    @field_validator("failures")
+    @classmethod
+    def _tell_the_status(cls, failures: list[SweepFailure], info: ValidationInfo) -> list[SweepFailure]:
+        if "status" in info.data and (info.data["status"] == "complete") == bool(failures):
+            raise ValueError("none in a complete sweep" if failures else "one at least where the sweep is not complete")
+        return failures
+
+    @field_validator("artifacts")
+    @classmethod
+    def _has_documents(cls, artifacts: dict[str, str]) -> dict[str, str]:
+        if not {"summary", "invariants"} <= set(artifacts):
+            raise ValueError("an object with summary and invariants in any case")
+        return artifacts
+
+
+class SweepManifest(RootModel[Annotated[RunningSweep | JoinedSweep, Field(discriminator="status")]]):
+    """`manifest.json` of a sweep: its status, its jobs, where each run lies, and what is missing."""

@@ -1,0 +1,167 @@
+"""Where the numbers of a run come from, as its manifest says it, and the parts that several documents share.
+
+All of it is open for keys of other versions, and what came later than the first version may be missing: manifests outlive
+the version that wrote them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from tinylab.records.checking import Count, Distinct, Flag, Index, Json, Name, OpenRecord, Sha256, Size, Text, Time
+
+Run = Literal["clean", "corrupt"]
+
+
+class Failure(OpenRecord):
+    """An error as data; open, as other versions may tell more of it."""
+
+    type: Name
+    """The class of the error."""
+    message: Text
+    """What it said."""
+
+
+class Battery(OpenRecord):
+    """The battery of a run; open, as its settings are those that its class declares."""
+
+    name: Name
+    """Such as h1."""
+
+
+class Process(OpenRecord):
+    """Who computes a run; open for other versions."""
+
+    host: Name
+    """The machine."""
+    pid: Count
+    """The process on it."""
+
+
+class ModelIdentity(OpenRecord):
+    """What the weights are; open for other versions."""
+
+    name: Name
+    """A hub id, or the name of a folder."""
+    revision: Name | None
+    """The hub's commit; null for a folder."""
+    digest: Name | None
+    """Of the weight files; null for a hub model."""
+
+
+class Tokenizer(OpenRecord):
+    """What made tokens of the prompts; open for other versions."""
+
+    kind: Name = Field(alias="class")
+    """Its class."""
+    vocabulary: Count
+    """How many tokens it knows."""
+    digest: Sha256 | None
+    """Of what it does; null for one that is written in Python."""
+
+
+class Bos(OpenRecord):
+    """Whether prompts begin with a token of their own; open for other versions."""
+
+    add_bos: Flag
+    """Whether they do."""
+    token_id: Index | None
+    """Which token; null if the tokenizer has none."""
+
+
+class Corpus(OpenRecord):
+    """The prompt pairs; open for other versions."""
+
+    path: Name
+    """As the config names it."""
+    sha256: Sha256
+    """Of the file."""
+    kept: Count
+    """Pairs that can be used."""
+    used: Count | None = None
+    """Pairs that any seed used."""
+    dropped: dict[Name, Count]
+    """Rows that cannot be used, by the reason."""
+
+    @field_validator("used")
+    @classmethod
+    def _some_of_them(cls, used: int | None, info: ValidationInfo) -> int | None:
+        if used is not None and used > info.data.get("kept", used):
+            raise ValueError(f"at most kept={info.data['kept']}")
+        return used
+
+
+class Git(OpenRecord):
+    """tinylab's own checkout, null where it is none; open for other versions."""
+
+    commit: Name | None
+    """Its commit."""
+    dirty: Flag | None
+    """Whether files differ from it."""
+
+
+class Provenance(OpenRecord):
+    """Where the numbers of a run come from; open for other versions."""
+
+    model: ModelIdentity
+    """The weights."""
+    architecture: Name
+    """The model's class."""
+    n_layers: Count
+    """Its blocks."""
+    n_heads: Count
+    """Attention heads of a block."""
+    tokenizer: Tokenizer | None = None
+    """What made tokens of the prompts."""
+    bos: Bos
+    """Whether prompts begin with a token of their own."""
+    corpus: Corpus
+    """The prompt pairs."""
+    device: Name
+    """Where the model ran, such as cpu or cuda."""
+    threads: Count
+    """Of torch."""
+    attention: Name | None
+    """The attention implementation of transformers."""
+    packages: dict[Name, Name]
+    """Versions of what computes."""
+    git: Git
+    """tinylab's own checkout."""
+    value_bias: Name | None = None
+    """What a scale did to a head's value bias."""
+    config_digest: Name
+    """Of the resolved config."""
+    results_version: Count | None = None
+    """Raised when a version of tinylab changes numbers."""
+    identity_version: Count | None = None
+    """Raised when a version of tinylab hashes other things into `run_id`."""
+    identity: dict[Name, Json] | None = None
+    """What `run_id` is a hash of."""
+    dtype: Name
+    """Of the weights as they ran."""
+    engine: Name
+    """What evaluated the interventions: forked or reference."""
+    engine_fallback_reason: Text | None
+    """Why the forked engine was not used; null where it was, or where it was not asked for."""
+    self_check_max_difference: Size | None
+    """The largest difference between the engines before the run, in logits; null where it was not checked."""
+    seeds: Distinct[Index]
+    """Seeds of whatever is random."""
+    forwards: Index
+    """Forward passes."""
+    states: Index
+    """Outputs of one block for one token prefix under one intervention."""
+    wall_seconds: Size
+    """The run's, loading included."""
+    engine_seconds: Size
+    """The engine's alone."""
+    peak_memory_bytes: Count
+    """The largest resident size of the process."""
+    started: Time
+    """When the run began."""
+    finished: Time
+    """When it ended."""
+    added: list[Json] | None = None
+    """What later commands added to the run's numbers, oldest first."""
