@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.aggregate import Shape, make_sweep
+from tinylab.effects.strength import Ranking
 from tinylab.errors import OutputError
+from tinylab.interventions.components import HEAD_IMPACT
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
 from tinylab.records.tables import impact_columns, matrix_columns, schema
 from tinylab.sweep import joining
 from tinylab.sweep.aggregate import Settings, aggregate, groups
 from tinylab.sweep.joining import Child, join
-from tinylab.sweep.ranking import Ranking
 
 SHAPE: Final = Shape(layers=2, heads=3)
 RUNS: Final = 11
@@ -59,8 +60,8 @@ def test_the_matrix_is_exactly_the_runs_tables_in_their_order(children: list[Chi
     join(tmp_path / "m.parquet", children)
     joined = pq.read_table(tmp_path / "m.parquet")
     assert joined.equals(pa.concat_tables(tables(children)))
-    assert joined.schema.equals(schema(matrix_columns("head_impact")), check_metadata=True)
-    assert joined.column_names == [*impact_columns("head_impact"), "condition", *LABELS]
+    assert joined.schema.equals(schema(matrix_columns(HEAD_IMPACT), HEAD_IMPACT), check_metadata=True)
+    assert joined.column_names == [*impact_columns(HEAD_IMPACT), "condition", *LABELS]
     assert len(joined) == RUNS * SHAPE.rows
 
 

@@ -93,9 +93,9 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
         swept = next(override for override in parsed if override.is_sweep_override())
         a_list = "" if swept.key_or_group in GROUPS else f", or write {swept.key_or_group}=[…] for a list"
         raise ConfigError(f"{swept.input_line}: several values; add -m before the overrides to sweep over them{a_list}.")
-    composer.check_sources(parsed)
     base = composer.compose(fixed)
     if not multirun and base.hydra.mode != RunMode.MULTIRUN:
+        composer.check_sources(parsed)
         config = validate(base)
         _check_device(config)
         return Plan([config], [Path(str(base.hydra.run.dir))], None, False, [])
