@@ -18,8 +18,9 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.measure import synchronise
+from tinylab.engine.forked import engine
 from tinylab.engine.forked.passes import Pass
-from tinylab.measures import metrics, readings
+from tinylab.measures import readings
 from tinylab.measures.metrics import Scorer
 from tinylab.models.network import CausalModel
 
@@ -88,7 +89,7 @@ def _clocked(model: CausalModel) -> Iterator[Clock]:
             stack.enter_context(patch.object(Pass, name, tap(getattr(Pass, name))))
         stack.enter_context(patch.object(Pass, "attend", attend(Pass.attend)))
         stack.enter_context(patch.object(Scorer, "score", clock.owned(SCORES, Scorer.score)))
-        stack.enter_context(patch.object(metrics, "clean_run", clock.owned(SCORES, readings.clean_run)))
+        stack.enter_context(patch.object(engine, "clean_run", clock.owned(SCORES, readings.clean_run)))
         forward = type(model.model).forward
         stack.enter_context(patch.object(type(model.model), "forward", clock.owned(MODEL, forward)))
         yield clock

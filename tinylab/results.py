@@ -11,7 +11,11 @@ import pandas as pd
 
 from tinylab.errors import ConfigError, OutputError
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT
+from tinylab.records.checking import read_document
+from tinylab.records.documents import RunSummary, SweepSummary, Verify
+from tinylab.records.invariants import Invariants
 from tinylab.records.manifest import RunFolder
+from tinylab.records.manifests import SweepManifest
 from tinylab.records.storage import read_json
 
 
@@ -95,9 +99,9 @@ def load_run(path: str | Path) -> Run:
     return Run(
         path=folder.path,
         manifest=manifest,
-        summary=read_json(folder.file("summary")),
+        summary=read_document(RunSummary, folder.file("summary")),
         per_example=pd.read_parquet(folder.file("per_example")),
-        verify=read_json(folder.file("verify")) if folder.file("verify").is_file() else None,
+        verify=read_document(Verify, folder.file("verify")) if folder.file("verify").is_file() else None,
         head_impact=impact if manifest["table"] == HEAD_IMPACT.name else None,
         layer_impact=impact if manifest["table"] == LAYER_IMPACT.name else None,
         impact=impact,
@@ -113,17 +117,17 @@ def load_sweep(path: str | Path) -> Sweep:
     from tinylab.sweep.aggregate import sweep_folder
 
     folder = sweep_folder(Path(path))
-    manifest = read_json(folder / "manifest.json")
-    artifacts = manifest.get("artifacts")
-    if artifacts is None:
+    if read_json(folder / "manifest.json").get("artifacts") is None:
         raise OutputError(f"{path}: not aggregated yet; run python -m tinylab.aggregate {path}.")
+    manifest = read_document(SweepManifest, folder / "manifest.json")
+    artifacts = manifest["artifacts"]
     matrices = {name: pd.read_parquet(folder / path) for name, path in artifacts.items() if path.endswith(".parquet")}
     missing = {failure["folder"] for failure in manifest["failures"]}
     return Sweep(
         path=folder,
         manifest=manifest,
-        summary=read_json(folder / artifacts["summary"]),
-        invariants=read_json(folder / artifacts["invariants"]),
+        summary=read_document(SweepSummary, folder / artifacts["summary"]),
+        invariants=read_document(Invariants, folder / artifacts["invariants"]),
         runs=[load_run(folder / job["folder"]) for job in manifest["jobs"] if job["folder"] not in missing],
         head_matrix=matrices.get(HEAD_IMPACT.matrix),
         layer_matrix=matrices.get(LAYER_IMPACT.matrix),

@@ -37,7 +37,8 @@ def fits(
 def checked(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Every operation's `apply` through the type checker; what it was called with."""
     calls: Calls = []
-    monkeypatch.setattr(operations, "Tensor", torch.Tensor, raising=False)  # imported for types alone
+    monkeypatch.setattr(operations, "Tensor", torch.Tensor, raising=False)  # these two are imported for types alone
+    monkeypatch.setattr(operations, "Float", Float, raising=False)
 
     def through(own: Any) -> Any:
         typed = jaxtyped(typechecker=beartype)(own)

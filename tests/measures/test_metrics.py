@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from conftest import Within
-from tinylab.measures.metrics import METRICS, Scorer, scored
-from tinylab.measures.readings import clean_run
-from tinylab.measures.recovery import recovery, recovery_of_means
+from tinylab.measures import metrics
+from tinylab.measures.metrics import METRICS, Scorer, available, scored
+from tinylab.measures.readings import CleanRun, Reading, clean_run
+from tinylab.measures.recovery import recovery
 
 CLEAN = torch.tensor([[2.0, 1.0, 0.0], [0.0, 3.0, 1.0], [1.0, 0.0, 4.0]])
 NOW = torch.tensor([[0.5, 1.5, 0.0], [0.0, 2.0, 1.0], [2.0, 0.0, 1.0]])
@@ -123,16 +124,16 @@ def test_float64_logits_keep_their_precision() -> None:
 
 def test_recovery_of_means_is_a_ratio_of_means_not_a_mean_of_ratios() -> None:
     patched, target, source = np.array([1.0, 2.0]), np.array([0.0, -2.0]), np.array([2.0, 6.0])
-    assert recovery_of_means(patched, target, source) == pytest.approx((1.5 - -1.0) / (4.0 - -1.0))
+    assert METRICS["recovery"].of_means(patched, target, source) == pytest.approx((1.5 - -1.0) / (4.0 - -1.0))
     assert recovery(patched, target, source).tolist() == [0.5, 0.5]
-    assert recovery_of_means(np.array([2.0, 2.0]), target, source) == pytest.approx(3.0 / 5.0)
+    assert METRICS["recovery"].of_means(np.array([2.0, 2.0]), target, source) == pytest.approx(3.0 / 5.0)
     assert recovery(np.array([2.0, 2.0]), target, source).tolist() == [1.0, 0.5]
 
 
 def test_recovery_is_zero_at_the_target_run_and_one_at_the_source_run() -> None:
     target, source = np.array([0.5, -1.0]), np.array([3.0, 0.0])
-    assert recovery_of_means(target, target, source) == 0.0
-    assert recovery_of_means(source, target, source) == 1.0
+    assert METRICS["recovery"].of_means(target, target, source) == 0.0
+    assert METRICS["recovery"].of_means(source, target, source) == 1.0
     assert recovery(source, target, source).tolist() == [1.0, 1.0]
 
 
@@ -142,9 +143,9 @@ def test_recovery_is_undefined_where_the_runs_hardly_differ() -> None:
     found = recovery(patched, target, source)
     assert np.isnan(found).tolist() == [False, True, False]
     assert found[[0, 2]].tolist() == [10.0, -10.0]
-    assert recovery_of_means(patched, target, source) is None
-    assert recovery_of_means(patched, target, np.array([1.0, -1.0, 0.0])) is None  # means cancel
-    assert recovery_of_means(patched, target, np.array([1.0, 1.0, 1.0])) == 1.0
+    assert METRICS["recovery"].of_means(patched, target, source) is None
+    assert METRICS["recovery"].of_means(patched, target, np.array([1.0, -1.0, 0.0])) is None  # means cancel
+    assert METRICS["recovery"].of_means(patched, target, np.array([1.0, 1.0, 1.0])) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -158,3 +159,15 @@ def test_recovery_is_undefined_where_the_runs_hardly_differ() -> None:
 )
 def test_recovery_brings_logit_diff_along(wanted: list[str], computed: tuple[str, ...]) -> None:
     assert scored(wanted) == computed
+
+
+def test_a_metric_that_one_run_named_is_not_computed_by_the_next_in_the_same_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = available(source=True)
+    monkeypatch.setattr(metrics, "METRICS", dict(METRICS))
+    metrics.metric(unit="nats")(own)
+    assert metrics.named("own").unit == "nats"
+    assert available(source=True) == before == ["logit_diff", "kl_div", "acc_flip_rate", "p_drop", "recovery"]
+
+
+def own(reading: Reading, clean_run: CleanRun) -> torch.Tensor:
+    return reading.log_probs.gather(-1, clean_run.target[:, None]).squeeze(-1)

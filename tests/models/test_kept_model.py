@@ -18,6 +18,7 @@ from tinylab.config.groups import ModelConfig
 from tinylab.models import loading as models
 from tinylab.models.loading import kept_model
 from tinylab.models.network import CausalModel
+from tinylab.models.weights import ModelIdentity
 from tinylab.paths import locate
 from typed import SHORT, type_in_shell
 
@@ -103,9 +104,9 @@ def test_the_old_model_is_gone_before_the_new_one_is_loaded(monkeypatch: pytest.
     counts = []
     load = models.load_model
 
-    def watched(config: ModelConfig, device: str) -> CausalModel:
+    def watched(config: ModelConfig, device: str, identity: ModelIdentity) -> CausalModel:
         counts.append(sum(ref() is not None for ref in alive))
-        loaded = load(config, device)
+        loaded = load(config, device, identity)
         loaded.model.hold = [loaded]  # a cycle, such as running an engine leaves
         alive.append(weakref.ref(loaded.model))
         return loaded

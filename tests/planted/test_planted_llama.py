@@ -25,8 +25,7 @@ from tinylab.interventions.operations import Patch, Scale
 from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, SITES, Site
 from tinylab.interventions.sources import Own, RunName
 from tinylab.interventions.variants import Intervention, Positions, Variant
-from tinylab.measures.metrics import Scorer, available
-from tinylab.measures.recovery import recovery_of_means
+from tinylab.measures.metrics import METRICS, Scorer, available
 from tinylab.models.loading import load_model
 from tinylab.planted import llama_closed_forms as forms
 from tinylab.planted.corpora import BOS, FRUIT, LLAMA, llama_rows
@@ -272,7 +271,7 @@ def test_heads_of_layer_1_are_denoised_at_the_last_position_alone(engine: Engine
 
 def recoveries(found: FloatArray, rows: list[int]) -> list[float]:
     whole_way = expected(forms.logit_diff)[rows]
-    values = [recovery_of_means(values[rows], -whole_way, whole_way) for values in found]
+    values = [METRICS["recovery"].of_means(values[rows], -whole_way, whole_way) for values in found]
     return [value for value in values if value is not None]
 
 

@@ -18,7 +18,7 @@ from tinylab.records import schemas
 from tinylab.records.checking import check_document, read_document, write_document
 from tinylab.records.documents import RunSummary, Verify
 from tinylab.records.manifest import RunFolder
-from tinylab.records.manifests import CompleteManifest, FailedManifest, Rank, RunManifest
+from tinylab.records.manifests import Rank, RunManifest
 from tinylab.records.schemas import DOCUMENTS
 from typed import SHORT, type_in
 
@@ -177,11 +177,9 @@ def test_a_broken_document_is_never_written_and_the_fault_is_one_sentence(fault:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_a_document_is_read_as_an_object(made: Path) -> None:
-    read = read_document(RunManifest, only(made, "outputs/runs/verified_*/manifest.json")).root
-    assert isinstance(read, CompleteManifest)
-    assert read.verify_slice is not None
-    assert (read.status, read.verify_slice.verdict, read.provenance.device) == ("complete", "pass", "cpu")
+def test_a_document_is_read_as_it_was_written(made: Path) -> None:
+    file = only(made, "outputs/runs/verified_*/manifest.json")
+    assert read_document(RunManifest, file) == json.loads(file.read_text())
 
 
 @pytest.mark.parametrize(
@@ -219,9 +217,8 @@ def test_manifests_of_earlier_and_later_versions_are_read_and_kept(made: Path, t
 def test_a_run_fails_in_words_whatever_its_folder_held_before(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"status": 7, "battery": [1], "provenance": "elsewhere"}')
     RunFolder(tmp_path).fail(None, OutputError("the disk is full"))
-    read = read_document(RunManifest, tmp_path / "manifest.json").root
-    assert isinstance(read, FailedManifest)
-    assert (read.run_id, read.error.message) == (None, "the disk is full")
+    read = read_document(RunManifest, tmp_path / "manifest.json")
+    assert (read["status"], read["run_id"], read["error"]["message"]) == ("failed", None, "the disk is full")
 
 
 def test_a_run_without_its_files_is_never_called_complete(made: Path, tmp_path: Path) -> None:

@@ -142,3 +142,42 @@ def test_a_setting_at_its_default_is_not_part_of_a_run() -> None:
     heads = ("battery=h2", "battery.granularity=head_out")
     assert battery_identity(planned(*heads).first.battery) == {**h2, "granularity": "head_out"}
     assert identity(*heads) == identity(*heads, "battery.per_head=false") != identity(*heads, "battery.per_head=true")
+
+
+BATTERY = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tinylab.batteries.base import Battery
+
+
+@dataclass(kw_only=True)
+class Mine(Battery):
+    layer: int = 0{more}
+
+    kind: ClassVar = "mine"
+    table: ClassVar = None
+    target: ClassVar = "clean"
+
+    def cells(self, n_layers, n_heads):
+        return []
+"""
+
+
+def test_neither_a_batterys_file_nor_an_option_that_came_later_changes_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same class in another module, and with a new field; its values count as soon as they are not the default."""
+    (tmp_path / "battery").mkdir()
+    for module, more in (("here_first", ""), ("moved_there", ""), ("later_version", "\n    more: int = 5")):
+        (tmp_path / f"{module}.py").write_text(BATTERY.format(more=more))
+        (tmp_path / f"battery/{module}.yaml").write_text(f"name: mine\n_target_: {module}.Mine\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def own(*overrides: str) -> str:
+        with Composer(flags_parser().parse_args(["--config-dir", str(tmp_path)])) as composer:
+            return run_id(validate(composer.compose(list(overrides))))
+
+    first, moved, later = (own(f"battery={module}") for module in ("here_first", "moved_there", "later_version"))
+    assert first == moved == later
+    assert own("battery=later_version", "+battery.more=6") != first

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT
+from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
 from tinylab.records.manifest import RunFolder
 from tinylab.report.plots import draw
 from tinylab.report.views import run_view
@@ -58,6 +58,23 @@ def test_layers_show_each_metrics_number_coloured_by_its_share_of_the_largest_ch
     assert {(int(t.get_position()[0]), int(t.get_position()[1])): t.get_text() for t in axis.texts} == {
         (0, 0): "3", (0, 1): "5", (1, 0): "0.5", (1, 1): "0.25"}
     assert [label.get_text() for label in axis.get_xticklabels()] == ["logit_diff", "kl_div"]
+
+
+def test_further_columns_of_a_component_and_of_a_layer_are_panels_and_rows() -> None:
+    """A kind of one's own: heads at positions, and layers at scales."""
+    places = ("layer", "head", "position")
+    three = TableKind("x", tuple((name, "int64") for name in places), "x_matrix", places, "xs")
+    rows = [{"run_id": "x", "seed": 0, "layer": 0, "head": head, "position": position, "metric": "logit_diff",
+             "value": head + 10 * position} for head in range(2) for position in (4, 7)]
+    panels = [axis for axis in draw(pd.DataFrame(rows), three, BASELINES, "a title").axes if axis.images]
+    assert {axis.get_title(): np.asarray(axis.images[0].get_array()).tolist() for axis in panels} == {
+        "position 4": [[37.0, 38.0]], "position 7": [[67.0, 68.0]]}
+    scaled = TableKind("y", (("layer", "int64"), ("scale", "float64")), "y_matrix", ("layer",), "ys")
+    rows = [{"run_id": "x", "seed": 0, "layer": layer, "scale": scale, "metric": "logit_diff", "value": layer + scale}
+            for layer in range(2) for scale in (0.0, 0.5)]
+    axis = draw(pd.DataFrame(rows), scaled, BASELINES, "a title").axes[0]
+    assert [text.get_text() for text in axis.texts] == ["0", "0.5", "1", "1.5"]
+    assert axis.get_ylabel() == "layer, scale"
 
 
 @pytest.mark.parametrize("battery", [("battery=h1", "battery.scales=[0.0,0.5]"), ("battery=h2", "battery.granularity=mlp_out")],

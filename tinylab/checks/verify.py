@@ -57,14 +57,15 @@ def add_verify_slice(resolved: Resolved, folder: RunFolder) -> str:
     Writes `verify.json` and puts it, with the verdict, into the manifest. A failed verdict is a loud warning.
     """
     config = resolved.config
-    settings = asdict(filled_in(config.verify_slice, config))
+    asked = filled_in(config.verify_slice, config)
+    settings = asdict(asked)
     manifest = folder.read()
     assert manifest is not None
     if not config.overwrite and manifest.get("verify_slice", {}).get("settings") == settings and _covers(folder, config):
         log.info("the verify slice of run %s is already there, reusing it", resolved.run_id)
         return str(manifest["verify_slice"]["verdict"])
     try:
-        found = _verify(config, filled_in(config.verify_slice, config), folder, manifest)
+        found = _verify(resolved, asked, folder, manifest)
     except BaseException as error:
         folder.write({**manifest, "verify_slice": {"settings": settings, "verdict": "error", "error": describe(error)}})
         raise
@@ -84,11 +85,12 @@ def _covers(folder: RunFolder, config: Config) -> bool:
     return file.is_file() and set(config.metric_names) <= set(read_json(file)["metrics"])
 
 
-def _verify(config: Config, asked: VerifySliceConfig, folder: RunFolder, manifest: dict[str, Any]) -> dict[str, Any]:
+def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, manifest: dict[str, Any]) -> dict[str, Any]:
     from tinylab.engine.reference import ReferenceEngine
 
+    config = resolved.config
     assert asked.device is not None and asked.dtype is not None and asked.n_examples is not None
-    model = kept_model(replace(config.model, dtype=asked.dtype), asked.device)
+    model = kept_model(replace(config.model, dtype=asked.dtype), asked.device, resolved.model)
     prepared = prepare(config, load_condition(config.condition), model)
     last = list(range(len(prepared.tokens)))[-asked.n_examples :]
     real = [cell for cell in prepared.cells if cell.control == "none"]

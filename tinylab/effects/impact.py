@@ -57,10 +57,8 @@ class Impact:
     def cell_value(self, metric: str, v: int, examples: list[int]) -> float | None:
         """A cell's number over some examples; None where it is undefined."""
         declared = named(metric)
-        if declared.pooled and declared.relative is not None:
-            means = (np.asarray(np.mean(column[examples])) for column in (self.base(declared)[v], *self.ends(declared)))
-            pooled = float(declared.relative(*means))
-            return None if np.isnan(pooled) else pooled
+        if declared.pooled:
+            return declared.of_means(*(column[examples] for column in (self.base(declared)[v], *self.ends(declared))))
         numbers = self.of(metric)[v, examples]
         if not declared.may_be_undefined:
             return float(np.mean(numbers))

@@ -149,8 +149,8 @@ def intervene(
         yield
     for intervention, times in zip(variant.interventions, made, strict=True):
         if times != 1:
-            raise EngineUnsupported(f"{intervention.operation} at {intervention.site} of layer {intervention.layer} was made "
-                                    f"{times} times in a forward pass of {type(model.model).__name__}, expected once: this "
+            raise EngineUnsupported(f"{intervention.operation} at {intervention.component} was made {times} "
+                                    f"times in a forward pass of {type(model.model).__name__}, expected once: this "
                                     "architecture does not call its modules as others do.")
 
 

@@ -20,6 +20,10 @@ class Component:
     layer: int
     unit: int | None = None
 
+    def __str__(self) -> str:
+        """Such as `head_out of layer 1, head 3`."""
+        return f"{self.site} of layer {self.layer}" + ("" if self.unit is None else f", head {self.unit}")
+
 
 @dataclass(frozen=True)
 class TableKind:

@@ -67,11 +67,6 @@ class Variant:
             raise ConfigError(f"{needy[0]}: needs a source, got none; give the variant one, such as Own('clean').")
 
     @property
-    def components(self) -> tuple[Component, ...]:
-        """What it acts on."""
-        return tuple(intervention.component for intervention in self.interventions)
-
-    @property
     def fork(self) -> Fork:
         """Where it first differs from the unmodified run."""
         return min((i.layer, i.site.order) for i in self.interventions)

@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tinylab.arrays import FloatArray
 from tinylab.errors import ConfigError, first_sentence, options
 from tinylab.measures.readings import CleanRun, Reading, precise
@@ -91,6 +93,16 @@ class Metric:
         """Whether its size tells how far two computations agree: a flip is a jump at a tie, a ratio blows up."""
         return self.made_of is None and self.differentiable
 
+    def of_means(self, *columns: FloatArray) -> float | None:
+        """The number that is made of means, None where it is undefined.
+
+        Args:
+            columns: [B] each: what the metric is made of in the intervened run, the unmodified target and source runs.
+        """
+        assert self.relative is not None
+        found = float(self.relative(*(np.asarray(np.mean(column)) for column in columns)))
+        return None if np.isnan(found) else found
+
 
 METRICS: dict[str, Metric] = {}
 """Every metric by name: those of this module, and those of a user's own that `named` was asked for."""
@@ -150,6 +162,8 @@ for _score, _unit, _smooth in ((logit_diff, "logits", True), (kl_div, "nats", Tr
 register(Metric("recovery", "fraction", made_of="logit_diff", relative=recovery, pooled=True,
                 companion="recovery_mean"))
 register(Metric("recovery_mean", "fraction", made_of="logit_diff", relative=recovery, chosen=False))
+SHIPPED = tuple(METRICS.values())
+"""What `metrics=null` chooses from: not what this process was asked for before."""
 
 
 @dataclass(frozen=True)
@@ -188,12 +202,12 @@ def _columns(clean_run: CleanRun) -> torch.Tensor:
 
 
 def available(source: bool) -> list[str]:
-    """The metrics that a battery has and a user may name.
+    """The metrics of tinylab that a battery has and a user may name.
 
     Args:
         source: whether the battery has one.
     """
-    return [one.name for one in METRICS.values() if one.chosen and (source or not one.needs_source)]
+    return [one.name for one in SHIPPED if one.chosen and (source or not one.needs_source)]
 
 
 def scored(names: Sequence[str]) -> tuple[str, ...]:

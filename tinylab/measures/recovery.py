@@ -30,17 +30,3 @@ def recovery(
     defined = np.abs(whole) >= RECOVERY_FLOOR
     found: Float64[np.ndarray, "*n"] = np.divide(patched - target_run, whole, out=np.full_like(whole, np.nan), where=defined)
     return found
-
-
-def recovery_of_means(
-    patched: Float64[np.ndarray, " B"], target_run: Float64[np.ndarray, " B"], source_run: Float64[np.ndarray, " B"]
-) -> float | None:
-    """The recovery of the means over examples: a ratio of means; None where undefined.
-
-    Args:
-        patched: [B] logit differences under the patch.
-        target_run: [B] those of the unmodified run that was patched.
-        source_run: [B] those of the unmodified run that the activations came from.
-    """
-    found = float(recovery(*(np.asarray(np.mean(column)) for column in (patched, target_run, source_run))))
-    return None if np.isnan(found) else found

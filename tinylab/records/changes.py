@@ -43,7 +43,8 @@ def since_earlier_run(resolved: Resolved) -> str | None:
 def _same_paths(manifest: dict[str, Any], resolved: Resolved) -> bool:
     """Whether corpus and model are called what they were: others are not changed ones."""
     config = resolved.config
-    return bool((manifest["provenance"]["corpus"]["path"], manifest["model"]) == (config.condition.path, config.model.label))
+    same_corpus = manifest["provenance"]["corpus"]["path"] == config.condition.path
+    return same_corpus and manifest["model"] in (config.model.label, config.model.path)  # the path: before identity version 2
 
 
 def _same_settings(path: Path, manifest: dict[str, Any], resolved: Resolved) -> bool:

@@ -24,7 +24,6 @@ from tinylab.records.storage import read_json, write_json
 GOT = 80
 """Characters of a wrong value that an error shows."""
 Item = TypeVar("Item", bound=Hashable)
-Document = TypeVar("Document", bound=BaseModel)
 
 
 def says(expected: str) -> WrapValidator:
@@ -119,17 +118,18 @@ def check_document(model: type[BaseModel], data: object, where: str) -> None:
         raise SchemaError(f"{where}: {_sentence(model, data, error)}") from error
 
 
-def read_document(model: type[Document], path: Path) -> Document:
-    """Read a document as an object whose attributes are its keys.
+def read_document(model: type[BaseModel], path: Path) -> dict[str, Any]:
+    """Read a document as plain data, after it was checked.
 
     Raises:
         OutputError: it is missing, no JSON, or breaks its contract.
     """
     data = read_json(path)
     try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise OutputError(f"{path}: {_sentence(model, data, error)}") from error
+        check_document(model, data, str(path))
+    except SchemaError as error:
+        raise OutputError(str(error)) from error
+    return data
 
 
 def write_document(model: type[BaseModel], path: Path, data: dict[str, Any]) -> None:

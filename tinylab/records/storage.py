@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tinylab.errors import OutputError, first_sentence
+from tinylab.errors import OutputError
 
 
 @contextmanager
@@ -76,6 +76,15 @@ def writing_table(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
         yield writer
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON document.
+
+    Raises:
+        OutputError: it is missing or not JSON.
+    """
+    return _read(path, "JSON document", json.loads, json.JSONDecodeError)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML document.
 
@@ -84,26 +93,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     import yaml
 
+    return _read(path, "YAML document", yaml.safe_load, yaml.YAMLError)
+
+
+def _read(path: Path, what: str, load: Callable[[str], Any], broken: type[Exception]) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        reason = first_sentence(error)
-        raise OutputError(f"{path}: cannot be read ({reason}); expected a YAML document written by tinylab.") from error
+        data = load(path.read_text(encoding="utf-8"))
+    except (OSError, broken) as error:
+        reason = " ".join(str(error).split())
+        raise OutputError(f"{path}: cannot be read ({reason}); expected a {what} written by tinylab.") from error
     if not isinstance(data, dict):
-        raise OutputError(f"{path}: holds a {type(data).__name__}, expected a YAML mapping written by tinylab.")
-    return data
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON document.
-
-    Raises:
-        OutputError: it is missing or not JSON.
-    """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise OutputError(f"{path}: cannot be read ({error}); expected a JSON document written by tinylab.") from error
-    if not isinstance(data, dict):
-        raise OutputError(f"{path}: holds a {type(data).__name__}, expected a JSON object written by tinylab.")
+        raise OutputError(f"{path}: holds a {type(data).__name__}, expected a {what} with keys, written by tinylab.")
     return data

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def heatmap(
     path: Path, impacts: pa.Table, kind: TableKind, baselines: dict[str, Any], title: str, *, patched: bool = False
 ) -> None:
-    """Draw a run: layer × unit (one panel for each scale or its like) by one metric, or layer × metric.
+    """Draw a run: layer × unit (one panel for each scale or its like) by one metric, or cell × metric where layers have no units.
 
     Units are coloured by the change of the first metric from the unmodified run: red where it falls, blue where it
     rises. Layers show each metric's own numbers, coloured by |change| as a fraction of the metric's largest.
@@ -49,39 +49,41 @@ def draw(table: pd.DataFrame, kind: TableKind, baselines: dict[str, Any], title:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=120)
     metric = str(table["metric"].iloc[0])
     cells = change_of_cells(table, kind, baselines, metric)
-    if len(kind.component) == 2:
+    if len(kind.component) > 1:
         _units(figure, cells, kind, metric, patched)
     else:
         metrics = list(dict.fromkeys(table["metric"]))
-        _layers(figure, cells.set_index(kind.component[0])[metrics], baselines)
+        rows = [*kind.component, *kind.varied]
+        _layers(figure, cells.set_index(rows if kind.varied else rows[0])[metrics], baselines)
     figure.suptitle(title, fontsize=11)
     return figure
 
 
 def _units(figure: Figure, cells: pd.DataFrame, kind: TableKind, metric: str, patched: bool) -> None:
-    """One panel for each value of the columns that are no component's (a scale): layer upwards, unit to the right."""
-    layer, unit = kind.component
-    panels = list(cells.groupby(list(kind.varied))) if kind.varied else [((), cells)]
+    """Layer upwards, unit to the right; one panel for each value of the other columns (a scale)."""
+    layer, unit, *others = kind.component
+    others += kind.varied
+    panels = list(cells.groupby(others)) if others else [((), cells)]
     limit = float(cells["change"].abs().max()) or 1.0
     figure.set_size_inches(min(6.4 * len(panels), 24), 4.4)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (value, rows) in zip(axes, panels, strict=True):
         grid = rows.pivot(index=layer, columns=unit, values="change")
         image = axis.imshow(grid.to_numpy(), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-        axis.set_title(f"{unit} of the source run" if patched else _panel(unit, kind, value), fontsize=9)
+        axis.set_title(f"{unit} of the source run" if patched else _panel(unit, others, value), fontsize=9)
         _ticks(axis, unit, grid.columns, layer, grid.index)
     figure.colorbar(image, ax=list(axes), label=f"change of {metric}")
 
 
-def _panel(unit: str, kind: TableKind, values: Any) -> str:
+def _panel(unit: str, columns: list[str], values: Any) -> str:
     """What a panel shows: `head × 0.5`, or the columns with their values."""
-    if kind.varied == ("scale",):
+    if columns == ["scale"]:
         return f"{unit} × {values[0]:g}"
-    return ", ".join(f"{name} {value}" for name, value in zip(kind.varied, values, strict=True)) or unit
+    return ", ".join(f"{name} {value}" for name, value in zip(columns, values, strict=True)) or unit
 
 
 def _layers(figure: Figure, values: pd.DataFrame, baselines: dict[str, Any]) -> None:
-    """One row for each layer, one column for each metric."""
+    """One row for each cell, the lowest layer at the bottom, one column for each metric."""
     change: FloatArray = values.to_numpy() - np.array([baselines[str(name)]["mean"] for name in values.columns])
     colours = share_of_largest(change)
     axis = figure.subplots()
@@ -90,7 +92,7 @@ def _layers(figure: Figure, values: pd.DataFrame, baselines: dict[str, Any]) -> 
         axis.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=8,
                   color="white" if colours[row, column] > 0.6 else "black")
     figure.colorbar(image, ax=axis, label="|change|, fraction of the metric's largest")
-    _ticks(axis, "metric", values.columns, "layer", values.index)
+    _ticks(axis, "metric", values.columns, ", ".join(map(str, values.index.names)), values.index)
 
 
 def _ticks(axis: Any, x: str, columns: Any, y: str, index: Any) -> None:
