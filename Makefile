@@ -10,7 +10,7 @@ PEERS := .venv-peers
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-families test-same test-oldest test-faults test-slurm test-ray test-peers mutants families validation schemas check bench bench-peers clean
+.PHONY: demo test test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation schemas check bench bench-peers clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -33,6 +33,9 @@ test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
 
 test-faults: $(VENV)/.dev ## sweeps whose workers, parent or disk fail
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m faults
+
+fuzz: $(VENV)/.dev ## corpora, configs, command lines, models and results of any content: five minutes, the same each time
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q $(SPREAD) -m fuzz tests/fuzz
 
 test-ray: $(RAY)/.dev ## sweeps on a local Ray: the same tables, a killed worker, nothing left running
 	OMP_WAIT_POLICY=PASSIVE $(RAY)/bin/python -m pytest -q -m ray

@@ -213,7 +213,8 @@ IDENTITIES = ("unhooked", "batch", "alone", "heads", "attention", "residual", "s
 
 def check(name: str, dtype: torch.dtype) -> None:
     found = measured(name, dtype)
-    rounding = 1e-6 if dtype == torch.float64 and name in SINGLE_INSIDE else ROUNDING[dtype]
+    single = name in SINGLE_INSIDE or name == "ernie4_5_moe"  # whose router rounds in float32 as the number of rows has it
+    rounding = 1e-6 if dtype == torch.float64 and single else ROUNDING[dtype]
     broken = {
         identity: found[identity] for identity in IDENTITIES
         if (found[identity] > rounding) != (name in EXCEPTIONS.get(identity, {})) or not np.isfinite(found[identity])
