@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tinylab.config.composing import CONFIG_NAME, Composer, config_folder, one_sentence
+from tinylab.config.composing import CONFIG_NAME, Composer, config_folders, one_sentence
 from tinylab.config.hydra_internals import flags_parser, run_hydra
 from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, exit_code, terminable, uninterrupted
@@ -90,6 +90,9 @@ def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         if args.multirun and (args.cfg or args.info):
             raise ConfigError(f"--multirun with --{'cfg' if args.cfg else 'info'}: Hydra shows the config of one run; leave out "
                               "--multirun, or see every run of a sweep with dry_run=true.")
+        if args.cfg:
+            with Composer(args) as composer:
+                composer.compose([override.input_line or "" for override in composer.parse(args.overrides)])
         _hydra(args, parser)
         return 0
     return carry_out(args, parser, planned(args))
@@ -208,7 +211,7 @@ def _joined(plan: Plan, launcher_error: Exception | None) -> dict[str, Any]:
 
 def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
     asked = argparse.Namespace(**{**vars(args), "overrides": [*args.overrides, *more]})
-    run_hydra(asked, parser, task, str(config_folder()), CONFIG_NAME)
+    run_hydra(asked, parser, task, config_folders(args), CONFIG_NAME)
 
 
 def _check_writable(folder: Path) -> list[Path]:

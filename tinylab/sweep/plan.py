@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tinylab.config.composing import GROUPS, Composer, is_hydra_override, one_sentence
 from tinylab.config.hydra_internals import split_arguments
@@ -130,10 +130,12 @@ def _jobs(
         batches = split_arguments([o for o in parsed if not is_hydra_override(o)])
     except HydraException as error:
         raise ConfigError(one_sentence(error)) from error
+    typed = {override.key_or_group for override in composer.parse(overrides)}
     jobs, configs = [], []
     for lines in batches[0]:
         composer.check_sources(composer.parse(lines))
         composed = composer.compose([*lines, *hydra_lines])
+        _check_one_sweep(base, composed, lines, typed)
         config = validate(composed)
         if devices_are_here:
             _check_device(config)
@@ -141,6 +143,23 @@ def _jobs(
         jobs.append(Job(list(lines), config.condition.tag, config.battery.name, run_id(config), folder))
         configs.append(config)
     return _with_settings(composer, jobs), configs
+
+
+def _check_one_sweep(base: DictConfig, composed: DictConfig, lines: Sequence[str], typed: set[str]) -> None:
+    """Refuse a job whose swept preset says how to sweep: Hydra reads that before it knows the job, and would ignore it.
+
+    Raises:
+        ConfigError: there is such a preset.
+    """
+    said, used = composed.hydra.sweeper.get("params") or {}, base.hydra.sweeper.get("params") or {}
+    ignored = [f"{key}={value}" for key, value in said.items() if key not in typed and used.get(key) != value]
+    if ignored:
+        raise ConfigError(f"[{' '.join(lines)}]: carries a sweep of its own, {' '.join(ignored)}, which a sweep over presets "
+                          f"does not do; type each preset alone, or add {' '.join(ignored)} to sweep all of them over it.")
+    for name in ("launcher", "sweep"):
+        if OmegaConf.to_container(composed.hydra[name]) != OmegaConf.to_container(base.hydra[name]):
+            raise ConfigError(f"[{' '.join(lines)}]: sets hydra.{name}, but a sweep has one for all of its jobs; give it on the "
+                              "command line, or type each preset alone.")
 
 
 def _with_settings(composer: Composer, jobs: Sequence[Job]) -> list[Job]:
