@@ -178,12 +178,15 @@ class Composer:
         self._checked.add(folder)
 
     def check_sources(self, overrides: Sequence[Override]) -> None:
-        """Refuse to put another corpus or other weights under the name of a preset that has its own.
+        """Refuse to put another corpus or other weights under the name of a preset that has its own, or to rename a battery.
 
         Raises:
-            ConfigError: a preset's source is overridden; the message says what was meant.
+            ConfigError: a preset's source or name is overridden; the message says what was meant.
         """
         for own in overrides:
+            if own.key_or_group.lstrip("+") == "battery.name" and not own.is_sweep_override():
+                others = [o.input_line or "" for o in overrides if o is not own and not o.is_sweep_override()]
+                self._check_battery_name(own, others)
             if own.is_sweep_override() or (found := SOURCES.get(own.key_or_group.lstrip("+"))) is None or own.value() is None:
                 continue
             group, option = found
@@ -195,6 +198,15 @@ class Composer:
             if has_its_own and choice != option:
                 raise ConfigError(f"{own.input_line}: {group}={choice} has a source of its own, and would give its name to "
                                   f"another; use {group}={option} {own.input_line}.")
+
+    def _check_battery_name(self, own: Override, others: Sequence[str]) -> None:
+        """Refuse a battery's name that is not its YAML's: tables and manifests call it by that."""
+        composed = self.compose(others)
+        name = OmegaConf.select(composed, "battery.name", throw_on_missing=False)
+        if name is not None and own.value() != name:
+            choice = composed.hydra.runtime.choices["battery"]
+            raise ConfigError(f"{own.input_line}: battery={choice} is called {name} in every result; choose another battery with "
+                              "battery=…, or name one of your own in a YAML of your own.")
 
     def _unknown_key(self, key: str, overrides: Sequence[str]) -> str:
         """The message for a mistyped key: its known siblings, found by composing without it."""
