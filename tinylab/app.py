@@ -27,6 +27,7 @@ from tinylab.config.hydra_internals import flags_parser, run_hydra
 from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, exit_code, terminable, uninterrupted
 from tinylab.records.manifest import RunFolder
+from tinylab.sweep.naming import passed_on
 from tinylab.sweep.plan import Plan, make_plan
 
 EXIT_MISSING_RUNS = 3
@@ -120,6 +121,8 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
         dry_run(plan.configs, plan.folders)
         return 0
     if plan.sweep_folder is None:
+        if plan.explicit_folder:
+            args.overrides.append(passed_on("hydra.run.dir", plan.folders[0]))
         return _run(args, parser, Path(plan.first.output_dir))
     return _sweep(args, parser, plan)
 
@@ -149,10 +152,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     _check_writable(plan.sweep_folder.parent)
     plan.write_manifest()
     args.multirun, args.run = True, False
-    if not plan.explicit_folder:
-        quoted = str(plan.sweep_folder).replace("\\", "\\\\").replace("'", "\\'")
-        args.overrides.append(f"hydra.sweep.dir='{quoted}'")
-    args.overrides += plan.launcher
+    args.overrides += [passed_on("hydra.sweep.dir", plan.sweep_folder), *plan.launcher]
     begin_command()
     if plan.submitit == "submitit_slurm":
         slurm.ask_the_controller()

@@ -50,6 +50,8 @@ class RootConfig:
             at_least("seeds", seed, 0)
         distinct("metrics", self.metrics)
         at_least("threads", self.threads, 1)
+        if not self.output_dir.strip():
+            raise ConfigError(f"output_dir={self.output_dir!r}: expected a folder; '.' is where the command is typed.")
         for key, name in (("run_name", self.run_name), ("sweep_name", self.sweep_name)):
             if not name or "/" in name:
                 raise ConfigError(f"{key}={name!r}: expected a name without '/'.")

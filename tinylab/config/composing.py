@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Self
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -86,6 +87,7 @@ class Composer:
         """
         ignore_schema_notice()
         folders = config_folders(args)
+        self.own_configs = any(given is not None for given in (args.config_dir, args.config_path, args.config_name))
         self._name = args.config_name or CONFIG_NAME
         self._hydra = main_hydra("tinylab", search_path(*folders))
         self._before = {source.provider: source for source in self._hydra.config_loader.get_sources()}
@@ -108,6 +110,7 @@ class Composer:
 
     def __exit__(self, *_: object) -> None:
         """Make room for Hydra's own entry point."""
+        HydraConfig.instance().cfg = None
         GlobalHydra.instance().clear()
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
@@ -148,6 +151,7 @@ class Composer:
         Raises:
             ConfigError: it cannot be composed; the message says what would work.
         """
+        HydraConfig.instance().cfg = None  # of the job before: a config that needs it must not take another's
         try:
             cfg = self._hydra.compose_config(self._name, list(overrides), run_mode=RunMode.RUN, with_log_configuration=False)
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -159,6 +163,7 @@ class Composer:
             if source.provider.startswith("hydra.searchpath"):
                 folder = str(locate(f"{PACKAGE_SCHEME}{source.path}")) if source.schema == "pkg" else source.path
                 self._check_used(f"hydra.searchpath=[{source.path}]", folder, list(self._before.values()))
+        HydraConfig.instance().set_config(cfg)  # ${hydra:…} means the job's
         return cfg
 
     def _check_used(self, given: str, folder: str, before: Sequence[ConfigSource]) -> None:

@@ -76,7 +76,7 @@ class Group(OpenRecord):
     per_metric: dict[Name, Strongest]
     """The strongest by each metric."""
     expected_by_chance: Size | None
-    """The mean size of an intersection of random sets of the same sizes, one of each condition; null where there are no components."""
+    """The mean size of an intersection of random sets of the same sizes; null where there are no components."""
     notes: list[Text]
     """What limits the claim."""
 
