@@ -26,6 +26,7 @@ from tinylab.config.composing import CONFIG_NAME, Composer, config_folders, one_
 from tinylab.config.hydra_internals import flags_parser, run_hydra
 from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, exit_code, terminable, uninterrupted
+from tinylab.machine.parent import end_with_parent, name_parent
 from tinylab.records.manifest import RunFolder
 from tinylab.sweep.naming import passed_on
 from tinylab.sweep.plan import Plan, make_plan
@@ -154,6 +155,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     args.multirun, args.run = True, False
     args.overrides += [passed_on("hydra.sweep.dir", plan.sweep_folder), *plan.launcher]
     begin_command()
+    name_parent(plan.workers_are_children)
     if plan.submitit == "submitit_slurm":
         slurm.ask_the_controller()
     error: Exception | None = None
@@ -251,6 +253,8 @@ def task(cfg: DictConfig) -> None:
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, must not fill the screen with tracebacks
     hydra = HydraConfig.get()
     multirun = hydra.mode == RunMode.MULTIRUN
+    if multirun:
+        end_with_parent()
     folder = RunFolder(Path(hydra.runtime.output_dir))
     fresh = not folder.manifest.is_file()
     run_id = None

@@ -59,6 +59,11 @@ class Plan:
         """The first run's config: what concerns the whole command is read from it."""
         return self.configs[0]
 
+    @property
+    def workers_are_children(self) -> bool:
+        """Whether the jobs run in processes that this one starts: joblib's, submitit_local's. A Ray ends its own."""
+        return self.submitit == "submitit_local" or (self.workers is not None and not self.own_ray)
+
     def write_manifest(self) -> None:
         """Tell the sweep's folder what is planned, before anything runs."""
         from tinylab.records.checking import write_document  # not for the command line's help: pydantic takes a while
