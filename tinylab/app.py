@@ -22,11 +22,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tinylab.config.composing import CONFIG_NAME, Composer, config_folder, one_sentence
+from tinylab.config.composing import CONFIG_NAME, Composer, config_folders, one_sentence
 from tinylab.config.hydra_internals import flags_parser, run_hydra
 from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, exit_code, terminable, uninterrupted
+from tinylab.machine.parent import end_with_parent, name_parent
 from tinylab.records.manifest import RunFolder
+from tinylab.sweep.naming import passed_on
 from tinylab.sweep.plan import Plan, make_plan
 
 EXIT_MISSING_RUNS = 3
@@ -90,6 +92,9 @@ def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         if args.multirun and (args.cfg or args.info):
             raise ConfigError(f"--multirun with --{'cfg' if args.cfg else 'info'}: Hydra shows the config of one run; leave out "
                               "--multirun, or see every run of a sweep with dry_run=true.")
+        if args.cfg:
+            with Composer(args) as composer:
+                composer.compose([override.input_line or "" for override in composer.parse(args.overrides)])
         _hydra(args, parser)
         return 0
     return carry_out(args, parser, planned(args))
@@ -117,6 +122,8 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
         dry_run(plan.configs, plan.folders)
         return 0
     if plan.sweep_folder is None:
+        if plan.explicit_folder:
+            args.overrides.append(passed_on("hydra.run.dir", plan.folders[0]))
         return _run(args, parser, Path(plan.first.output_dir))
     return _sweep(args, parser, plan)
 
@@ -146,11 +153,9 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     _check_writable(plan.sweep_folder.parent)
     plan.write_manifest()
     args.multirun, args.run = True, False
-    if not plan.explicit_folder:
-        quoted = str(plan.sweep_folder).replace("\\", "\\\\").replace("'", "\\'")
-        args.overrides.append(f"hydra.sweep.dir='{quoted}'")
-    args.overrides += plan.launcher
+    args.overrides += [passed_on("hydra.sweep.dir", plan.sweep_folder), *plan.launcher]
     begin_command()
+    name_parent(plan.workers_are_children)
     if plan.submitit == "submitit_slurm":
         slurm.ask_the_controller()
     error: Exception | None = None
@@ -208,7 +213,7 @@ def _joined(plan: Plan, launcher_error: Exception | None) -> dict[str, Any]:
 
 def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
     asked = argparse.Namespace(**{**vars(args), "overrides": [*args.overrides, *more]})
-    run_hydra(asked, parser, task, str(config_folder()), CONFIG_NAME)
+    run_hydra(asked, parser, task, config_folders(args), CONFIG_NAME)
 
 
 def _check_writable(folder: Path) -> list[Path]:
@@ -248,6 +253,8 @@ def task(cfg: DictConfig) -> None:
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, must not fill the screen with tracebacks
     hydra = HydraConfig.get()
     multirun = hydra.mode == RunMode.MULTIRUN
+    if multirun:
+        end_with_parent()
     folder = RunFolder(Path(hydra.runtime.output_dir))
     fresh = not folder.manifest.is_file()
     run_id = None

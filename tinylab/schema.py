@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+SHIPPED_NAMES = {"h1": "heads_zero", "h2": "activation_patch"}
+"""Names of batteries, and the kind that alone may bear each: what a result calls a battery is what it is."""
 
 
 @dataclass(kw_only=True)
@@ -48,6 +50,8 @@ class RootConfig:
             at_least("seeds", seed, 0)
         distinct("metrics", self.metrics)
         at_least("threads", self.threads, 1)
+        if not self.output_dir.strip():
+            raise ConfigError(f"output_dir={self.output_dir!r}: expected a folder; '.' is where the command is typed.")
         for key, name in (("run_name", self.run_name), ("sweep_name", self.sweep_name)):
             if not name or "/" in name:
                 raise ConfigError(f"{key}={name!r}: expected a name without '/'.")
@@ -130,7 +134,11 @@ def _battery(values: dict[str, Any]) -> Battery:
     if inspect.isabstract(cls) or "kind" not in vars(cls):
         missing = sorted(getattr(cls, "__abstractmethods__", ())) + ["kind"] * ("kind" not in vars(cls))
         raise ConfigError(f"battery._target_={target}: a battery declares {', '.join(missing)} (tinylab/batteries/base.py).")
-    return _typed("battery", cls, values)
+    battery = _typed("battery", cls, values)
+    if SHIPPED_NAMES.get(battery.name, battery.kind) != battery.kind:
+        raise ConfigError(f"battery.name={battery.name}: results call {SHIPPED_NAMES[battery.name]} so, and this battery is "
+                          f"{battery.kind}; give it a name of its own.")
+    return battery
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

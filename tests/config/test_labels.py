@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from conftest import write_jsonl
-from typed import SHORT
+from typed import SHORT, composed
 
 TINY = Path(__file__).parent.parent.parent / "tinylab/assets/tiny"
 ROW = {"clean": "The capital of Iraq is", "corrupt": "The capital of Egypt is", "target": " Baghdad", "foil": " Cairo"}
@@ -26,6 +26,9 @@ def desk(tmp_path: Path) -> None:
     folder = tmp_path / "conf/condition"
     folder.mkdir(parents=True)
     (folder / "again.yaml").write_text("defaults: [cond_a, _self_]\ntag: again\n")
+    (tmp_path / "conf/battery").mkdir()
+    (tmp_path / "conf/battery/zeroing.yaml").write_text("defaults: [h1, _self_]\nname: h2\n")
+    (tmp_path / "conf/battery/halving.yaml").write_text("defaults: [h1, _self_]\nname: halving\nscales: [0.5]\n")
 
 
 @pytest.mark.parametrize(
@@ -41,6 +44,10 @@ def desk(tmp_path: Path) -> None:
         (["-m", "condition=cond_a,cond_b", "condition.path=mine.jsonl"], "condition=jsonl condition.path=mine.jsonl"),
         (["-m", "model.name=gpt2,gpt2-medium"], "model=hf model.name=gpt2"),
         (["model=local", "model.path=my_model", "model.name=other"], "model=hf model.name=other"),
+        (["battery.name=h2"], "battery=h1 is called h1 in every result"),
+        (["battery=h2", "++battery.name=h1"], "battery=h2 is called h2 in every result"),
+        (["-m", "battery.name=h1,h2"], "battery.name=h2: battery=h1 is called h1"),
+        (["--config-dir", "conf", "battery=zeroing"], "battery.name=h2: results call activation_patch so"),
         (["model=Qwen/Qwen3-0.6B"], "model=hf model.name=Qwen/Qwen3-0.6B"),
         (["model=./my_model"], "model=local model.path=./my_model"),
         (["condition=data/my.jsonl"], "condition=jsonl condition.path=data/my.jsonl"),
@@ -71,3 +78,30 @@ def test_the_matrix_calls_planted_and_embedded_models_by_what_they_are(tinylab: 
     assert tinylab(*SHORT) == 0
     (folder,) = Path("outputs/runs").glob("h1_cond_a_*")
     assert json.loads((folder / "manifest.json").read_text())["model"] == "tiny"
+
+
+def test_a_battery_of_ones_own_has_its_own_name(desk: None, tmp_path: Path) -> None:
+    battery = composed("battery=halving", flags=("--config-dir", str(tmp_path / "conf"))).battery
+    assert (battery.name, battery.kind) == ("halving", "heads_zero")
+
+
+def test_one_corpus_under_two_tags_is_told_and_is_no_invariant(desk: None, tinylab: Command) -> None:
+    assert tinylab("-m", "--config-dir", "conf", "condition=cond_a,again", "invariants.k=2", *SHORT) == 0
+    (file,) = Path("outputs/sweeps").glob("*/artifacts/cross_condition/invariants.json")
+    note = json.loads(file.read_text())["note"]
+    assert "cond_a and again are one corpus under 2 tags: they count as one condition" in note
+    assert "one condition only: these are its strongest components, not invariants" in note
+
+
+def test_a_head_that_flips_no_answer_is_no_invariant_by_flips(tinylab: Command) -> None:
+    asked = ("condition=cond_a,cond_b", "condition.n_examples=8", "plots=false", "invariants.metrics=[acc_flip_rate]")
+    assert tinylab("-m", *asked) == 0
+    (matrix,) = Path("outputs/sweeps").glob("*/artifacts/cross_condition/head_matrix.parquet")
+    table = pd.read_parquet(matrix)
+    flips = table[(table["metric"] == "acc_flip_rate") & (table["value"] != 0)]  # an unmodified run flips nothing
+    by_condition = [set(rows[["layer", "head"]].itertuples(index=False, name=None)) for _, rows in flips.groupby("condition")]
+    found = json.loads(matrix.with_name("invariants.json").read_text())
+    assert {(head["layer"], head["head"]) for head in found["heads"]} == set.intersection(*by_condition)
+    assert [len(own) for own in by_condition] == [3, 5]
+    assert found["expected_by_chance"]["heads"] == pytest.approx(3 * 5 / 32)
+    assert "3 of 32 components change acc_flip_rate at all" in found["note"]

@@ -17,7 +17,7 @@ import pytest
 from conftest import Command, only
 from tinylab import app
 from tinylab.errors import OutputError
-from tinylab.machine.interrupts import Terminated, terminable, uninterrupted
+from tinylab.machine.interrupts import HungUp, Terminated, terminable, uninterrupted
 from tinylab.records.storage import read_json
 from tinylab.sweep import aggregate, attempts
 from typed import SHORT
@@ -26,12 +26,15 @@ from typed import SHORT
 @pytest.fixture(autouse=True)
 def _as_in_a_terminal() -> Iterator[None]:
     """A shell that starts something in the background has it ignore Ctrl-C."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
-    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGHUP, before[1])
 
 
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+@pytest.mark.parametrize(("number", "error"), [
+    (signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated), (signal.SIGHUP, HungUp),
+])
 def test_an_interruption_waits_until_what_must_be_done_is_done(number: int, error: type[KeyboardInterrupt]) -> None:
     done = []
     with pytest.raises(error), terminable():
@@ -55,6 +58,13 @@ def test_who_has_ctrl_c_ignored_has_it_ignored_still() -> None:
     with terminable():
         signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_who_has_a_closed_terminal_ignored_as_nohup_does_goes_on() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with terminable(), uninterrupted():
+        signal.raise_signal(signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_in_a_thread_that_no_signal_reaches_there_is_nothing_to_wait_for() -> None:
@@ -103,7 +113,7 @@ def test_a_child_that_does_not_listen_is_killed_and_at_once_by_a_second_interrup
     assert not alive
 
 
-@pytest.mark.parametrize(("interruption", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+@pytest.mark.parametrize(("interruption", "code"), [(KeyboardInterrupt, 130), (Terminated, 143), (HungUp, 129)])
 @pytest.mark.parametrize("full", [False, True], ids=["runs are missing", "and the disk is full"])
 def test_an_interruption_goes_before_every_other_exit_code(
     full: bool, interruption: type[KeyboardInterrupt], code: int, tinylab: Command, tmp_path: Path,

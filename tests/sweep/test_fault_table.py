@@ -47,6 +47,7 @@ SENT = {
     "Ctrl-C": (os.killpg, signal.SIGINT, 130),
     "SIGINT": (os.kill, signal.SIGINT, 130),
     "SIGTERM": (os.kill, signal.SIGTERM, 143),
+    "SIGHUP": (os.kill, signal.SIGHUP, 129),
 }
 """What interrupts a sweep, to the whole group or the parent, and the exit code."""
 

@@ -27,18 +27,23 @@ class Run:
     condition: str
     table: pd.DataFrame
     baselines: dict[str, float]
+    corpus: str = ""
 
-    def scores(self, metric: str, rank: str) -> pd.Series[float]:
+    def scored(self, metric: str, rank: str) -> pd.DataFrame:
         kind = HEAD_IMPACT if "head" in self.table else LAYER_IMPACT
         rows = self.table[self.table["metric"] == metric].assign(run=0)[["run", *kind.component, *kind.varied, "value"]]
         return scores(rows, kind.component, {0: self.baselines[metric]}, rank)
 
+    def scores(self, metric: str, rank: str) -> pd.Series[float]:
+        return self.scored(metric, rank)["score"]
+
     def ranking(self, metric: str, rank: str, k: int) -> Ranking:
-        return strongest_components(self.scores(metric, rank), k)[0]
+        return strongest_components(self.scored(metric, rank), k)[0]
 
     def ranked(self, settings: Settings) -> ConditionRun:
         metrics = [metric for metric in settings.metrics if metric in set(self.table["metric"])]
-        return ConditionRun(self.condition, {metric: self.ranking(metric, settings.rank, settings.k) for metric in metrics})
+        rankings = {metric: self.ranking(metric, settings.rank, settings.k) for metric in metrics}
+        return ConditionRun(self.condition, rankings, corpus=self.corpus)
 
 
 @dataclass(frozen=True)
@@ -169,9 +174,64 @@ def test_several_metrics_are_intersected_and_listed_one_by_one() -> None:
 
 def test_fewer_components_than_k_is_said() -> None:
     found = find_invariants([heads(A, B)], Settings(k=10), [])
-    assert found["heads"] == listed((0, 0), (0, 1), (1, 0), (1, 1))
+    assert found["heads"] == listed((0, 0), (0, 1), (1, 0))
     assert "a has 4 components, fewer than k=10" in found["note"]
-    assert found["expected_by_chance"] == {"heads": 4.0}
+    assert "b: 3 of 4 components change logit_diff at all" in found["note"]
+    assert found["expected_by_chance"] == {"heads": 4 * 3 / 4}
+
+
+@pytest.mark.parametrize("rank", ["magnitude", "highest", "lowest"])
+def test_a_component_that_changes_nothing_is_never_among_the_strongest(rank: str) -> None:
+    some = heads_run("a", {(0, 0): 10.0, (0, 1): 10.0, (1, 0): 9.0, (1, 1): 10.0, (2, 0): 11.0})
+    others = heads_run("b", {(0, 0): 10.0, (0, 1): 12.0, (1, 0): 8.0, (1, 1): 10.0, (2, 0): 10.0})
+    found = find_invariants([heads(some, others)], Settings(k=4, rank=rank), [])
+    tops = found["per_metric"]["heads"]["logit_diff"]["top_k"]
+    assert {name: {(one["layer"], one["head"]) for one in top} for name, top in tops.items()} == {
+        "a": {(1, 0), (2, 0)}, "b": {(0, 1), (1, 0)},
+    }
+    assert found["heads"] == listed((1, 0))
+    assert found["expected_by_chance"] == {"heads": 2 * 2 / 5}
+    assert "a: 2 of 5 components change logit_diff at all, fewer than k=4" in found["note"]
+
+
+def test_where_nothing_has_an_effect_nothing_is_invariant() -> None:
+    still = {(0, 0): 10.0, (0, 1): 10.0}
+    found = find_invariants([heads(heads_run("a", still), heads_run("b", still))], Settings(k=2), [])
+    assert found["heads"] == [] and found["expected_by_chance"] == {"heads": 0.0}
+    assert found["per_metric"]["heads"]["logit_diff"]["top_k"] == {"a": [], "b": []}
+    assert "0 of 2 components change logit_diff at all" in found["note"]
+
+
+def test_a_mean_over_seeds_that_differs_in_its_last_bit_is_no_effect_and_a_small_one_is() -> None:
+    thirds = [heads_run("a", {(0, 0): value, (0, 1): value + 1e-9}).table.assign(seed=seed)
+              for seed, value in enumerate((0.1, 0.2, 0.3))]
+    run = Run("a", pd.concat(thirds), {"logit_diff": (0.1 + 0.2 + 0.3) / 3})  # 0.20000000000000004
+    assert run.ranking("logit_diff", "magnitude", 2).top == [(0, 1)]
+
+
+def test_ties_at_k_are_said_and_others_are_not() -> None:
+    values = {(0, 0): 13.0, (0, 1): 7.0, (1, 0): 12.0, (1, 1): 8.0, (2, 0): 12.0}
+    run = heads_run("a", values)
+    assert [run.ranking("logit_diff", "magnitude", k).tied for k in (1, 2, 3, 4, 5)] == [1, 0, 2, 1, 0]
+    said = "a: 2 more components are as strong by logit_diff as the last of its 3 strongest"
+    assert said in find_invariants([heads(run, B)], Settings(k=3), [])["note"]
+    assert "as strong" not in find_invariants([heads(A, A)], Settings(k=2), [])["note"]
+
+
+def test_one_corpus_under_two_tags_is_one_condition_and_that_is_said() -> None:
+    again = Run("again", A.table, A.baselines, corpus="same")
+    first = Run("a", A.table, A.baselines, corpus="same")
+    alone = find_invariants([heads(first, again)], Settings(k=2), [])
+    assert "a and again are one corpus under 2 tags: they count as one condition" in alone["note"]
+    assert "one condition only: these are its strongest components, not invariants" in alone["note"]
+    three = find_invariants([heads(first, again, Run("b", B.table, B.baselines, corpus="other"))], Settings(k=2), [])
+    assert "one corpus under 2 tags" in three["note"] and "one condition only" not in three["note"]
+    assert three["expected_by_chance"] == {"heads": 2 * 2 / 4}  # of two conditions, not three
+
+
+def test_corpora_that_are_not_known_are_told_apart_by_their_tags() -> None:
+    found = find_invariants([heads(A, B)], Settings(k=2), [])
+    assert "one corpus" not in found.get("note", "") and found["expected_by_chance"] == {"heads": 1.0}
 
 
 def test_a_missing_metric_is_said_and_nothing_is_claimed() -> None:
@@ -214,7 +274,7 @@ def test_heads_and_layers_are_two_kinds_with_their_own_lists() -> None:
 
 
 def test_patching_is_measured_from_the_unmodified_corrupt_run() -> None:
-    assert layers_run("a", [-5.0, 0.0, 4.0], baseline=-5.0).ranking("logit_diff", "magnitude", 3).top == [(2,), (1,), (0,)]
+    assert layers_run("a", [-5.0, 0.0, 4.0], baseline=-5.0).ranking("logit_diff", "magnitude", 3).top == [(2,), (1,)]
 
 
 def test_invariants_are_withheld_if_a_condition_is_missing() -> None:
@@ -242,8 +302,9 @@ def test_by_chance_agrees_with_drawing_at_random(k: int, components: int, condit
     order = rng.random((20_000, conditions, components)).argsort(axis=-1).argsort(axis=-1)
     sizes = (order < k).all(axis=1).sum(axis=-1)
     error = sizes.std() / np.sqrt(len(sizes))
-    within("chance drawn", abs(by_chance(k, components, conditions) - sizes.mean()) / error, 4.0)
+    within("chance drawn", abs(by_chance([k] * conditions, components) - sizes.mean()) / error, 4.0)
 
 
-def test_by_chance_with_fewer_components_than_k_is_all_of_them() -> None:
-    assert by_chance(10, 4, 3) == 4.0
+def test_by_chance_of_whole_sets_is_all_of_them_and_of_an_empty_one_none() -> None:
+    assert by_chance([4, 4, 4], 4) == 4.0
+    assert by_chance([0, 4], 4) == 0.0

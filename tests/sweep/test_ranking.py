@@ -71,12 +71,12 @@ def plainly(run: Run, kind: TableKind, metric: str, rank: str, k: int) -> Rankin
         return None
     component = ["layer", "head"] if kind == HEAD_IMPACT else ["layer"]
     values = chosen.groupby([*component, "scale"] if kind == HEAD_IMPACT else component)["value"].mean()
-    if rank == "magnitude":
-        values = (values - run.baselines[metric]).abs()
-    if rank == "lowest":
-        values = -values
-    score = {place if isinstance(place, tuple) else (place,): of.max() for place, of in values.groupby(component)}
-    return Ranking(sorted(score, key=lambda place: (-score[place], place))[:k], len(score))
+    change = (values - run.baselines[metric]).abs()
+    by_rank = {"magnitude": change, "highest": values, "lowest": -values}[rank]
+    score = {place if isinstance(place, tuple) else (place,): of.max() for place, of in by_rank.groupby(component)}
+    size = {place if isinstance(place, tuple) else (place,): of.max() for place, of in change.groupby(component)}
+    ordered = sorted((place for place in score if size[place] > 1e-9), key=lambda place: (-score[place], place))
+    return Ranking(ordered[:k], len(score), sum(score[place] == score[ordered[k - 1]] for place in ordered[k:]))
 
 
 @pytest.mark.parametrize("kind", TABLE_KINDS.values(), ids=TABLE_KINDS)

@@ -6,15 +6,17 @@ import argparse
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
-from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -22,6 +24,7 @@ from yaml import YAMLError
 
 from tinylab.config.hydra_internals import main_hydra, search_path
 from tinylab.errors import ConfigError, options
+from tinylab.paths import PACKAGE_SCHEME, locate
 
 CONFIG_NAME = "config"
 GROUPS = ("battery", "condition", "model", "device", "engine", "verify_slice", "experiment")
@@ -36,6 +39,26 @@ def config_folder() -> Path:
     package = Path(__file__).resolve().parent.parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
+
+
+def config_folders(args: argparse.Namespace) -> tuple[str, str | None]:
+    """Where configs are looked for: the user's own folder before the shipped one, or before the one of --config-path.
+
+    Returns:
+        The folder that goes first, and the one behind it, if there is one.
+
+    Raises:
+        ConfigError: a folder given by a flag does not exist.
+    """
+    found = [str(config_folder())]
+    for flag, given in (("--config-path", args.config_path), ("--config-dir", args.config_dir)):
+        if given is None:
+            continue
+        folder = os.path.abspath(locate(given) if given.startswith(PACKAGE_SCHEME) else given)
+        if not os.path.isdir(folder):
+            raise ConfigError(f"{flag} {given}: no such folder; expected one with groups such as condition/.")
+        found = [folder] if flag == "--config-path" else [folder, *found]
+    return found[0], found[1] if len(found) > 1 else None
 
 
 def ignore_schema_notice() -> None:
@@ -63,21 +86,31 @@ class Composer:
             ConfigError: the folder given by --config-dir does not exist.
         """
         ignore_schema_notice()
-        path = search_path(args.config_path or str(config_folder()))
-        if args.config_dir is not None:
-            folder = os.path.abspath(args.config_dir)
-            if not os.path.isdir(folder):
-                raise ConfigError(f"--config-dir {args.config_dir}: no such folder; expected one with groups such as condition/.")
-            path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+        folders = config_folders(args)
+        self.own_configs = any(given is not None for given in (args.config_dir, args.config_path, args.config_name))
         self._name = args.config_name or CONFIG_NAME
-        self._hydra = main_hydra("tinylab", path)
+        self._hydra = main_hydra("tinylab", search_path(*folders))
+        self._before = {source.provider: source for source in self._hydra.config_loader.get_sources()}
+        self._checked: set[str] = set()
+        self._own = None if args.config_dir is None else (f"--config-dir {args.config_dir}", folders[0])
 
     def __enter__(self) -> Self:
-        """Open; the work was done when it was made."""
+        """Open.
+
+        Raises:
+            ConfigError: the folder given by --config-dir has a file that Hydra would not look at.
+        """
+        try:
+            if self._own is not None:
+                self._check_used(*self._own, [self._before["hydra"]])
+        except ConfigError:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         """Make room for Hydra's own entry point."""
+        HydraConfig.instance().cfg = None
         GlobalHydra.instance().clear()
 
     def parse(self, overrides: Sequence[str]) -> list[Override]:
@@ -118,21 +151,47 @@ class Composer:
         Raises:
             ConfigError: it cannot be composed; the message says what would work.
         """
+        HydraConfig.instance().cfg = None  # of the job before: a config that needs it must not take another's
         try:
-            return self._hydra.compose_config(self._name, list(overrides), run_mode=RunMode.RUN, with_log_configuration=False)
+            cfg = self._hydra.compose_config(self._name, list(overrides), run_mode=RunMode.RUN, with_log_configuration=False)
         except (HydraException, OmegaConfBaseException, YAMLError) as error:
             unknown = re.search(r"Could not override '([^']+)'", str(error))
             if unknown:
                 raise ConfigError(self._unknown_key(unknown[1], overrides)) from error
             raise ConfigError(f"{one_sentence(error)}{meant(str(error))}") from error
+        for source in cfg.hydra.runtime.config_sources:
+            if source.provider.startswith("hydra.searchpath"):
+                folder = str(locate(f"{PACKAGE_SCHEME}{source.path}")) if source.schema == "pkg" else source.path
+                self._check_used(f"hydra.searchpath=[{source.path}]", folder, list(self._before.values()))
+        HydraConfig.instance().set_config(cfg)  # ${hydra:…} means the job's
+        return cfg
 
-    def check_sources(self, overrides: Sequence[Override]) -> None:
-        """Refuse to put another corpus or other weights under the name of a preset that has its own.
+    def _check_used(self, given: str, folder: str, before: Sequence[ConfigSource]) -> None:
+        """Refuse a folder of the user's with a file that would be ignored: one of its name lies in a source that goes before.
 
         Raises:
-            ConfigError: a preset's source is overridden; the message says what was meant.
+            ConfigError: there is one.
+        """
+        if folder in self._checked:
+            return
+        for source in before:
+            for name in _options(source) if source.provider != "schema" else ():
+                if os.path.isfile(os.path.join(folder, f"{name}.yaml")):
+                    instead = "give it another name" if source.provider == "hydra" else "use --config-dir, which goes first"
+                    raise ConfigError(f"{given}: its {name}.yaml would be ignored, as {source.full_path()} has one of this name "
+                                      f"and goes before it; {instead}.")
+        self._checked.add(folder)
+
+    def check_sources(self, overrides: Sequence[Override]) -> None:
+        """Refuse to put another corpus or other weights under the name of a preset that has its own, or to rename a battery.
+
+        Raises:
+            ConfigError: a preset's source or name is overridden; the message says what was meant.
         """
         for own in overrides:
+            if own.key_or_group.lstrip("+") == "battery.name" and not own.is_sweep_override():
+                others = [o.input_line or "" for o in overrides if o is not own and not o.is_sweep_override()]
+                self._check_battery_name(own, others)
             if own.is_sweep_override() or (found := SOURCES.get(own.key_or_group.lstrip("+"))) is None or own.value() is None:
                 continue
             group, option = found
@@ -145,6 +204,15 @@ class Composer:
                 raise ConfigError(f"{own.input_line}: {group}={choice} has a source of its own, and would give its name to "
                                   f"another; use {group}={option} {own.input_line}.")
 
+    def _check_battery_name(self, own: Override, others: Sequence[str]) -> None:
+        """Refuse a battery's name that is not its YAML's: tables and manifests call it by that."""
+        composed = self.compose(others)
+        name = OmegaConf.select(composed, "battery.name", throw_on_missing=False)
+        if name is not None and own.value() != name:
+            choice = composed.hydra.runtime.choices["battery"]
+            raise ConfigError(f"{own.input_line}: battery={choice} is called {name} in every result; choose another battery with "
+                              "battery=…, or name one of your own in a YAML of your own.")
+
     def _unknown_key(self, key: str, overrides: Sequence[str]) -> str:
         """The message for a mistyped key: its known siblings, found by composing without it."""
         rest = [text for text in overrides if text.lstrip("+~").split("=")[0].split("@")[0] != key]
@@ -156,6 +224,14 @@ class Composer:
         if not isinstance(node, DictConfig):
             return f"{key}: unknown key; '{parent}' is no group of keys."
         return f"{key}: unknown key; {options(own, [str(k) for k in node if k != 'hydra'])}."
+
+
+def _options(source: ConfigSource, group: str = "") -> Iterator[str]:
+    """Every config of a source, as group/option."""
+    for kind in (ObjectType.CONFIG, ObjectType.GROUP):
+        for name in source.list(group, kind) if source.available() else ():
+            path = f"{group}/{name}" if group else name
+            yield from [path] if kind == ObjectType.CONFIG else _options(source, path)
 
 
 def meant(message: str) -> str:

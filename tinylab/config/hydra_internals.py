@@ -6,7 +6,7 @@ search path of a command line. When a new Hydra breaks one of these (tests/confi
 | name | what it is for | what must stay true |
 |---|---|---|
 | `flags_parser` | Hydra's own flags | `parse_args` gives overrides, multirun, cfg, info, config_dir and so on |
-| `run_hydra` | the entry point behind `hydra.main` | takes parsed flags, a task, where configs are |
+| `run_hydra` | the entry point behind `hydra.main` | takes parsed flags, a task; looks in `config_path` before `config_dir` |
 | `search_path`, `main_hydra` | composing as the entry point will | as in `hydra._internal.utils._run_hydra` |
 | `split_arguments` | the jobs of a multirun | as `BasicSweeper` splits them |
 """
@@ -20,7 +20,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.override_parser.types import Override
 
 
@@ -30,7 +30,11 @@ def flags_parser() -> argparse.ArgumentParser:
 
 
 def run_hydra(
-    args: argparse.Namespace, parser: argparse.ArgumentParser, task: Callable[..., Any], folder: str, name: str
+    args: argparse.Namespace,
+    parser: argparse.ArgumentParser,
+    task: Callable[..., Any],
+    folders: tuple[str, str | None],
+    name: str,
 ) -> None:
     """Run Hydra as `hydra.main` does.
 
@@ -38,15 +42,20 @@ def run_hydra(
         args: parsed flags and overrides.
         parser: that parsed them, for --help.
         task: of a job.
-        folder: of the configs.
+        folders: of the configs, the first one first; Hydra by itself would look into --config-dir last.
         name: of the root config.
     """
-    _run_hydra(args, parser, task, config_path=folder, config_name=name)
+    first, second = folders
+    asked = argparse.Namespace(**{**vars(args), "config_path": first, "config_dir": second})
+    _run_hydra(asked, parser, task, config_path=first, config_name=name)
 
 
-def search_path(folder: str) -> ConfigSearchPath:
-    """Where configs are looked for: in a folder, beside what Hydra brings."""
-    return create_config_search_path(folder)
+def search_path(first: str, second: str | None = None) -> ConfigSearchPath:
+    """Where configs are looked for: in a folder, then in another, beside what Hydra brings."""
+    path = create_config_search_path(first)
+    if second is not None:
+        path.prepend("command-line", f"file://{second}", SearchPathQuery(provider="schema"))
+    return path
 
 
 def main_hydra(task_name: str, path: ConfigSearchPath) -> Hydra:

@@ -22,6 +22,8 @@ from tinylab.measures.statistics import bootstrap_interval
 
 NOISE = 1e-6
 """A change at most this large has no sign worth comparing."""
+ROUNDING = 2.0**-48
+"""Two means of equal numbers, of order 1 or more, differ by at most this fraction of them: such a change is none."""
 
 
 def change_of_cells(table: pd.DataFrame, kind: TableKind, baselines: dict[str, Any], metric: str) -> pd.DataFrame:
@@ -81,12 +83,13 @@ def interval(impact: Impact, metric: str) -> tuple[list[float] | None, str]:
 class Ranking:
     """A run's components by one metric."""
 
-    top: list[tuple[int, ...]]  # the strongest first, as many as were asked for
+    top: list[tuple[int, ...]]  # the strongest first, as many as were asked for and have an effect
     components: int  # how many there are in all
+    tied: int = 0  # how many more are exactly as strong as the last of the top
 
 
-def scores(rows: pd.DataFrame, component: Sequence[str], unmodified: dict[int, float], rank: str) -> pd.Series[float]:
-    """The score of every component of every run, higher is stronger, in the order of run and component.
+def scores(rows: pd.DataFrame, component: Sequence[str], unmodified: dict[int, float], rank: str) -> pd.DataFrame:
+    """Every component of every run: its `score`, higher is stronger, and whether it has an `effect`; by run and component.
 
     Args:
         rows: of one metric: `run`, the columns of a component, others that tell its cells apart (a scale); `value`.
@@ -96,28 +99,32 @@ def scores(rows: pd.DataFrame, component: Sequence[str], unmodified: dict[int, f
     """
     cells = ["run", *component, *(name for name in rows if name not in ("run", "value", *component))]
     values = rows.groupby(cells)["value"].mean()
-    if rank == "magnitude":
-        values = (values - pd.Series(unmodified).reindex(values.index.get_level_values("run")).to_numpy()).abs()
-    elif rank == "lowest":
-        values = -values
-    return values.groupby(level=["run", *component]).max()
+    level = pd.Series(unmodified).reindex(values.index.get_level_values("run")).to_numpy()
+    size = (values - level).abs()
+    score = size if rank == "magnitude" else -values if rank == "lowest" else values
+    told = pd.DataFrame({"score": score, "effect": size > ROUNDING * np.maximum(1, np.abs(level))})
+    return told.groupby(level=["run", *component]).max()
 
 
-def strongest_components(score: pd.Series[float], k: int) -> dict[int, Ranking]:
-    """Every run's k strongest components, ties in the order of the components.
+def strongest_components(scored: pd.DataFrame, k: int) -> dict[int, Ranking]:
+    """Every run's k strongest components, of those that have an effect at all; ties in the order of the components.
 
     Args:
-        score: as `scores` returns it.
+        scored: as `scores` returns it.
         k: how many.
     """
-    run, *component = (score.index.get_level_values(level).to_numpy() for level in range(score.index.nlevels))
-    order = np.lexsort((-score.to_numpy(), run))  # a stable sort: ties stay in order
-    components = np.stack(component, axis=1)[order]
+    run, *component = (scored.index.get_level_values(level).to_numpy() for level in range(scored.index.nlevels))
+    score, effect = scored["score"].to_numpy(), scored["effect"].to_numpy()
+    order = np.lexsort((-score, ~effect, run))  # a stable sort: ties stay in order
+    components, score = np.stack(component, axis=1)[order], score[order]
     starts = np.flatnonzero(np.diff(run, prepend=-1))
-    return {
-        int(run[start]): Ranking([tuple(one) for one in components[start:stop][:k].tolist()], stop - start)
-        for start, stop in pairwise([*starts.tolist(), len(run)])
-    }
+    found = {}
+    for start, stop in pairwise([*starts.tolist(), len(run)]):
+        own = slice(start, start + int(effect[start:stop].sum()))
+        top = [tuple(one) for one in components[own][:k].tolist()]
+        tied = int((score[own][k:] == score[own][k - 1 : k]).sum())
+        found[int(run[start])] = Ranking(top, stop - start, tied)
+    return found
 
 
 # Two computations of the same cells

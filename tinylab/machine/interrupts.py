@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: both interrupt, and no process that was started is left behind."""
+"""Ctrl-C, SIGTERM and a closed terminal (SIGHUP): all interrupt, and no process that was started is left behind."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from types import FrameType
 
 import psutil
 
+EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+SIGHUP: signal.Signals | None = getattr(signal, "SIGHUP", None)
+"""Where there are terminals that hang up."""
 GRACE = 2.0
 """Seconds that a process has to end when it is asked to."""
 
@@ -20,14 +23,20 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM. Not SystemExit, which libraries catch and jobs would take for their own end."""
 
 
+class HungUp(Terminated):
+    """SIGHUP: the terminal was closed."""
+
+
 def exit_code(interrupt: KeyboardInterrupt) -> int:
     """What the command line ends with."""
+    if isinstance(interrupt, HungUp):
+        return EXIT_HUNG_UP
     return EXIT_TERMINATED if isinstance(interrupt, Terminated) else EXIT_INTERRUPTED
 
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """While open, SIGTERM interrupts as Ctrl-C does (in the main thread: no other can receive signals).
+    """While open, SIGTERM and SIGHUP interrupt as Ctrl-C does (in the main thread: no other can receive signals).
 
     Who interrupts twice does not want to wait: the second time, wherever it comes, every child is killed first.
     """
@@ -37,14 +46,16 @@ def terminable() -> Iterator[None]:
         came.append(number)
         if len(came) > 1:
             _tell_all(children(), signal.SIGKILL)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        raise HungUp if number == SIGHUP else Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     numbers = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # otherwise somebody wants it ignored, as nohup does
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # otherwise somebody wants it ignored, as a shell does
         numbers.append(signal.SIGINT)
+    if SIGHUP is not None and signal.getsignal(SIGHUP) == signal.SIG_DFL:  # otherwise too: nohup
+        numbers.append(SIGHUP)
     before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
@@ -55,12 +66,13 @@ def terminable() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """While open, Ctrl-C and SIGTERM wait: for what takes a moment and must be done. One that came takes effect at the end."""
+    """While open, what interrupts waits: for what takes a moment and must be done. One that came takes effect at the end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     came: list[int] = []
-    before = {number: signal.signal(number, lambda got, _frame: came.append(got)) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM, SIGHUP) if number is not None]
+    before = {number: signal.signal(number, lambda got, _frame: came.append(got)) for number in numbers}
     try:
         yield
     finally:

@@ -54,7 +54,7 @@ class Strongest(OpenRecord):
     layers: Distinct[Index] | None = None
     """Those of every condition, in order; left out of other kinds."""
     top_k: dict[Name, Components]
-    """Each condition's, the strongest first."""
+    """Each condition's, the strongest first: k of them, or as many as have an effect at all."""
 
 
 class Group(OpenRecord):
@@ -76,7 +76,7 @@ class Group(OpenRecord):
     per_metric: dict[Name, Strongest]
     """The strongest by each metric."""
     expected_by_chance: Size | None
-    """The mean size of an intersection of as many random k-sets; null where there are no components."""
+    """The mean size of an intersection of random sets of the same sizes; null where there are no components."""
     notes: list[Text]
     """What limits the claim."""
 
@@ -108,7 +108,7 @@ class Invariants(OpenRecord):
     per_metric: dict[Name, dict[Name, Strongest]]
     """Of the only group of each kind: the strongest, by kind and metric."""
     expected_by_chance: dict[Name, Size | None]
-    """Of the only group of each kind: the mean size of an intersection of random k-sets; null where there are no components."""
+    """Of the only group of each kind: the mean size of an intersection of random sets; null where there are no components."""
     conditions: list[Name]
     """The conditions that have runs."""
     groups: list[Group]

@@ -259,7 +259,6 @@ def _group(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) 
     told["described"] = first.manifest.get("described", told["battery"])
     if settings_apart := _apart(first):
         told["settings"] = settings_apart
-    runs = [
-        ConditionRun(child.manifest["condition"], rankings[child.folder.path], child.folder.path.name) for child in children
-    ]
+    runs = [ConditionRun(child.manifest["condition"], rankings[child.folder.path], child.folder.path.name, child.corpus)
+            for child in children]
     return Group(first.kind, told, runs)

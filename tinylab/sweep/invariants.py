@@ -1,8 +1,8 @@
 """Invariants: components that are among the strongest in every condition.
 
 `tinylab.effects.strength` says which are the strongest of a run. Runs are compared only within a group: one model, battery
-setting, device, dtype and granularity. What chance alone would give is reported beside what was found: m independent
-top-k sets among N components share k^m / N^(m−1) of them on average.
+setting, device, dtype and granularity. A component that changes nothing is not among them. What chance alone would give is
+reported beside what was found: m independent top-k sets among N components share k^m / N^(m−1) of them on average.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from tinylab.effects.strength import Ranking
@@ -43,6 +44,7 @@ class ConditionRun:
     condition: str
     rankings: dict[str, Ranking]
     folder: str = ""
+    corpus: str = ""  # what its prompt pairs are, whatever the condition is called; empty where that is not known
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,22 @@ class Group:
     runs: Sequence[ConditionRun]
 
 
-def by_chance(k: int, components: int, conditions: int) -> float:
-    """Expected size of the intersection of `conditions` random k-sets among `components`."""
-    k = min(k, components)
-    return float(k**conditions / components ** (conditions - 1))
+def by_chance(sizes: Sequence[int], components: int) -> float:
+    """Expected size of the intersection of random sets of these sizes among `components`."""
+    return float(prod(sizes) / components ** (len(sizes) - 1))
+
+
+def independent(runs: Sequence[ConditionRun]) -> list[list[ConditionRun]]:
+    """The runs by condition: those of one tag are one condition, and so are those of one corpus under several tags."""
+    found: list[list[ConditionRun]] = []
+    for run in runs:
+        alike = [one for one in found if any(_one_condition(run, other) for other in one)]
+        found = [*(one for one in found if one not in alike), [other for one in alike for other in one] + [run]]
+    return found
+
+
+def _one_condition(run: ConditionRun, other: ConditionRun) -> bool:
+    return run.condition == other.condition or (run.corpus != "" and run.corpus == other.corpus)
 
 
 def run_names(runs: Sequence[ConditionRun]) -> list[str]:
@@ -71,12 +85,8 @@ def run_names(runs: Sequence[ConditionRun]) -> list[str]:
 
 def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
     """One group's entry: the invariants, the top k of each condition by each metric, and notes on what limits them."""
-    notes: list[str] = []
-    conditions = len({run.condition for run in group.runs})
-    if conditions == 1:
-        notes.append("one condition only: these are its strongest components, not invariants")
-    if conditions < len(group.runs):
-        notes.append("several runs of one condition: they are not independent, chance is reckoned with the conditions")
+    conditions = independent(group.runs)
+    notes = _notes_on_conditions(conditions)
     names = run_names(group.runs)
     per_metric: dict[str, Any] = {}
     common: list[Component] | None = None
@@ -89,8 +99,7 @@ def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
                 notes.append(f"{name} has no metric {metric}")
                 continue
             size = ranking.components
-            if size < settings.k:
-                notes.append(f"{name} has {size} components, fewer than k={settings.k}")
+            notes += _notes_on_ranking(name, metric, ranking, settings.k)
             tops[name] = ranking.top
         shared = _shared(list(tops.values())) if len(tops) == len(group.runs) else []
         per_metric[metric] = {
@@ -106,9 +115,40 @@ def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
         "components": size,
         group.kind.plural: _listed(common or [], group.kind),
         "per_metric": per_metric,
-        "expected_by_chance": by_chance(settings.k, size, conditions) if size else None,
+        "expected_by_chance": by_chance([_fewest(runs, settings, size) for runs in conditions], size) if size else None,
         "notes": list(dict.fromkeys(notes)),
     }
+
+
+def _notes_on_conditions(conditions: Sequence[list[ConditionRun]]) -> list[str]:
+    notes = []
+    if len(conditions) == 1:
+        notes.append("one condition only: these are its strongest components, not invariants")
+    tags = [list(dict.fromkeys(run.condition for run in runs)) for runs in conditions]
+    notes += [f"{' and '.join(several)} are one corpus under {len(several)} tags: they count as one condition"
+              for several in tags if len(several) > 1]
+    if any(len(runs) > len(own) for runs, own in zip(conditions, tags, strict=True)):
+        notes.append("several runs of one condition: they are not independent, chance is reckoned with the conditions")
+    return notes
+
+
+def _notes_on_ranking(name: str, metric: str, ranking: Ranking, k: int) -> list[str]:
+    notes = []
+    if ranking.components < k:
+        notes.append(f"{name} has {ranking.components} components, fewer than k={k}")
+    if len(ranking.top) < min(k, ranking.components):
+        notes.append(f"{name}: {len(ranking.top)} of {ranking.components} components change {metric} at all, fewer than k={k}; "
+                     "the others are not counted")
+    if ranking.tied:
+        notes.append(f"{name}: {ranking.tied} more components are as strong by {metric} as the last of its {k} strongest; of "
+                     "equals the first in the table are counted")
+    return notes
+
+
+def _fewest(runs: Sequence[ConditionRun], settings: Settings, components: int) -> int:
+    """The smallest list of the strongest that a condition has by any metric."""
+    tops = [len(run.rankings[metric].top) for run in runs for metric in settings.metrics if metric in run.rankings]
+    return min([settings.k, components, *tops])
 
 
 def _shared(tops: Sequence[list[Component]]) -> list[Component]:

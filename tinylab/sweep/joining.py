@@ -20,6 +20,8 @@ from tinylab.records.tables import matrix_columns, schema
 
 GROUP_ROWS = 2**18
 """A row group of a matrix is closed once it has so many rows."""
+CHOOSE_ROWS = ("tag", "n_examples", "single_token", "strict", "template_field")
+"""Settings of a condition that make no other corpus of it: its name, and which of its rows are used."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,14 @@ class Child:
     def battery_digest(self) -> str:
         """Of the battery's settings as they count for its identity; equal for runs that made the same interventions."""
         return str(self.manifest.get("battery_digest") or digest(self.manifest["battery"]))
+
+    @property
+    def corpus(self) -> str:
+        """What its prompt pairs are, under whatever tag: equal for the same fields and split of one corpus; empty if unknown."""
+        condition = self.manifest["provenance"].get("identity", {}).get("condition", {})
+        if "sha256" not in condition:
+            return ""
+        return digest({key: value for key, value in condition.items() if key not in CHOOSE_ROWS})
 
     @property
     def labels(self) -> dict[str, str]:

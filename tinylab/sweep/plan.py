@@ -10,23 +10,22 @@ from pathlib import Path
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tinylab.config.composing import GROUPS, Composer, is_hydra_override, one_sentence
 from tinylab.config.hydra_internals import split_arguments
 from tinylab.errors import ConfigError, CorpusError, OutputError
 from tinylab.models.device import resolve_device
-from tinylab.records.identity import digest, run_id
+from tinylab.records.identity import run_id
 from tinylab.records.storage import read_json
 from tinylab.records.tables import MATRIX_COLUMNS
 from tinylab.schema import Config, validate
 from tinylab.sweep.launch import plan_launch
+from tinylab.sweep.naming import is_explicit, job_folder, number_job, sweep_folder
 from tinylab.sweep.slurm import check_launcher
 from tinylab.task.corpus import corpus_sha256
 
 log = logging.getLogger(__name__)
-IGNORED_IN_ID = ("overwrite", "plots", "dry_run", "threads", "output_dir", "sweep_name", "verify_slice", "invariants")
-"""Overrides that change no run of a sweep: with others of these it is the same sweep, in the same folder."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +59,11 @@ class Plan:
         """The first run's config: what concerns the whole command is read from it."""
         return self.configs[0]
 
+    @property
+    def workers_are_children(self) -> bool:
+        """Whether the jobs run in processes that this one starts: joblib's, submitit_local's. A Ray ends its own."""
+        return self.submitit == "submitit_local" or (self.workers is not None and not self.own_ray)
+
     def write_manifest(self) -> None:
         """Tell the sweep's folder what is planned, before anything runs."""
         from tinylab.records.checking import write_document  # not for the command line's help: pydantic takes a while
@@ -68,7 +72,8 @@ class Plan:
         assert self.sweep_folder is not None
         file = self.sweep_folder / "manifest.json"
         if self.explicit_folder and file.is_file():
-            strangers = {job["folder"] for job in read_json(file).get("jobs", [])} - {job.folder for job in self.jobs}
+            planned = {job.run_id for job in self.jobs}
+            strangers = [str(job["folder"]) for job in read_json(file).get("jobs", []) if job["run_id"] not in planned]
             if strangers:
                 raise OutputError(f"hydra.sweep.dir={self.sweep_folder}: holds another sweep (with {min(strangers)}); "
                                   "choose another folder.")
@@ -98,17 +103,14 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
         composer.check_sources(parsed)
         config = validate(base)
         _check_device(config)
-        return Plan([config], [Path(str(base.hydra.run.dir))], None, False, [])
+        return Plan([config], [Path(str(base.hydra.run.dir))], None, is_explicit(parsed, "hydra.run.dir"), [])
     launcher = check_launcher(str(base.hydra.launcher._target_))
     jobs, configs = _jobs(composer, overrides, base, devices_are_here=launcher != "submitit_slurm")
     _check(jobs, configs)
-    explicit = any(override.key_or_group == "hydra.sweep.dir" for override in parsed)
-    folder = Path(str(base.hydra.sweep.dir))
-    if not explicit:
-        folder = folder.with_name(f"{folder.name}_{_sweep_id(composer, overrides, base)}")
+    folder = sweep_folder(composer, parsed, composer.parse(_arguments(overrides, base)), base, configs)
     launch = plan_launch(base, configs)
-    return Plan(configs, [folder / job.folder for job in jobs], folder, explicit, jobs, launch.workers, launch.overrides,
-                launch.own_ray, launcher)
+    return Plan(configs, [folder / job.folder for job in jobs], folder, is_explicit(parsed, "hydra.sweep.dir"), jobs,
+                launch.workers, launch.overrides, launch.own_ray, launcher)
 
 
 def _arguments(overrides: Sequence[str], base: DictConfig) -> list[str]:
@@ -130,17 +132,36 @@ def _jobs(
         batches = split_arguments([o for o in parsed if not is_hydra_override(o)])
     except HydraException as error:
         raise ConfigError(one_sentence(error)) from error
+    typed = {override.key_or_group for override in composer.parse(overrides)}
     jobs, configs = [], []
-    for lines in batches[0]:
+    for number, lines in enumerate(batches[0]):
         composer.check_sources(composer.parse(lines))
         composed = composer.compose([*lines, *hydra_lines])
+        number_job(composed, number)
+        _check_one_sweep(base, composed, lines, typed)
         config = validate(composed)
         if devices_are_here:
             _check_device(config)
-        folder = str(composed.hydra.sweep.subdir)
-        jobs.append(Job(list(lines), config.condition.tag, config.battery.name, run_id(config), folder))
+        jobs.append(Job(list(lines), config.condition.tag, config.battery.name, run_id(config), job_folder(composed)))
         configs.append(config)
     return _with_settings(composer, jobs), configs
+
+
+def _check_one_sweep(base: DictConfig, composed: DictConfig, lines: Sequence[str], typed: set[str]) -> None:
+    """Refuse a job whose swept preset says how to sweep: Hydra reads that before it knows the job, and would ignore it.
+
+    Raises:
+        ConfigError: there is such a preset.
+    """
+    said, used = composed.hydra.sweeper.get("params") or {}, base.hydra.sweeper.get("params") or {}
+    ignored = [f"{key}={value}" for key, value in said.items() if key not in typed and used.get(key) != value]
+    if ignored:
+        raise ConfigError(f"[{' '.join(lines)}]: carries a sweep of its own, {' '.join(ignored)}, which a sweep over presets "
+                          f"does not do; type each preset alone, or add {' '.join(ignored)} to sweep all of them over it.")
+    for name in ("launcher", "sweep"):
+        if OmegaConf.to_container(composed.hydra[name]) != OmegaConf.to_container(base.hydra[name]):
+            raise ConfigError(f"[{' '.join(lines)}]: sets hydra.{name}, but a sweep has one for all of its jobs; give it on the "
+                              "command line, or type each preset alone.")
 
 
 def _with_settings(composer: Composer, jobs: Sequence[Job]) -> list[Job]:
@@ -160,12 +181,15 @@ def _text(override: Override) -> str:
 
 
 def _check(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
-    seen: dict[str, Job] = {}
+    runs: dict[str, Job] = {}
+    folders: dict[str, Job] = {}
     for job in jobs:
-        if job.folder in seen:
-            raise ConfigError(f"two jobs of this sweep are the same run: [{' '.join(seen[job.folder].overrides)}] and "
+        if (same := runs.setdefault(job.run_id, job)) is not job:
+            raise ConfigError(f"two jobs of this sweep are the same run: [{' '.join(same.overrides)}] and "
                               f"[{' '.join(job.overrides)}]; leave one out.")
-        seen[job.folder] = job
+        if (other := folders.setdefault(job.folder, job)) is not job:
+            raise ConfigError(f"hydra.sweep.subdir={job.folder}: one folder for two jobs, [{' '.join(other.overrides)}] and "
+                              f"[{' '.join(job.overrides)}]; expected one of each job's own, such as ${{run_name}}_${{run_id:}}.")
     one_corpus_per_tag([(config.condition.tag, _corpus(config)) for config in configs])
 
 
@@ -181,16 +205,6 @@ def _corpus(config: Config) -> str:
         return corpus_sha256(config.condition.path)
     except CorpusError:
         return config.condition.path
-
-
-def _sweep_id(composer: Composer, overrides: Sequence[str], base: DictConfig) -> str:
-    parsed = composer.parse(_arguments(overrides, base))
-    lines = [
-        o.input_line or ""
-        for o in parsed
-        if not is_hydra_override(o) and o.key_or_group.split(".")[0] not in IGNORED_IN_ID
-    ]
-    return digest(sorted(lines))
 
 
 def one_corpus_per_tag(corpora: Sequence[tuple[str, str]]) -> None:
