@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -148,7 +149,9 @@ class RunFolder:
 
     def half_written(self) -> list[Path]:
         """What processes were writing here that were killed, or write right now."""
-        return [found for file in self._files() for found in half_written(file)]
+        found = [half for file in self._files() for half in half_written(file)]
+        waiting = self.stage
+        return [*found, waiting.path] if waiting.path.is_dir() and not waiting.manifest.is_file() else found
 
     def _files(self) -> list[Path]:
         """What a run writes here, whatever the kind of its table."""
@@ -161,7 +164,10 @@ class RunFolder:
         """Remove what killed processes were writing here; only for whoever computes this run, or knows that nobody does."""
         for file in self.half_written():
             with suppress(OSError):  # it can stay: nothing reads it
-                file.unlink(missing_ok=True)
+                if file.is_dir():
+                    shutil.rmtree(file)
+                else:
+                    file.unlink(missing_ok=True)
 
     def claimed(self, run_id: str | None) -> dict[str, Any] | None:
         """The manifest if it says that this very run is finished, whatever became of its files; else None."""
