@@ -131,6 +131,14 @@ class RunFolder:
             return None
         return None if content is None else self.complete(content.get("run_id"))
 
+    def holds_another(self, run_id: str | None) -> bool:
+        """Whether a finished run of another identity is here, whatever became of its files: its manifest is its own."""
+        try:
+            content = self.read()
+        except OutputError:
+            return False
+        return content is not None and content["status"] == "complete" and run_id is not None and content["run_id"] != run_id
+
     def note_failed_attempt(self, finished: dict[str, Any], error: BaseException) -> None:
         """Record that computing a finished run again failed; what it had stays."""
         self.write({**finished, "attempt_failed": describe(error)})
