@@ -21,7 +21,8 @@ from tinylab.interventions.components import HEAD_IMPACT
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
 from tinylab.records.tables import impact_columns, schema
-from tinylab.sweep.aggregate import aggregate, groups
+from tinylab.sweep.aggregate import aggregate
+from tinylab.sweep.artifacts import groups
 from tinylab.sweep.invariants import Group, Settings, find_invariants
 from tinylab.sweep.joining import Child, Matrix, join
 from tinylab.sweep.ranking import rank_matrix
@@ -31,6 +32,7 @@ METRICS = ("logit_diff", "kl_div", "acc_flip_rate", "p_drop")
 SEEDS = (0, 1, 2)
 BASELINES = dict.fromkeys(METRICS, 0.0) | {"logit_diff": 10.0}
 CONFIG = "battery: h1\n"
+STARTED = "2026-01-31T12:00:00+00:00"
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,15 @@ def _manifest(run_id: str, condition: str, shape: Shape) -> dict[str, Any]:
         "direction": "none", "target_run": "clean", "positions": "all", "model": "made up",
         "provenance": {
             "model": {"name": "made up", "revision": None, "digest": "0" * 64}, "n_layers": shape.layers, "n_heads": shape.heads,
-            "corpus": {"path": f"{condition}.jsonl", "sha256": "0" * 64}, "device": "cpu", "dtype": "float32",
+            "corpus": {"path": f"{condition}.jsonl", "sha256": "0" * 64, "kept": 120, "dropped": {}},
+            "device": "cpu", "dtype": "float32",
             "seeds": list(SEEDS), "packages": {f"package {number}": "1.2.3" for number in range(20)},
+            "architecture": "MadeUp", "bos": {"add_bos": False, "token_id": None}, "threads": 1, "attention": None,
+            "git": {"commit": None, "dirty": None}, "config_digest": "0" * 12, "engine": "forked", "engine_fallback_reason": None,
+            "self_check_max_difference": None, "forwards": 0, "states": 0, "wall_seconds": 0, "engine_seconds": 0,
+            "peak_memory_bytes": 1, "started": STARTED, "finished": STARTED,
         },
+        "started": STARTED,
         **{name: str(RunFolder(Path()).file(name)) for name in ("config", HEAD_IMPACT.name, "per_example", "summary")},
     }
 

@@ -49,13 +49,18 @@ def _one(path: Path, args: argparse.Namespace) -> int:
 
 def _aggregate(path: Path, args: argparse.Namespace) -> int:
     """Aggregate one sweep; settings not given are those of its manifest."""
+    from tinylab.records.checking import check_read
+    from tinylab.records.manifests import InvariantsSettings
     from tinylab.records.storage import read_json
     from tinylab.report.observers import sweep_ended
     from tinylab.sweep.aggregate import Settings, aggregate, sweep_folder
 
     folder = sweep_folder(path)
     file = folder / "manifest.json"
-    settings = {**vars(Settings()), **(read_json(file).get("invariants", {}) if file.is_file() else {})}
+    told = read_json(file).get("invariants") if file.is_file() else None
+    if told is not None:
+        check_read(InvariantsSettings, told, f"{file}: invariants")
+    settings = {key: (told or {}).get(key, value) for key, value in vars(Settings()).items()}
     settings.update({key: value for key in settings if (value := getattr(args, key)) is not None})
     outcome = aggregate(folder, Settings(**{**settings, "metrics": tuple(settings["metrics"])}), asked=args.metrics or ())
     sweep_ended(folder, outcome)

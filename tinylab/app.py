@@ -282,6 +282,8 @@ def _record(folder: RunFolder, run_id: str | None, error: Exception, *, multirun
     """Leave word of a failure in a run's folder; finished work stays what it was."""
     if not multirun and fresh and isinstance(error, UserError):
         folder.discard()  # nothing was computed, leave nothing behind
+    elif folder.holds_another(run_id):
+        pass  # the log has it
     elif (finished := folder.finished()) is None:
         folder.fail(run_id, error)
     elif multirun and not isinstance(error, VerifyFailed):  # the manifest has that verdict already

@@ -22,6 +22,7 @@ from tinylab.records.documents import RunSummary
 from tinylab.records.identity import Resolved, digest
 from tinylab.records.manifest import RunFolder, started
 from tinylab.records.provenance import now
+from tinylab.records.renewing import put_in_place, renewing, settle
 from tinylab.records.storage import read_json, write_table, write_text
 from tinylab.records.tables import impact_table, per_example_table
 from tinylab.report.observers import run_ended
@@ -42,7 +43,10 @@ def run_experiment(resolved: Resolved, folder: RunFolder) -> None:
     config = resolved.config
     if config.verify_slice.asked:
         filled_in(config.verify_slice, config)  # a device that is not there is told before anything is computed
-    finished = None if config.overwrite else folder.complete(resolved.run_id)
+    settle(folder)
+    if (damaged := folder.set_aside()) is not None:
+        log.warning("%s It is set aside as %s.damaged, and the run computed", damaged, folder.manifest.name)
+    finished = None if config.overwrite else _finished(resolved.run_id, folder)
     if finished is None:
         _run(resolved, folder)
     elif lacking := [metric for metric in config.metric_names if metric not in finished["metrics"]]:
@@ -57,6 +61,15 @@ def run_experiment(resolved: Resolved, folder: RunFolder) -> None:
     if verdict == "fail" and config.verify_slice.strict:
         raise VerifyFailed(f"the verify slice of {folder.path} disagrees with the run and verify_slice.strict=true; "
                            f"see {folder.file('verify')}.")
+
+
+def _finished(run_id: str, folder: RunFolder) -> dict[str, Any] | None:
+    """The manifest of the run if it is finished; one whose files are not what it wrote is told, and counts for nothing."""
+    finished = folder.claimed(run_id)
+    if finished is not None and (fault := folder.fault(finished)) is not None:
+        log.warning("run %s was complete, but %s: computing it again", run_id, fault)
+        return None
+    return finished
 
 
 def _reuse(folder: RunFolder, finished: dict[str, Any]) -> None:
@@ -77,30 +90,28 @@ def _run(resolved: Resolved, folder: RunFolder) -> None:
 
     def begin() -> None:
         folder.tidy()
-        if folder.complete(run_id) is None:
+        if folder.intact(run_id) is None:
             folder.write(beginning)
 
     computed = compute(resolved, folder, config.metric_names, begin, since_earlier_run(resolved))
-    folder.write(beginning)  # only now is a finished run, if there is one, overwritten
-    for replaced in ("verify", "heatmap"):  # they belonged to the numbers that are being replaced
-        folder.file(replaced).unlink(missing_ok=True)
     settings = _plain(resolved)
-    write_text(folder.file("config"), OmegaConf.to_yaml(OmegaConf.create(settings)))
     tables, summary = _results(resolved, computed)
-    for name, table in tables.items():
-        write_table(folder.file(name), table)
-    write_document(RunSummary, folder.file("summary"), summary)
-    folder.write({
-        **beginning,
-        "status": "complete",
-        "provenance": {
-            **computed.provenance,
-            "config_digest": digest(settings),
-            "identity": resolved.identity,
-            "started": beginning["started"],
-            "finished": now(),
-        },
-    })
+    with renewing(folder) as new:  # a finished run, if there is one, stays until all files are there
+        write_text(new.file("config"), OmegaConf.to_yaml(OmegaConf.create(settings)))
+        for name, table in tables.items():
+            write_table(new.file(name), table)
+        write_document(RunSummary, new.file("summary"), summary)
+        put_in_place(folder, {
+            **beginning,
+            "status": "complete",
+            "provenance": {
+                **computed.provenance,
+                "config_digest": digest(settings),
+                "identity": resolved.identity,
+                "started": beginning["started"],
+                "finished": now(),
+            },
+        })
     folder.checkpoint.unlink(missing_ok=True)
 
 
@@ -111,17 +122,18 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
     computed = compute(resolved, folder, lacking)
     order = list(dict.fromkeys([*METRICS, *finished["metrics"]]))
     tables, summary = _results(resolved, computed)
-    for name, table in tables.items():
-        write_table(folder.file(name), merged_table(pq.read_table(folder.file(name)), table, resolved.config.seeds, order))
-    write_document(RunSummary, folder.file("summary"), merged_summary(read_json(folder.file("summary")), summary, order))
-    folder.file("heatmap").unlink(missing_ok=True)
     provenance = finished["provenance"]
-    addition = {"metrics": lacking, "started": beginning, "finished": now(), **computed.provenance}
-    folder.write({
-        **finished,
-        "metrics": [name for name in order if name in {*finished["metrics"], *lacking}],
-        "provenance": {**provenance, "added": [*provenance.get("added", []), addition]},
-    })
+    kept = {key: value for key, value in finished.items() if key != "heatmap"}  # a picture of fewer numbers
+    with renewing(folder) as new:
+        for name, table in tables.items():
+            write_table(new.file(name), merged_table(pq.read_table(folder.file(name)), table, resolved.config.seeds, order))
+        write_document(RunSummary, new.file("summary"), merged_summary(read_json(folder.file("summary")), summary, order))
+        addition = {"metrics": lacking, "started": beginning, "finished": now(), **computed.provenance}
+        put_in_place(folder, {
+            **kept,
+            "metrics": [name for name in order if name in {*finished["metrics"], *lacking}],
+            "provenance": {**provenance, "added": [*provenance.get("added", []), addition]},
+        })
     folder.checkpoint.unlink(missing_ok=True)
 
 

@@ -41,7 +41,7 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
         pairs, cells, cost = forecast(config)
         resolved = resolve(config)
         identity = resolved.run_id
-        there = locate_run(RunFolder(folder), identity, config.overwrite).complete(identity)
+        there = locate_run(RunFolder(folder), identity, config.overwrite).intact(identity)
         lacking = [] if there is None else [metric for metric in config.metric_names if metric not in there["metrics"]]
         complete = "no" if there is None or config.overwrite else "partly" if lacking else "yes"
         if complete == "partly":

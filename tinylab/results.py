@@ -12,10 +12,13 @@ import pandas as pd
 from tinylab.errors import ConfigError, OutputError
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT
 from tinylab.records.checking import read_document
+from tinylab.records.digests import fault
 from tinylab.records.documents import RunSummary, SweepSummary, Verify
 from tinylab.records.invariants import Invariants
 from tinylab.records.manifest import RunFolder
-from tinylab.records.manifests import SweepManifest
+from tinylab.records.manifests import RunManifest, SweepManifest
+from tinylab.records.reading import read_impact, read_per_example, read_table
+from tinylab.records.renewing import settle
 from tinylab.records.storage import read_json
 
 
@@ -91,21 +94,39 @@ def load_run(path: str | Path) -> Run:
         OutputError: it is not the folder of a complete run.
     """
     folder = RunFolder(Path(path))
-    manifest = folder.read()
-    if manifest is None or folder.finished() is None:
-        status = "no manifest" if manifest is None else f"not a complete run (status {manifest.get('status')})"
+    settle(folder)
+    content = read_json(folder.manifest) if folder.manifest.is_file() else None
+    if content is None or content.get("status") != "complete" or "jobs" in content:
+        status = "no manifest" if content is None else f"not a complete run (status {content.get('status')})"
         raise OutputError(f"{path}: {status}; expected the folder of a complete run, such as outputs/runs/NAME.")
-    impact = pd.read_parquet(folder.table(manifest))
+    manifest = read_document(RunManifest, folder.manifest)
+    if told := folder.fault(manifest):
+        raise OutputError(f"{path}: not a complete run any more: {told}; the command that made it computes it again.")
+    verify = _verify(folder, manifest)
+    impact = read_impact(folder, manifest).to_pandas()
     return Run(
         path=folder.path,
         manifest=manifest,
         summary=read_document(RunSummary, folder.file("summary")),
-        per_example=pd.read_parquet(folder.file("per_example")),
-        verify=read_document(Verify, folder.file("verify")) if folder.file("verify").is_file() else None,
+        per_example=read_per_example(folder, manifest).to_pandas(),
+        verify=verify,
         head_impact=impact if manifest["table"] == HEAD_IMPACT.name else None,
         layer_impact=impact if manifest["table"] == LAYER_IMPACT.name else None,
         impact=impact,
     )
+
+
+def _verify(folder: RunFolder, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """The verify slice of a run, None where there is none.
+
+    Raises:
+        OutputError: it is not what was written.
+    """
+    if not folder.file("verify").is_file():
+        return None
+    if told := folder.fault(manifest, "verify"):
+        raise OutputError(f"{told}; the same command with a verify slice makes it again, or remove it.")
+    return read_document(Verify, folder.file("verify"))
 
 
 def load_sweep(path: str | Path) -> Sweep:
@@ -121,7 +142,9 @@ def load_sweep(path: str | Path) -> Sweep:
         raise OutputError(f"{path}: not aggregated yet; run python -m tinylab.aggregate {path}.")
     manifest = read_document(SweepManifest, folder / "manifest.json")
     artifacts = manifest["artifacts"]
-    matrices = {name: pd.read_parquet(folder / path) for name, path in artifacts.items() if path.endswith(".parquet")}
+    if told := fault({name: folder / path for name, path in artifacts.items()}, manifest.get("digests", {})):
+        raise OutputError(f"{path}: not joined any more: {told}; python -m tinylab.aggregate {path} joins its runs again.")
+    matrices = {name: read_table(folder / path).to_pandas() for name, path in artifacts.items() if path.endswith(".parquet")}
     missing = {failure["folder"] for failure in manifest["failures"]}
     return Sweep(
         path=folder,

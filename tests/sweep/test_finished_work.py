@@ -166,5 +166,5 @@ def test_a_verify_slice_without_numbers_fails(overflowing: Path, tinylab: Comman
 
 def test_load_run_refuses_a_run_without_its_table(run: Path) -> None:
     (run / "metrics/head_impact.parquet").unlink()
-    with pytest.raises(OutputError, match="not a complete run"):
+    with pytest.raises(OutputError, match="not a complete run any more: .*head_impact.parquet is missing"):
         load_run(run)

@@ -22,7 +22,8 @@ from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
 from tinylab.records.tables import impact_columns, matrix_columns, schema
 from tinylab.sweep import joining
-from tinylab.sweep.aggregate import Settings, aggregate, groups
+from tinylab.sweep.aggregate import Settings, aggregate
+from tinylab.sweep.artifacts import groups
 from tinylab.sweep.joining import Child, join
 
 SHAPE: Final = Shape(layers=2, heads=3)

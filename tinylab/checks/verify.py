@@ -15,14 +15,15 @@ import pandas as pd
 from tinylab.config.groups import VerifySliceConfig
 from tinylab.effects.impact import Impact, assemble
 from tinylab.effects.strength import Side, compare, top_k_agreement
+from tinylab.errors import OutputError
 from tinylab.measures.metrics import METRICS, Scorer, scored
 from tinylab.models.device import check_dtype, resolve_device
 from tinylab.models.loading import kept_model
-from tinylab.records.checking import write_document
+from tinylab.records.checking import read_document, write_document
 from tinylab.records.documents import Verify
 from tinylab.records.identity import Resolved
 from tinylab.records.manifest import RunFolder, describe
-from tinylab.records.storage import read_json
+from tinylab.records.renewing import put_in_place, renewing
 from tinylab.schema import Config
 from tinylab.task.corpus import load_condition
 from tinylab.task.preparation import prepare
@@ -61,7 +62,8 @@ def add_verify_slice(resolved: Resolved, folder: RunFolder) -> str:
     settings = asdict(asked)
     manifest = folder.read()
     assert manifest is not None
-    if not config.overwrite and manifest.get("verify_slice", {}).get("settings") == settings and _covers(folder, config):
+    before = (manifest.get("verify_slice") or {}).get("settings")
+    if not config.overwrite and before == settings and _covers(folder, manifest, config):
         log.info("the verify slice of run %s is already there, reusing it", resolved.run_id)
         return str(manifest["verify_slice"]["verdict"])
     try:
@@ -69,8 +71,9 @@ def add_verify_slice(resolved: Resolved, folder: RunFolder) -> str:
     except BaseException as error:
         folder.write({**manifest, "verify_slice": {"settings": settings, "verdict": "error", "error": describe(error)}})
         raise
-    write_document(Verify, folder.file("verify"), found)
-    folder.write({**manifest, "verify_slice": {"settings": settings, "verdict": found["verdict"]}})
+    with renewing(folder) as new:
+        write_document(Verify, new.file("verify"), found)
+        put_in_place(folder, {**manifest, "verify_slice": {"settings": settings, "verdict": found["verdict"]}})
     if found["verdict"] == "fail":
         worst = max(found["judged"], key=lambda name: found["metrics"][name]["max_abs_diff"])
         log.warning("VERIFY FAILED: %s differs by %.3g from the reference on %s (tolerance %.3g); do not trust these numbers "
@@ -79,10 +82,20 @@ def add_verify_slice(resolved: Resolved, folder: RunFolder) -> str:
     return str(found["verdict"])
 
 
-def _covers(folder: RunFolder, config: Config) -> bool:
-    """Whether a verify slice is there, and is of every metric that is asked for."""
+def _covers(folder: RunFolder, manifest: dict[str, Any], config: Config) -> bool:
+    """Whether a verify slice is there as it was written, and is of every metric that is asked for."""
     file = folder.file("verify")
-    return file.is_file() and set(config.metric_names) <= set(read_json(file)["metrics"])
+    if not file.is_file():
+        return False
+    try:
+        there = read_document(Verify, file)
+        fault = folder.fault(manifest, "verify")
+    except OutputError as error:
+        fault = str(error).rstrip(".")
+    if fault is not None:
+        log.warning("%s: verifying again", fault)
+        return False
+    return set(config.metric_names) <= set(there["metrics"])
 
 
 def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, manifest: dict[str, Any]) -> dict[str, Any]:

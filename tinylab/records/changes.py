@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from tinylab.errors import OutputError
 from tinylab.records.identity import Resolved, digest
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_yaml
@@ -33,7 +34,7 @@ def since_earlier_run(resolved: Resolved) -> str | None:
     found = [(path, manifest) for path in chain(root.glob(f"runs/{pattern}"), root.glob(f"sweeps/*/{pattern}"))
              if (manifest := RunFolder(path).finished()) is not None and _same_paths(manifest, resolved)]
     for path, manifest in sorted(found, key=lambda one: str(one[1]["provenance"]["finished"]), reverse=True):
-        if manifest["run_id"] != resolved.run_id and _same_settings(path, manifest, resolved):
+        if manifest["run_id"] != resolved.run_id and _asked_the_same(path, manifest, resolved):
             changes = _differences(manifest, resolved)
             return (f"{path} is an earlier run with the same settings, but another {' and another '.join(changes)} "
                     f"({', '.join(f'{what} {told}' for what, told in changes.items())}): it stays as it is and is not reused")
@@ -45,6 +46,14 @@ def _same_paths(manifest: dict[str, Any], resolved: Resolved) -> bool:
     config = resolved.config
     same_corpus = manifest["provenance"]["corpus"]["path"] == config.condition.path
     return same_corpus and manifest["model"] in (config.model.label, config.model.path)  # the path: before identity version 2
+
+
+def _asked_the_same(path: Path, manifest: dict[str, Any], resolved: Resolved) -> bool:
+    """Whether a finished run was asked for what is asked for now; one that does not tell, or is damaged, was not."""
+    try:
+        return _same_settings(path, manifest, resolved)
+    except (OutputError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _same_settings(path: Path, manifest: dict[str, Any], resolved: Resolved) -> bool:
@@ -77,7 +86,7 @@ def _same_config(path: Path, manifest: dict[str, Any], resolved: Resolved) -> bo
 def _differences(manifest: dict[str, Any], resolved: Resolved) -> dict[str, str]:
     """What is another one now, each with what it was and is."""
     provenance, now = manifest["provenance"], resolved.identity
-    versions = {**provenance, **provenance.get("identity", {})}
+    versions = {**provenance, **(provenance.get("identity") or {})}
     values = [
         ("corpus", provenance["corpus"]["sha256"], resolved.corpus),
         ("weights", *(one["digest"] or one["revision"] for one in (provenance["model"], now["model"]))),

@@ -102,7 +102,7 @@ class OpenRecord(Record):
 
 
 def check_document(model: type[BaseModel], data: object, where: str) -> None:
-    """Check the content of a document.
+    """Check the content of a document that is going to be written.
 
     Args:
         model: what it has to be.
@@ -118,17 +118,43 @@ def check_document(model: type[BaseModel], data: object, where: str) -> None:
         raise SchemaError(f"{where}: {_sentence(model, data, error)}") from error
 
 
+def check_read(model: type[BaseModel], data: object, where: str) -> None:
+    """Check the content of a document that was read: keys of a later version are let pass.
+
+    Raises:
+        OutputError: it breaks its contract; the message names the first key that does.
+    """
+    known = data
+    while True:
+        try:
+            model.model_validate(known)
+        except ValidationError as error:
+            later = [_place(known, one) for one in error.errors(include_url=False) if one["type"] == "extra_forbidden"]
+            if not later:
+                raise OutputError(f"{where}: {_sentence(model, known, error)}") from error
+            known = _without(known, later)
+        except RecursionError as error:
+            raise OutputError(f"{where}: is nested too deeply, expected a document written by tinylab.") from error
+        else:
+            return
+
+
+def _without(data: object, places: Sequence[Sequence[str | int]]) -> object:
+    """A copy without the keys at some places."""
+    copy = deepcopy(data)
+    for place in places:
+        del _object(copy, place)[place[-1]]
+    return copy
+
+
 def read_document(model: type[BaseModel], path: Path) -> dict[str, Any]:
-    """Read a document as plain data, after it was checked.
+    """Read a document as plain data, after it was checked; keys of a later version stay in it.
 
     Raises:
         OutputError: it is missing, no JSON, or breaks its contract.
     """
     data = read_json(path)
-    try:
-        check_document(model, data, str(path))
-    except SchemaError as error:
-        raise OutputError(str(error)) from error
+    check_read(model, data, str(path))
     return data
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 
 from tinylab.errors import OutputError
 from tinylab.interventions.components import TABLE_KINDS
+from tinylab.records.digests import fault
 from tinylab.records.identity import Resolved, battery_identity, battery_settings, digest
 from tinylab.records.provenance import now
-from tinylab.records.storage import half_written, read_json
+from tinylab.records.storage import half_written
+
+STAGE = ".new"
+"""Where new files of a run wait until all of them are there (`tinylab.records.renewing`)."""
 
 
 class RunFolder:
@@ -44,6 +49,11 @@ class RunFolder:
         """What an unfinished run has computed so far (`tinylab.records.checkpoint`)."""
         return self.path / "checkpoint.npz"
 
+    @property
+    def stage(self) -> RunFolder:
+        """Where new files wait until all of them are there."""
+        return RunFolder(self.path / STAGE)
+
     def file(self, artifact: str) -> Path:
         """The path of an artifact, by its key in the manifest; what is not listed is an impact table."""
         return self.path / self.ARTIFACTS.get(artifact, f"metrics/{artifact}.parquet")
@@ -52,17 +62,40 @@ class RunFolder:
         """The path of the impact table that a manifest tells of."""
         return self.file(content["table"])
 
-    def _artifacts(self, content: dict[str, Any]) -> list[str]:
+    def artifacts(self, content: dict[str, Any]) -> list[str]:
         """The keys of what a run of this manifest may have written, in order."""
         config, *rest = self.ARTIFACTS
         return [config, *([content["table"]] if "table" in content else []), *rest]
 
     def read(self) -> dict[str, Any] | None:
-        """The manifest, None if there is none."""
-        return read_json(self.manifest) if self.manifest.is_file() else None
+        """The manifest, None if there is none.
 
-    def write(self, content: dict[str, Any]) -> None:
+        Raises:
+            OutputError: it cannot be read, or is none of ours.
+        """
+        from tinylab.records.checking import read_document
+        from tinylab.records.manifests import RunManifest
+
+        return read_document(RunManifest, self.manifest) if os.path.lexists(self.manifest) else None
+
+    def set_aside(self) -> OutputError | None:
+        """Rename a manifest that cannot be read, or is none of ours, so that the run can be computed; returns what is wrong."""
+        try:
+            self.read()
+        except OutputError as error:
+            damaged = self.manifest.with_name(f"{self.manifest.name}.damaged")
+            with suppress(OSError):  # who cannot rename it cannot write another one either, and will be told
+                self.manifest.replace(damaged)
+            return error
+        return None
+
+    def write(self, content: dict[str, Any], *, staged: bool = False) -> None:
         """Write the manifest, with the relative path of every artifact that exists.
+
+        Args:
+            content: of the manifest.
+            staged: whether it goes with files that are not in place yet, and waits with them; then the files that it tells of
+                count as existing.
 
         Raises:
             SchemaError: it breaks its contract; nothing was written.
@@ -70,14 +103,24 @@ class RunFolder:
         from tinylab.records.checking import write_document  # not for the command line's help: pydantic takes a while
         from tinylab.records.manifests import RunManifest
 
-        artifacts = {key: str(self.file(key).relative_to(self.path)) for key in self._artifacts(content)}
-        kept = {key: value for key, value in content.items() if key not in artifacts}
-        there = {key: path for key, path in artifacts.items() if (self.path / path).is_file()}
-        write_document(RunManifest, self.manifest, {**kept, **there})
+        artifacts = {key: str(self.file(key).relative_to(self.path)) for key in self.artifacts(content)}
+        kept = {key: value for key, value in content.items() if key not in (*artifacts, "digests")}
+        there = {key: path for key, path in artifacts.items() if self._has(key, content, staged=staged)}
+        digests = {key: one for key, one in content.get("digests", {}).items() if key in there}
+        told = {**kept, **({"digests": digests} if digests else {}), **there}
+        write_document(RunManifest, self.stage.manifest if staged else self.manifest, told)
+
+    def _has(self, key: str, content: dict[str, Any], *, staged: bool) -> bool:
+        if staged and self.stage.file(key).is_file():
+            return True
+        return self.file(key).is_file() and (not staged or key in content or key == "log")
 
     def fail(self, run_id: str | None, error: BaseException) -> None:
         """Record that the run failed, and how."""
+        self.set_aside()
         before = self.read() or {}
+        if run_id is not None and before.get("run_id") not in (None, run_id):  # of another run
+            before = {}
         self.write({**before, "status": "failed", "run_id": run_id or before.get("run_id"), "error": describe(error)})
 
     def finished(self) -> dict[str, Any] | None:
@@ -87,6 +130,14 @@ class RunFolder:
         except OutputError:
             return None
         return None if content is None else self.complete(content.get("run_id"))
+
+    def holds_another(self, run_id: str | None) -> bool:
+        """Whether a finished run of another identity is here, whatever became of its files: its manifest is its own."""
+        try:
+            content = self.read()
+        except OutputError:
+            return False
+        return content is not None and content["status"] == "complete" and run_id is not None and content["run_id"] != run_id
 
     def note_failed_attempt(self, finished: dict[str, Any], error: BaseException) -> None:
         """Record that computing a finished run again failed; what it had stays."""
@@ -100,9 +151,15 @@ class RunFolder:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
 
+    def leavings(self) -> list[Path]:
+        """Result files that are here, whatever the manifest says."""
+        return [file for file in self._files() if file.suffix in (".parquet", ".json") and file.is_file()]
+
     def half_written(self) -> list[Path]:
         """What processes were writing here that were killed, or write right now."""
-        return [found for file in self._files() for found in half_written(file)]
+        found = [half for file in self._files() for half in half_written(file)]
+        waiting = self.stage
+        return [*found, waiting.path] if waiting.path.is_dir() and not waiting.manifest.is_file() else found
 
     def _files(self) -> list[Path]:
         """What a run writes here, whatever the kind of its table."""
@@ -115,18 +172,43 @@ class RunFolder:
         """Remove what killed processes were writing here; only for whoever computes this run, or knows that nobody does."""
         for file in self.half_written():
             with suppress(OSError):  # it can stay: nothing reads it
-                file.unlink(missing_ok=True)
+                if file.is_dir():
+                    shutil.rmtree(file)
+                else:
+                    file.unlink(missing_ok=True)
 
-    def complete(self, run_id: str | None) -> dict[str, Any] | None:
-        """The manifest if this very run is finished and all its files are there, else None."""
+    def claimed(self, run_id: str | None) -> dict[str, Any] | None:
+        """The manifest if it says that this very run is finished, whatever became of its files; else None."""
         try:
             content = self.read()
         except OutputError:
             return None
         if content is None or not run_id or (content.get("status"), content.get("run_id")) != ("complete", run_id):
             return None
-        listed = [self.path / content[key] for key in (*self.RESULTS, content.get("table")) if key in content]
-        return content if all(path.is_file() for path in listed) else None
+        return content
+
+    def complete(self, run_id: str | None) -> dict[str, Any] | None:
+        """The manifest if this very run is finished and all its files are there, else None."""
+        content = self.claimed(run_id)
+        return content if content is not None and all(path.is_file() for path in self._results(content).values()) else None
+
+    def intact(self, run_id: str | None) -> dict[str, Any] | None:
+        """The manifest if this very run is finished and all its files are what it wrote, else None."""
+        content = self.claimed(run_id)
+        return content if content is not None and self.fault(content) is None else None
+
+    def fault(self, content: dict[str, Any], *keys: str) -> str | None:
+        """A clause on the first file of a finished run that is missing or is not what it wrote; None where all is well.
+
+        Args:
+            content: the manifest.
+            keys: which files; left out, those that it cannot do without.
+        """
+        files = {key: self.file(key) for key in keys} or self._results(content)
+        return fault(files, content.get("digests", {}))
+
+    def _results(self, content: dict[str, Any]) -> dict[str, Path]:
+        return {key: self.file(key) for key in (content["table"], *self.RESULTS)}
 
 
 def describe(error: BaseException) -> dict[str, str]:

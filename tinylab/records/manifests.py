@@ -11,10 +11,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
-from tinylab.records.checking import Count, Flag, Json, Name, OpenRecord, RelativePath, Size, Text, Time
+from tinylab.records.checking import Count, Flag, Index, Json, Name, OpenRecord, RelativePath, Sha256, Size, Text, Time
 from tinylab.records.origin import Battery, Failure, Process, Provenance, Run
 
 Rank = Literal["magnitude", "highest", "lowest"]
+
+
+class Digest(OpenRecord):
+    """What a file was when it was written; open for other versions."""
+
+    sha256: Sha256
+    """Of its bytes."""
+    rows: Index | None = None
+    """Of a table."""
 
 
 class VerifySettings(OpenRecord):
@@ -122,6 +131,8 @@ class CompleteManifest(RunningManifest):
     """What became of the verify slice, where one was asked for."""
     attempt_failed: Failure | None = None
     """Why computing this finished run again failed."""
+    digests: dict[Name, Digest] | None = None
+    """What its tables and documents were when they were written, by key; no other bytes are taken for them."""
 
     @model_validator(mode="after")
     def _has_its_table(self) -> Self:
@@ -164,6 +175,13 @@ class SweepJob(OpenRecord):
     """How a job ended that returned nothing to the launcher."""
     output: RelativePath | None = None
     """Where what it printed is."""
+
+
+class SweepJobs(OpenRecord):
+    """What joining needs of a sweep's manifest; open for the rest of it."""
+
+    jobs: list[SweepJob]
+    """The planned runs, in order."""
 
 
 class SweepFailure(OpenRecord):
@@ -224,6 +242,8 @@ class JoinedSweep(RunningSweep):
     """Conditions whose strict verify slice disagreed."""
     artifacts: dict[Name, RelativePath]
     """The joined files: summary, invariants, and a matrix for each kind of table."""
+    digests: dict[Name, Digest] | None = None
+    """What they were when they were written, by name."""
 
     @field_validator("failures")
     @classmethod

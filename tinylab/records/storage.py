@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinylab.errors import OutputError
+
+LARGEST = 2**28
+"""Bytes of a document; none of ours is near it."""
 
 
 @contextmanager
@@ -77,12 +81,12 @@ def writing_table(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON document.
+    """Read a JSON document; a key that stands twice and numbers that are not finite are none.
 
     Raises:
         OutputError: it is missing or not JSON.
     """
-    return _read(path, "JSON document", json.loads, json.JSONDecodeError)
+    return _read(path, "JSON document", _json)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -96,12 +100,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return _read(path, "YAML document", yaml.safe_load, yaml.YAMLError)
 
 
-def _read(path: Path, what: str, load: Callable[[str], Any], broken: type[Exception]) -> dict[str, Any]:
+def _read(path: Path, what: str, load: Callable[[str], Any], *broken: type[Exception]) -> dict[str, Any]:
+    errors: tuple[type[Exception], ...] = (OSError, ValueError, RecursionError, *broken)  # ValueError: no UTF-8, no JSON
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is no file")  # a pipe, say, which would be waited for
+        if path.stat().st_size > LARGEST:
+            raise OSError(f"it has more than {LARGEST} bytes")
         data = load(path.read_text(encoding="utf-8"))
-    except (OSError, broken) as error:
+    except errors as error:
         reason = " ".join(str(error).split())
         raise OutputError(f"{path}: cannot be read ({reason}); expected a {what} written by tinylab.") from error
     if not isinstance(data, dict):
         raise OutputError(f"{path}: holds a {type(data).__name__}, expected a {what} with keys, written by tinylab.")
     return data
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_object, parse_constant=_finite, parse_float=_finite)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:20]} is not finite")
+    return number

@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from tinylab.errors import WorkerDied
@@ -77,9 +78,21 @@ def begin_command() -> None:
 
 def last_attempt(folder: Path) -> int | None:
     """The process that started a run last and did not come to its end, None if there is none."""
-    file = folder / FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    return int(json.loads(lines[-1])["pid"]) if lines else None
+    entries = _entries(folder / FILE)
+    return int(entries[-1]["pid"]) if entries else None
+
+
+def _entries(file: Path) -> list[dict[str, Any]]:
+    """The starts of a job that did not come to an end; what is no such line does not count."""
+    found = []
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if os.path.isfile(file) else []
+        for line in lines:
+            entry = json.loads(line)
+            found.append({"command": str(entry["command"]), "pid": int(entry["pid"])})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("%s cannot be read (%s): it does not count", file, error)
+    return found
 
 
 @contextmanager
@@ -91,15 +104,15 @@ def attempt(folder: Path) -> Iterator[None]:
     """
     file = folder / FILE
     command = os.environ.get(COMMAND, "")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    died = [entry for entry in map(json.loads, lines) if entry["command"] == command]
+    entries = _entries(file)
+    died = [entry for entry in entries if entry["command"] == command]
     try:
         if len(died) >= ATTEMPTS:
             pids = " and ".join(str(entry["pid"]) for entry in died)
             raise WorkerDied(f"the processes {pids} that ran this job were killed (out of memory?), and one command starts a job "
                              f"{ATTEMPTS} times at most; give it more memory, or lower engine.max_states=…, and type it again.")
-        entry = json.dumps({"command": command, "pid": os.getpid()})
-        write_text(file, "".join(f"{line}\n" for line in [*lines, entry]))
+        entries.append({"command": command, "pid": os.getpid()})
+        write_text(file, "".join(f"{json.dumps(entry)}\n" for entry in entries))
         yield
     finally:
         with suppress(OSError):  # of a folder that turned read-only, say: the job's own error is the one to tell

@@ -32,7 +32,7 @@ def run_folders(root: Path) -> dict[str, list[Path]]:
 def finished_run(root: Path, run_id: str) -> RunFolder | None:
     """A finished run of this identity, wherever in an output folder it lies."""
     folders = map(RunFolder, run_folders(root).get(run_id, ()))
-    return next((folder for folder in folders if folder.complete(run_id) is not None), None)
+    return next((folder for folder in folders if folder.intact(run_id) is not None), None)
 
 
 def output_root(sweep_folder: Path) -> Path | None:
@@ -43,7 +43,7 @@ def output_root(sweep_folder: Path) -> Path | None:
 def locate_run(folder: RunFolder, run_id: str, overwrite: bool) -> RunFolder:
     """Where a job of a sweep finds its run: in its own folder, or finished by an earlier command in another one."""
     root = output_root(folder.path.parent)
-    if overwrite or root is None or folder.complete(run_id) is not None:
+    if overwrite or root is None or folder.intact(run_id) is not None:
         return folder
     return finished_run(root, run_id) or folder
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tinylab.errors import OutputError
 from tinylab.interventions.components import TableKind
 from tinylab.records.identity import digest
 from tinylab.records.manifest import RunFolder
+from tinylab.records.reading import ADVICE, read_impact
 from tinylab.records.storage import writing_table
-from tinylab.records.tables import matrix_columns, schema
+from tinylab.records.tables import impact_columns, matrix_columns, schema
 
 GROUP_ROWS = 2**18
 """A row group of a matrix is closed once it has so many rows."""
@@ -74,18 +76,28 @@ class Child:
         """The impact table with the labels appended.
 
         Raises:
-            OutputError: it cannot be read, or is none of ours.
+            Unreadable: it cannot be read, or is none of ours.
         """
-        file = self.folder.table(self.manifest)
         try:
-            with pq.ParquetFile(file) as stored:
-                table = stored.read()
+            table = read_impact(self.folder, self.manifest).select(impact_columns(self.kind))
+            unknown = {*pc.unique(table["metric"]).to_pylist()} - {*self.baselines}
+            if unknown:
+                raise OutputError(f"{self.folder.file('summary')}: has no baseline of {', '.join(map(str, unknown))}; {ADVICE}.")
             for name, label in (self.labels | self.settings).items():
                 table = table.append_column(name, pa.repeat(label, len(table)))
             return table.cast(schema(matrix_columns(self.kind, list(self.settings)), self.kind))
-        except (OSError, ValueError, pa.ArrowException) as error:
-            raise OutputError(f"{file}: cannot be read ({error}); expected a table written by tinylab, compute the run again "
-                              "with overwrite=true.") from error
+        except (OutputError, ValueError, pa.ArrowException) as error:
+            told = str(error) if isinstance(error, OutputError) else f"{self.folder.table(self.manifest)}: {error}; {ADVICE}."
+            raise Unreadable(told, self) from error
+
+
+class Unreadable(OutputError):
+    """A run's table is none of ours."""
+
+    def __init__(self, message: str, child: Child) -> None:
+        """Of which run."""
+        super().__init__(message)
+        self.child = child
 
 
 @dataclass(frozen=True)

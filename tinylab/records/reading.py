@@ -1,0 +1,77 @@
+"""Reading a run's tables: as its manifest declares them, or one sentence on what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinylab.errors import OutputError
+from tinylab.interventions.components import TableKind
+from tinylab.records.manifest import RunFolder
+from tinylab.records.tables import impact_columns, per_example_columns, schema
+
+ADVICE = "expected a table written by tinylab, compute the run again with overwrite=true"
+
+
+def read_impact(folder: RunFolder, manifest: dict[str, Any]) -> pa.Table:
+    """The impact table of a finished run.
+
+    Raises:
+        OutputError: it cannot be read, or is none of ours.
+    """
+    kind = kind_of(folder, manifest)
+    return read_table(folder.table(manifest), schema(impact_columns(kind), kind))
+
+
+def read_per_example(folder: RunFolder, manifest: dict[str, Any]) -> pa.Table:
+    """What stands beside the impact table for every single prompt pair.
+
+    Raises:
+        OutputError: it cannot be read, or is none of ours.
+    """
+    kind = kind_of(folder, manifest)
+    return read_table(folder.file("per_example"), schema(per_example_columns(kind), kind))
+
+
+def kind_of(folder: RunFolder, manifest: dict[str, Any]) -> TableKind:
+    """The kind of a finished run's table.
+
+    Raises:
+        OutputError: the manifest does not declare one.
+    """
+    try:
+        kind = TableKind.of_manifest(manifest)
+        schema(impact_columns(kind), kind)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise OutputError(f"{folder.manifest}: table_kind does not declare the table {manifest['table']} "
+                          f"({' '.join(str(error).split())}); {ADVICE}.") from error
+    return kind
+
+
+def read_table(file: Path, expected: pa.Schema | None = None) -> pa.Table:
+    """A parquet table.
+
+    Args:
+        file: where it lies.
+        expected: columns that it has to have, others are let pass; None leaves them to whoever reads.
+
+    Raises:
+        OutputError: it cannot be read, or lacks a column or has it with another type.
+    """
+    if file.exists() and not file.is_file():
+        raise OutputError(f"{file}: cannot be read (it is no file); {ADVICE}.")
+    try:
+        with pq.ParquetFile(file) as stored:
+            table = stored.read()
+    except (OSError, ValueError, OverflowError, MemoryError, pa.ArrowException) as error:
+        raise OutputError(f"{file}: cannot be read ({' '.join(str(error).split())}); {ADVICE}.") from error
+    for field in expected or ():
+        found = table.schema.get_all_field_indices(field.name)
+        if len(found) != 1:
+            raise OutputError(f"{file}: cannot be read (it has {len(found) or 'no'} columns '{field.name}'); {ADVICE}.")
+        if (got := table.schema.field(found[0]).type) != field.type:
+            raise OutputError(f"{file}: cannot be read (column '{field.name}' is {got} and not {field.type}); {ADVICE}.")
+    return table
