@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tinylab.effects.impact import Impact, assemble
 from tinylab.errors import TinylabError
+from tinylab.interventions.sources import RUNS
 from tinylab.machine.imports import large_import
 from tinylab.machine.threads import set_threads
 from tinylab.measures.metrics import Scorer, named, scored
@@ -25,6 +26,7 @@ from tinylab.records.manifest import RunFolder
 from tinylab.records.provenance import package_versions, peak_memory_bytes, provenance
 from tinylab.schema import Config
 from tinylab.task.corpus import Condition, load_condition
+from tinylab.task.notes import ADVICE, look_swapped
 from tinylab.task.preparation import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -96,6 +98,9 @@ def compute(
     impact = assemble(config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation,
                       computed=scored(metrics), wanted=metrics)
     _check_finite(impact, config)
+    if look_swapped(*(impact.unmodified[run]["logit_diff"] for run in RUNS)):
+        log.warning("after most clean prompts the model prefers the foil, and after most corrupt ones the target: "
+                    "are clean and corrupt (condition.clean_field, condition.corrupt_field) swapped?")
     return Computed(impact, {
         **provenance(ready.model, prepared, ready.device),
         "value_bias": ready.value_bias,
@@ -138,10 +143,12 @@ def _get_ready(resolved: Resolved, warning: str | None) -> Ready:
 
 
 def _tell_dropped(prepared: Prepared, condition: Condition) -> None:
-    """Warn of rows that this model or task cannot use."""
+    """Warn of rows that this model or task cannot use, and of what is to be known of those that it uses."""
     dropped = prepared.condition.dropped
+    rows = len(condition.pairs) + sum(condition.dropped.values())
+    for note, count in prepared.condition.noted.items():
+        log.warning("%d of %d rows: %s: %s", count, rows, note, ADVICE[note])
     if dropped:
-        rows = len(condition.pairs) + sum(condition.dropped.values())
         told = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
         log.warning("%d of %d rows dropped (%s)", sum(dropped.values()), rows, told)
 

@@ -8,6 +8,7 @@ from typing import Any
 from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.task.corpus import Condition, PromptPair, subsamples
 from tinylab.task.preparation import prepare
+from tinylab.task.tokens import nothing_lost
 
 SEEDS = (3, 8)
 DRAWN = 4
@@ -30,7 +31,8 @@ def prepared() -> Any:
         battery=HeadsZero(name="h1"), seeds=list(SEEDS),
         condition=SimpleNamespace(n_examples=DRAWN, single_token=True, strict=False),
     )
-    model: Any = SimpleNamespace(n_layers=2, n_heads=3, bos=None, unknown=None, context=None, encode=letters)
+    model: Any = SimpleNamespace(n_layers=2, n_heads=3, bos=None, unknown=None, lost=nothing_lost, specials=(), context=None,
+                                 encode=letters)
     return prepare(settings, corpus(), model)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinylab.errors import ModelError
 from tinylab.interventions.sites import Module
+from tinylab.models.lexicon import Lexicon
 from tinylab.models.points import find_attention, find_blocks, find_mlp
 from tinylab.models.weights import ModelIdentity
 
@@ -88,13 +89,23 @@ class CausalModel:
 
     @property
     def bos(self) -> int | None:
-        """The token that starts every prompt, or None."""
+        """The token that starts every prompt, or None.
+
+        Raises:
+            ModelError: it is not what the tokenizer itself puts before a text, or there is none.
+        """
         if not self.add_bos:
             return None
-        if self.tokenizer.bos_token_id is None:
+        token, own = self.tokenizer.bos_token_id, self._lexicon.prefix
+        if own and own != [token]:
+            told = "".join(self.tokenizer.convert_ids_to_tokens(own))
+            raise ModelError(f"model.add_bos=true puts {self.tokenizer.bos_token} before every prompt, but the tokenizer of "
+                             f"{self.identity.name} itself puts {told} there; use model.add_bos=false, and begin the "
+                             f"prompts with {told}.")
+        if token is None:
             raise ModelError(f"model.add_bos=true, but the tokenizer of {self.identity.name} has no BOS token; "
                              "use model.add_bos=false.")
-        return int(self.tokenizer.bos_token_id)
+        return int(token)
 
     @property
     def unknown(self) -> int | None:
@@ -110,9 +121,22 @@ class CausalModel:
         return {"class": type(self.tokenizer).__name__, "vocabulary": len(self.tokenizer), "digest": digest}
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, verbatim, without special tokens."""
+        """Token ids of a text, verbatim, without special tokens of the tokenizer's own accord."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
+
+    def lost(self, text: str) -> list[str]:
+        """The parts of a text that no token stands for."""
+        return self._lexicon.lost(text)
+
+    @property
+    def specials(self) -> frozenset[int]:
+        """The tokens that are no text, such as those that begin documents."""
+        return self._lexicon.specials
+
+    @cached_property
+    def _lexicon(self) -> Lexicon:
+        return Lexicon(self.tokenizer)
 
     @cached_property
     def modules(self) -> list[nn.Module]:

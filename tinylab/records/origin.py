@@ -84,6 +84,8 @@ class Corpus(OpenRecord):
     """Pairs that any seed used."""
     dropped: dict[Name, Count]
     """Rows that cannot be used, by the reason."""
+    noted: dict[Name, Count] | None = None
+    """Rows that are used, of which something is to be known, by what."""
 
     @field_validator("used")
     @classmethod

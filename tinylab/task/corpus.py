@@ -12,7 +12,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -40,13 +40,14 @@ class PromptPair:
 
 @dataclass(frozen=True)
 class Condition:
-    """A named task: its usable pairs, the corpus they came from, and the counts of what was left out."""
+    """A named task: its usable pairs, the corpus they came from, the counts of what was left out and of what is to be known."""
 
     tag: str
     path: str
     sha256: str
     pairs: tuple[PromptPair, ...]
     dropped: dict[str, int]
+    noted: dict[str, int] = field(default_factory=dict)  # of the pairs that are used all the same (`tinylab.task.notes`)
 
 
 def corpus_sha256(path: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tinylab.batteries.base import Cell
 from tinylab.models.network import CausalModel
@@ -35,6 +35,8 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
         model.encode,
         bos=model.bos,
         unknown=model.unknown,
+        lost=model.lost,
+        specials=model.specials,
         context=model.context,
         single_token=config.condition.single_token,
         aligned=config.battery.aligned,
@@ -44,7 +46,7 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     used = sorted({b for examples in drawn.values() for b in examples})
     place = {b: i for i, b in enumerate(used)}
     kept = len(condition.pairs)
-    cut = Condition(condition.tag, condition.path, condition.sha256, tuple(condition.pairs[b] for b in used), condition.dropped)
+    cut = replace(condition, pairs=tuple(condition.pairs[b] for b in used))
     tokens = [tokens[b] for b in used]
     config.battery.check_prompts([(len(pair.clean), len(pair.corrupt)) for pair in tokens])
     return Prepared(cut, tokens, {seed: [place[b] for b in examples] for seed, examples in drawn.items()}, cells, kept)

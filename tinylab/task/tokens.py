@@ -1,20 +1,29 @@
 """From text to tokens: what a condition's pairs look like to one model.
 
 Prompts and answers are tokenised alone, verbatim and without special tokens; the BOS token is put first where
-`model.add_bos` says so, never by the tokenizer. An answer is scored by its first token.
-A word that the vocabulary lacks is an error, never a silent token for the unknown.
+`model.add_bos` says so and the prompt has none, never by the tokenizer. An answer is scored by its first token: that of
+the answer alone, or, where white space parts it from the prompt, that of the answer as it stands after its prompt (a
+tokenizer that puts a space before every text puts one too many there; where that space is a token of its own, it is no
+part of an answer). What is otherwise when joined is counted and told.
+A word that the vocabulary lacks is an error, never a silent token for the unknown, nor nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 from tinylab.errors import CorpusError
 from tinylab.measures.readings import READOUT
 from tinylab.task.corpus import Condition, PromptPair, drop
+from tinylab.task.notes import APART, BEGUN, JOINED, MERGED, SPECIAL, text_notes
 
 Encode = Callable[[str], list[int]]
+Lost = Callable[[str], Sequence[str]]
+TOLD_WORDS = 10
+"""How many of the words that a vocabulary lacks are told."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +36,19 @@ class TokenPair:
     foil: int
 
 
+def nothing_lost(_text: str) -> Sequence[str]:
+    """For an encoder that has a token for every text."""
+    return ()
+
+
 def tokenise(
     condition: Condition,
     encode: Encode,
     *,
     bos: int | None,
     unknown: int | None = None,
+    lost: Lost = nothing_lost,
+    specials: Collection[int] = (),
     context: int | None,
     single_token: bool,
     aligned: bool,
@@ -43,50 +59,100 @@ def tokenise(
     Args:
         condition: the text pairs.
         encode: text to token ids, without special tokens.
-        bos: the token put before every prompt, or none.
+        bos: the token put before every prompt that does not begin with it, or none.
         unknown: the token that stands for words that the vocabulary lacks, or none.
+        lost: the parts of a text that no token stands for.
+        specials: the tokens that are no text.
         context: the longest prompt in tokens that the model takes, None if it has no limit.
         single_token: whether an answer of several tokens is an error.
         aligned: whether the positions of both prompts must align, so that unequal lengths are unusable.
         strict: whether a pair that would be dropped is an error.
 
     Returns:
-        The condition with what is left, and its pairs as tokens, in the same order.
+        The condition with what is left and what is to be known of it, and its pairs as tokens, in the same order.
 
     Raises:
         CorpusError: a word that the vocabulary lacks, a prompt longer than the context, an answer of several tokens where
             one is asked for, nothing left to use.
     """
-    prefix = () if bos is None else (bos,)
+    encode = cache(encode)
     tokens: dict[int, TokenPair] = {}
     reasons: dict[int, str] = {}
+    notes = text_notes(condition.pairs)
     for pair in condition.pairs:
-        clean, corrupt = ((*prefix, *encode(text)) for text in (pair.clean, pair.corrupt))
-        answers = [encode(text) for text in (pair.target, pair.foil)]
-        if unknown is not None and unknown in (*clean, *corrupt, *answers[0], *answers[1]):
-            raise CorpusError(_unknown_words(condition, pair, encode, unknown))
+        _check_known(condition, pair, encode, unknown, lost)
+        texts = [encode(text) for text in (pair.clean, pair.corrupt, pair.target, pair.foil)]
+        clean, corrupt = (_begun(ids, bos) for ids in texts[:2])
         _check_context(condition, pair, max(len(clean), len(corrupt)), context)
+        answers, told = zip(*(_answer(encode, lost, *seam) for seam in
+                              ((pair.clean, pair.target), (pair.corrupt, pair.foil))), strict=True)
         if single_token:
             _check_single_token(condition, pair, answers)
-        if len(prefix) in (len(clean), len(corrupt)):
-            reasons[pair.row] = "empty prompt"
-        elif not all(answers):
-            reasons[pair.row] = "empty answer"
-        elif READOUT.answer(answers[0]) == READOUT.answer(answers[1]):
-            reasons[pair.row] = "target and foil begin with the same token"
-        elif aligned and len(clean) != len(corrupt):
-            reasons[pair.row] = "prompts of unequal length"
-        else:
-            tokens[pair.row] = TokenPair(clean, corrupt, *map(READOUT.answer, answers))
+        if (reason := _unusable(clean, corrupt, answers, bos, aligned)) is not None:
+            reasons[pair.row] = reason
+            continue
+        tokens[pair.row] = TokenPair(clean, corrupt, *map(READOUT.answer, answers))
+        notes[pair.row] += [*_token_notes(texts, bos, specials), *dict.fromkeys(note for note in told if note is not None)]
     kept = drop(condition, reasons, strict)
-    return kept, [tokens[pair.row] for pair in kept.pairs]
+    noted = Counter(note for pair in kept.pairs for note in notes[pair.row])
+    return replace(kept, noted=dict(noted)), [tokens[pair.row] for pair in kept.pairs]
 
 
-def _unknown_words(condition: Condition, pair: PromptPair, encode: Encode, unknown: int) -> str:
-    words = dict.fromkeys(" ".join((pair.clean, pair.corrupt, pair.target, pair.foil)).split())
-    lacking = ", ".join(word for word in words if unknown in encode(word))
-    return (f"{condition.path}: row {pair.row} has words that the model's vocabulary lacks ({lacking}); "
-            "use a condition that was made for this model, or another model.")
+def _unusable(
+    clean: Sequence[int], corrupt: Sequence[int], answers: Sequence[Sequence[int]], bos: int | None, aligned: bool
+) -> str | None:
+    """Why a pair cannot be used, as far as its tokens tell."""
+    if min(len(clean), len(corrupt)) <= (bos is not None):  # no token beside BOS
+        return "empty prompt"
+    if not all(answers):
+        return "empty answer"
+    if READOUT.answer(answers[0]) == READOUT.answer(answers[1]):
+        return "target and foil begin with the same token"
+    if aligned and len(clean) != len(corrupt):
+        return "prompts of unequal length"
+    return None
+
+
+def _begun(ids: Sequence[int], bos: int | None) -> tuple[int, ...]:
+    """A prompt with its BOS token first, put there unless it stands there."""
+    return tuple(ids) if bos is None or ids[:1] == [bos] else (bos, *ids)
+
+
+def _token_notes(texts: Sequence[Sequence[int]], bos: int | None, specials: Collection[int]) -> list[str]:
+    """What is to be known of a pair's four texts as tokens, before a BOS token is put first."""
+    begun = bos is not None and any(ids[:1] == [bos] for ids in texts[:2])
+    inside = [token for place, ids in enumerate(texts) for token in ids[bool(begun and place < 2 and ids[:1] == [bos]):]]
+    return [BEGUN] * begun + [SPECIAL] * any(token in specials for token in inside)
+
+
+def _answer(encode: Encode, lost: Lost, prompt: str, answer: str) -> tuple[Sequence[int], str | None]:
+    """An answer's tokens, and what is to be known of them: how the tokens of prompt and answer joined differ, if they do."""
+    alone, before, joined = encode(answer), encode(prompt), prompt + answer
+    if not alone or not before:
+        return alone, None
+    together = [] if lost(joined) else encode(joined)
+    after = together[len(before):]
+    if together[:len(before)] != before or not after:
+        return alone, MERGED
+    if READOUT.answer(after) == READOUT.answer(alone):
+        return alone, None
+    if prompt[-1].isspace() or answer[0].isspace() or alone[-len(after):] == after:
+        return after, JOINED
+    return alone, APART
+
+
+def _check_known(condition: Condition, pair: PromptPair, encode: Encode, unknown: int | None, lost: Lost) -> None:
+    """Every part of a pair's texts has a token of its own."""
+    texts = (pair.clean, pair.corrupt, pair.target, pair.foil)
+    gaps = [gap for text in texts for gap in lost(text)]
+    if not gaps and (unknown is None or all(unknown not in encode(text) for text in texts)):
+        return
+    words = dict.fromkeys(" ".join(texts).split())
+    lacking = [word for word in words if lost(word) or (unknown is not None and unknown in encode(word))]
+    lacking = lacking or [repr(gap) for gap in dict.fromkeys(gaps)]
+    told = ", ".join(lacking[:TOLD_WORDS]) + ", …" * (len(lacking) > TOLD_WORDS)
+    raise CorpusError(f"{condition.path}: row {pair.row} has words that the model's vocabulary lacks ({told}); "
+                      "use a condition that was made for this model, or another model.")
 
 
 def _check_context(condition: Condition, pair: PromptPair, length: int, context: int | None) -> None:

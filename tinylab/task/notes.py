@@ -1,0 +1,51 @@
+"""What a user should know of rows that are used all the same: counted in the manifest, and told once per run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64
+
+from tinylab.task.corpus import PromptPair
+
+SAME = "clean and corrupt are the same prompt"
+AGAIN = "the same row stands in the corpus before"
+BEGUN = "a prompt begins with the BOS token"
+SPECIAL = "a special token inside a text"
+MERGED = "prompt and answer share a token when joined"
+APART = "answer begins with another token alone than after its prompt"
+JOINED = "answer is read as it stands after its prompt"
+
+ADVICE = {
+    SAME: "nothing can change between them",
+    AGAIN: "it counts as often as it stands there",
+    BEGUN: "it is not put there a second time",
+    SPECIAL: "the tokenizer takes its name for the token itself, not for text",
+    MERGED: "the model never saw the prompt end so before this answer; white space belongs to the answer's beginning, "
+            "not to the prompt's end",
+    APART: "that of the answer alone is scored; an answer begins with the space that parts it from the prompt",
+    JOINED: "alone, the tokenizer puts a space before it",
+}
+"""For each note, what follows from it."""
+
+
+def text_notes(pairs: Sequence[PromptPair]) -> dict[int, list[str]]:
+    """What the text alone tells, by row number."""
+    notes: dict[int, list[str]] = {}
+    seen: set[tuple[str, str, str, str]] = set()
+    for pair in pairs:
+        row = (pair.clean, pair.corrupt, pair.target, pair.foil)
+        notes[pair.row] = [SAME] * (pair.clean == pair.corrupt) + [AGAIN] * (row in seen)
+        seen.add(row)
+    return notes
+
+
+def look_swapped(clean: Float64[np.ndarray, " B"], corrupt: Float64[np.ndarray, " B"]) -> bool:
+    """Whether the model prefers the foil after most clean prompts, and the target after most corrupt ones.
+
+    Args:
+        clean: [B] logit differences of target and foil after the clean prompts.
+        corrupt: [B] those after the corrupt prompts.
+    """
+    return bool((clean < 0).sum() > (clean > 0).sum() and (corrupt > 0).sum() > (corrupt < 0).sum())
