@@ -11,14 +11,20 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tinylab.config.groups import ModelConfig
 from tinylab.errors import ModelError, first_sentence
 from tinylab.machine.gpus import take_gpu
 from tinylab.models.device import check_dtype
+from tinylab.models.folder import TOKENIZER_FILES, read_object
 from tinylab.models.network import CausalModel
-from tinylab.models.weights import TOKENIZER_FILES, ModelIdentity, identify, model_folder
+from tinylab.models.tensors import check_numbers, check_tensors
+from tinylab.models.weights import ModelIdentity, hub_folder, identify, model_folder
 
+ATTENTIONS = (None, "eager", "sdpa")
+EXPERTS = (None, "eager", "grouped_mm", "batched_mm")
+"""Implementations that a config.json may choose: those of torch. Others are packages, or code that would be downloaded."""
 log = logging.getLogger(__name__)
 
 _kept: dict[tuple[ModelIdentity, str, str, bool], CausalModel] = {}
@@ -87,27 +93,35 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
     """A model on the CPU, or its modules alone on the meta device."""
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    revision, dtype = identity.revision or "main", getattr(torch, config.dtype)
-    source = str(model_folder(config.path)) if config.path is not None else identity.name
-    try:
-        with _quiet_transformers():
-            shape = AutoConfig.from_pretrained(source, revision=revision)  # its error names an unknown architecture
-            if config.path is not None and not any((Path(source) / name).is_file() for name in TOKENIZER_FILES):
-                raise ModelError(f"model.path={config.path}: no tokenizer in it; expected one of {', '.join(TOKENIZER_FILES)}.")
-            tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    what = f"model.path={config.path}" if config.path is not None else f"model.name={config.name}"
+    dtype = getattr(torch, config.dtype)
+    with _quiet_transformers():
+        folder = _folder(config, identity, weights=weights)
+        try:
+            shape = _shape(folder, what)  # its error names an unknown architecture
+            if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+                raise ModelError(f"{what}: no tokenizer in it; expected one of {', '.join(TOKENIZER_FILES)}.")
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if weights:
-                model = AutoModelForCausalLM.from_pretrained(
-                    source, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=False
+                model, info = AutoModelForCausalLM.from_pretrained(
+                    folder, config=shape, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are refused below, by name
                 )
+                check_tensors(info, what, type(model).__name__)
+                check_numbers(model, what, config.dtype)
             else:
                 with torch.device("meta"):
                     model = AutoModelForCausalLM.from_config(shape, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
-        expected = "config.json, model.safetensors and tokenizer files of an architecture that transformers knows"
-        raise ModelError(f"{source}: cannot be loaded as a causal language model ({first_sentence(error)}); "
-                         f"expected {expected}.") from error
+        except torch.OutOfMemoryError:
+            raise
+        except (OSError, SafetensorError, ImportError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
+                ValueError) as error:  # whatever other people's code says of a file that it cannot use
+            expected = "config.json, model.safetensors and tokenizer files of an architecture that transformers knows"
+            source = folder if config.path is not None else identity.name
+            raise ModelError(f"{source}: cannot be loaded as a causal language model ({first_sentence(error)}); "
+                             f"expected {expected}.") from error
     if config.dtype == "float64":
         model.set_experts_implementation("eager")  # the grouped matmul for mixtures of experts has no float64
     model.eval()
@@ -115,13 +129,52 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
     return CausalModel(model=model, tokenizer=tokenizer, identity=identity, add_bos=config.add_bos)
 
 
+def _folder(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Path:
+    """Where a model's files lie: its own folder, or the hub's copy of the very commit that is its identity."""
+    if config.path is not None:
+        return model_folder(config.path)
+    assert identity.revision is not None
+    return hub_folder(identity.name, identity.revision, weights=weights)
+
+
+def _shape(folder: Path, what: str) -> Any:
+    """A model's config, without what a folder has no say in: other people's code, kernels and the kind of output.
+
+    Raises:
+        ModelError: the architecture is one that transformers does not have, or no decoder.
+    """
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    content = read_object(folder / "config.json", what)
+    if content.get("auto_map") and content.get("model_type") not in CONFIG_MAPPING:
+        raise ModelError(f"{what}: its config.json asks for code of its own (auto_map) for the model type "
+                         f"{content.get('model_type')!r}, which is never run; use a model that transformers has a class for.")
+    shape = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if shape.is_encoder_decoder:
+        raise ModelError(f"{what}: {shape.model_type} is an encoder-decoder, whose decoder cannot run alone; use a causal "
+                         "language model (a decoder).")
+    parts = [shape]
+    for part in parts:
+        parts += [nested for name in part.sub_configs if (nested := getattr(part, name, None)) is not None]
+    for part in parts:
+        part.return_dict = True
+        if part._attn_implementation not in ATTENTIONS:
+            part._attn_implementation = None
+        if part._experts_implementation not in EXPERTS:
+            part._experts_implementation = None
+    return shape
+
+
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No loading bars of other libraries in the middle of our own messages."""
+    """No loading bars and reports of other libraries in the middle of our own messages."""
     from transformers.utils import logging as transformers_logging
 
+    level = transformers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         yield
     finally:
+        transformers_logging.set_verbosity(level)
         transformers_logging.enable_progress_bar()

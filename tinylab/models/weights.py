@@ -6,6 +6,8 @@ A hub id means the commit that its revision resolves to, a folder means the dige
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -13,11 +15,13 @@ from pathlib import Path
 
 from tinylab.config.groups import ModelConfig
 from tinylab.errors import ModelError, first_sentence
-from tinylab.paths import locate
+from tinylab.models.folder import INDEX, WEIGHTS, check_folder, determining, listed, weight_files
+from tinylab.paths import PACKAGE_SCHEME, locate
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Of one weight, by dtype."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_SMALL = ("*.json", "*.txt", "*.model", "*.bpe", "*.tiktoken", "*.spm")
+"""What a hub model's config and tokenizer are made of."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +50,35 @@ def model_folder(path: str) -> Path:
     """The folder that a config's `path` means.
 
     Raises:
-        ModelError: it is none, or holds no model.
+        ModelError: it is none, or holds no model that is read (see `tinylab.models.folder`).
     """
     folder = locate(path)
     if not folder.is_dir():
         expected = "expected one with config.json, model.safetensors and tokenizer files"
         raise ModelError(f"model.path={path}: no such folder; {expected}.")
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"model.path={path}: not a model folder, it has no config.json.")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"model.path={path}: no *.safetensors in it; other formats are not read, they can run code.")
+    check_folder(folder, f"model.path={path}", own=path.startswith(PACKAGE_SCHEME))
+    weight_files(folder, f"model.path={path}")
+    return folder
+
+
+def hub_folder(name: str, commit: str, *, weights: bool) -> Path:
+    """The local copy of a hub model at a commit; what is not in the cache is downloaded into it.
+
+    Args:
+        name: its id. A folder of that name in the working directory is something else.
+        commit: as `identify` resolved it.
+        weights: whether they are wanted too.
+
+    Raises:
+        ModelError: it is not in the cache and cannot be downloaded, or holds no model that is read.
+    """
+    what = f"model.name={name}"
+    folder = _snapshot(name, commit, (*_SMALL, WEIGHTS) if weights else _SMALL)
+    check_folder(folder, what)
+    if weights:
+        if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
+            _snapshot(name, commit, tuple(listed(folder / INDEX, what)))
+        weight_files(folder, what)
     return folder
 
 
@@ -87,11 +110,8 @@ def _parameters(file: Path) -> int:
 
 def _folder_digest(folder: Path) -> str:
     """sha256 over the names and contents of what determines a local model's numbers."""
-    more = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
-    wanted = (*more, *TOKENIZER_FILES)
-    chosen = sorted([*folder.glob("*.safetensors"), *(folder / name for name in wanted if (folder / name).is_file())])
     digest = hashlib.sha256()
-    for file in chosen:
+    for file in determining(folder):
         stat = file.stat()
         digest.update(f"{file.name}\0{_file_digest(file, stat.st_size, stat.st_mtime_ns)}\n".encode())
     return digest.hexdigest()
@@ -112,13 +132,33 @@ def _hub_commit(name: str, revision: str | None) -> str:
 def _hub_config(name: str, revision: str | None) -> Path:
     """The local copy of a hub model's config, in a folder that is named as its commit."""
     from huggingface_hub import hf_hub_download
+
+    with _told(name, revision):
+        return Path(hf_hub_download(name, "config.json", revision=revision))
+
+
+@lru_cache(maxsize=64)
+def _snapshot(name: str, commit: str, patterns: tuple[str, ...]) -> Path:
+    """The folder of a hub model's files that fit the patterns."""
+    from huggingface_hub import snapshot_download
+
+    with _told(name, commit):
+        return Path(snapshot_download(name, revision=commit, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
+
+
+@contextmanager
+def _told(name: str, revision: str | None) -> Iterator[None]:
+    """What goes wrong with the hub is told once, in one sentence.
+
+    Raises:
+        ModelError: something did.
+    """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import logging as hub_logging
 
-    hub_logging.set_verbosity_error()  # what goes wrong is told below, once
-
+    hub_logging.set_verbosity_error()
     try:
-        return Path(hf_hub_download(name, "config.json", revision=revision))
+        yield
     except (LocalEntryNotFoundError, ConnectionError) as error:
         raise ModelError(f"model.name={name}: the hub cannot be reached and the model is not in the local cache; connect once "
                          "to download it, or use model=local model.path=<folder>.") from error

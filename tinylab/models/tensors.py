@@ -1,0 +1,71 @@
+"""Tensors: whether a file's are the architecture's own, every one of them, and hold numbers.
+
+transformers draws random numbers for what a file lacks, and leaves out what its architecture has no place for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tinylab.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NOT_WEIGHTS = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|masked_bias|causal_mask)$|inv_freq$"
+                         r"|(^|\.)position_ids$|(^|\.)embed_positions\.weights$")
+"""Masks, rotary frequencies and positions, which earlier versions of transformers saved among the weights and compute today."""
+_TOLD = 3
+"""Names that a message has at most."""
+
+
+def check_tensors(info: Mapping[str, Any], what: str, architecture: str) -> None:
+    """Refuse weights that are not the architecture's.
+
+    Args:
+        info: what `from_pretrained(…, output_loading_info=True)` tells.
+        what: the model, for the message.
+        architecture: the class that was loaded.
+
+    Raises:
+        ModelError: a tensor is missing, has another shape, or has no place in the architecture.
+    """
+    unexpected = [name for name in info["unexpected_keys"] if not NOT_WEIGHTS.search(name)]
+    found = {
+        "lack": list(info["missing_keys"]),
+        "have in another shape": [f"{name} {list(got)} for {list(expected)}" for name, got, expected in info["mismatched_keys"]],
+        "hold, though the architecture has no place for them,": unexpected,
+    }
+    told = "; they ".join(f"{verb} {_some(names)}" for verb, names in found.items() if names)
+    if told:
+        raise ModelError(f"{what}: its weights are not those of a {architecture} as config.json describes it: they {told}; "
+                         "expected every tensor of the architecture and no other (what is missing would be random numbers), so "
+                         "mend config.json or the names of the tensors.")
+
+
+def check_numbers(model: nn.Module, what: str, dtype: str) -> None:
+    """Refuse weights that hold NaN or infinite numbers.
+
+    Raises:
+        ModelError: a tensor does.
+    """
+    import torch
+
+    broken = []
+    for name, parameter in model.named_parameters():
+        if parameter.numel() and parameter.is_floating_point():
+            low, high = torch.aminmax(parameter)
+            if not (torch.isfinite(low) and torch.isfinite(high)):
+                broken.append(name)
+    if broken:
+        raise ModelError(f"{what}: the weights hold NaN or infinite numbers as {dtype} ({_some(broken)}); expected finite ones, "
+                         "so get the file again, or use a model.dtype that holds larger numbers if the file's own are finite.")
+
+
+def _some(names: Iterable[str]) -> str:
+    """A few names, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - _TOLD} more" if len(ordered) > _TOLD else ""
+    return ", ".join(ordered[:_TOLD]) + more
