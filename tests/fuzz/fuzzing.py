@@ -80,8 +80,8 @@ def broken(draw: st.DrawFn, content: bytes) -> bytes:
             "replace": before + draw(st.binary(max_size=40)) + after}[kind]
 
 
-HOSTILE: list[Any] = [None, True, -1, 0, 10**30, 1e308, float("nan"), "", " ", "x" * 300, "\x00", "\ud800", "[bold]", "../..", [], {}, [[]],
-                      {"a": {"b": []}}]
+HOSTILE: list[Any] = [None, True, -1, 0, 10**30, 1e308, float("nan"), "", " ", "x" * 300, "\x00", "\ud800", "[bold]", "../..", [],
+                      {}, [[]], {"a": {"b": []}}]
 """Values that stand where others are expected."""
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from fuzzing import answered, broken, changed, files, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzzing import answered, broken, changed, files, seeded
 from tinylab.paths import locate
 
 pytestmark = pytest.mark.fuzz
@@ -37,7 +37,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def mine(desk: Path) -> dict[str, bytes]:
     """What must not be touched."""
-    return {name: content for name, content in files(desk).items() if not name.startswith(("outputs/", "broken", "conf/", "model/"))}
+    ours = ("outputs/", "broken", "conf/", "model/")
+    return {name: content for name, content in files(desk).items() if not name.startswith(ours)}
 
 
 @given(data=st.data())
@@ -56,16 +57,20 @@ def test_a_corpus_of_any_content(suffix: str, data: st.DataObject, desk: Path, c
     assert mine(desk) == before
 
 
-KEYS = ["battery", "battery.scales", "battery.layers", "battery.heads", "battery.keep_value_bias", "battery.name", "condition",
-        "condition.n_examples", "condition.path", "condition.split", "condition.tag", "condition.strict", "condition.clean_field",
-        "device", "engine", "engine.max_states", "experiment", "invariants.k", "invariants.metrics", "invariants.rank", "metrics",
-        "model", "model.path", "model.name", "model.revision", "model.dtype", "model.add_bos", "overwrite", "plots", "run_name",
-        "seeds", "sweep_name", "threads", "verify_slice.device", "+verify_slice.tolerance", "hydra.job.chdir",
-        "hydra/job_logging", "hydra.verbose", "hydra.sweep.subdir", "hydra.run.dir", "+new", "~battery", "~condition.path", "++seeds"]
-VALUES = ["", "null", "true", "-1", "0", "1", "1e3", "1_0", "nan", "inf", "1" * 40, "x" * 300, "[]", "[0]", "[0,0]", "[nan]", "[[0]]", "{}",
-          "{a: 1}", "h1", "h2", "cond_a", "facts", "cpu", "float64", "reference", "logit_diff", "[logit_diff]", "${seeds}", "${nothing}",
-          "${oc.env:HOME}", "'a b'", "'[bold]'", "a\\b", "é", "\ud800", "a/b", "..", "cond_a,cond_b", "range(3)", "glob(*)", "choice(1,2)",
-          "notes.txt", "rows.csv", "outputs"]
+KEYS = [
+    "battery", "battery.scales", "battery.layers", "battery.heads", "battery.keep_value_bias", "battery.name", "condition",
+    "condition.n_examples", "condition.path", "condition.split", "condition.tag", "condition.strict", "condition.clean_field",
+    "device", "engine", "engine.max_states", "experiment", "invariants.k", "invariants.metrics", "invariants.rank", "metrics",
+    "model", "model.path", "model.name", "model.revision", "model.dtype", "model.add_bos", "overwrite", "plots", "run_name",
+    "seeds", "sweep_name", "threads", "verify_slice.device", "+verify_slice.tolerance", "hydra.job.chdir", "hydra/job_logging",
+    "hydra.verbose", "hydra.sweep.subdir", "hydra.run.dir", "+new", "~battery", "~condition.path", "++seeds",
+]
+VALUES = [
+    "", "null", "true", "-1", "0", "1", "1e3", "1_0", "nan", "inf", "1" * 40, "x" * 300, "[]", "[0]", "[0,0]", "[nan]", "[[0]]",
+    "{}", "{a: 1}", "h1", "h2", "cond_a", "facts", "cpu", "float64", "reference", "logit_diff", "[logit_diff]", "${seeds}",
+    "${nothing}", "${oc.env:HOME}", "'a b'", "'[bold]'", "a\\b", "é", "\ud800", "a/b", "..", "cond_a,cond_b", "range(3)",
+    "glob(*)", "choice(1,2)", "notes.txt", "rows.csv", "outputs",
+]
 OVERRIDES = st.one_of(
     st.builds("{}={}".format, st.sampled_from(KEYS), st.sampled_from(VALUES)),
     st.builds("{}={}".format, st.sampled_from(KEYS), st.text(max_size=12)),

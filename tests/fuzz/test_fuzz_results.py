@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fuzzing import answered, broken, changed, in_time, seeded
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import only
-from fuzzing import answered, broken, changed, in_time, seeded
 from tinylab.aggregate import main as aggregate
 from tinylab.errors import TinylabError
 from tinylab.results import load_run, load_sweep
@@ -55,7 +55,9 @@ def same(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
 @given(data=st.data())
 @seeded(150)
 @pytest.mark.parametrize("name", RUN_FILES)
-def test_a_damaged_run_loads_as_it_was_or_not_at_all(name: str, data: st.DataObject, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_damaged_run_loads_as_it_was_or_not_at_all(
+    name: str, data: st.DataObject, whole: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     run = only(whole, "outputs/sweeps/*/h1_facts_*")
     copy = tmp_path_factory.mktemp("run") / run.name
     shutil.copytree(run, copy)
@@ -74,7 +76,9 @@ def test_a_damaged_run_loads_as_it_was_or_not_at_all(name: str, data: st.DataObj
 @given(data=st.data())
 @seeded(60)
 @pytest.mark.parametrize("name", SWEEP_FILES)
-def test_a_damaged_sweep_loads_as_it_was_or_not_at_all(name: str, data: st.DataObject, whole: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_damaged_sweep_loads_as_it_was_or_not_at_all(
+    name: str, data: st.DataObject, whole: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     sweep = only(whole, "outputs/sweeps/*")
     copy = tmp_path_factory.mktemp("sweep") / sweep.name
     shutil.copytree(sweep, copy)
