@@ -42,7 +42,7 @@ def mine(desk: Path) -> dict[str, bytes]:
 
 
 @given(data=st.data())
-@seeded(150)
+@seeded(60)
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_a_corpus_of_any_content(suffix: str, data: st.DataObject, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = mine(desk)
@@ -79,7 +79,7 @@ OVERRIDES = st.one_of(
 
 
 @given(overrides=st.lists(OVERRIDES, min_size=1, max_size=3), multirun=st.booleans())
-@seeded(220)
+@seeded(120)
 def test_any_overrides(overrides: list[str], multirun: bool, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = mine(desk)
     answered(capsys, desk, *(["-m"] if multirun else []), *SMALL, *overrides, "dry_run=true")
@@ -87,7 +87,7 @@ def test_any_overrides(overrides: list[str], multirun: bool, desk: Path, capsys:
 
 
 @given(data=st.data())
-@seeded(60)
+@seeded(40)
 def test_a_config_file_of_any_content(data: st.DataObject, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = desk / "conf/condition"
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def test_a_config_file_of_any_content(data: st.DataObject, desk: Path, capsys: p
 
 
 @given(data=st.data())
-@seeded(60)
+@seeded(25)
 @pytest.mark.parametrize("file", MODEL)
 def test_a_model_folder_of_any_content(file: str, data: st.DataObject, desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = desk / "model"

@@ -53,7 +53,7 @@ def same(found: pd.DataFrame, expected: pd.DataFrame) -> bool:
 
 
 @given(data=st.data())
-@seeded(150)
+@seeded(300)
 @pytest.mark.parametrize("name", RUN_FILES)
 def test_a_damaged_run_loads_as_it_was_or_not_at_all(
     name: str, data: st.DataObject, whole: Path, tmp_path_factory: pytest.TempPathFactory
@@ -74,7 +74,7 @@ def test_a_damaged_run_loads_as_it_was_or_not_at_all(
 
 
 @given(data=st.data())
-@seeded(60)
+@seeded(150)
 @pytest.mark.parametrize("name", SWEEP_FILES)
 def test_a_damaged_sweep_loads_as_it_was_or_not_at_all(
     name: str, data: st.DataObject, whole: Path, tmp_path_factory: pytest.TempPathFactory
@@ -95,7 +95,7 @@ def test_a_damaged_sweep_loads_as_it_was_or_not_at_all(
 
 
 @given(data=st.data())
-@seeded(25)
+@seeded(8)
 @pytest.mark.parametrize("name", RUN_FILES)
 def test_a_sweep_with_a_damaged_run_is_mended_by_the_same_command(
     name: str, data: st.DataObject, whole: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
