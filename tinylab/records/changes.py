@@ -28,6 +28,8 @@ def since_earlier_run(resolved: Resolved) -> str | None:
     Args:
         resolved: this run; the other has its name.
     """
+    if resolved.model is None or resolved.corpus is None:
+        return None  # the run itself will tell why
     config = resolved.config
     root = Path(config.output_dir)
     pattern = glob.escape(config.run_name) + TAIL
