@@ -105,6 +105,7 @@ def test_a_sweep_joins_the_tables_and_finds_invariants(tmp_path: Path) -> None:
             change = (here["value"] - summary["baselines"]["corrupt"]["margin"]["mean"]).abs()
             best = here.assign(change=change).sort_values(["change"], ascending=False, kind="stable").head(2)
             top = group["per_metric"]["margin"]["top_k"][condition]
+            best = best[best["change"] > 1e-12]  # prompts that begin alike are the same run there
             assert top == [{"layer": int(row.layer), "position": int(row.position)} for row in best.itertuples()]
     assert "positions among the 2 strongest of every condition (cond_a, cond_b) by magnitude of margin" in printed
 

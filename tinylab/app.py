@@ -10,22 +10,20 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from tinylab.config.composing import CONFIG_NAME, Composer, config_folders, one_sentence
+from tinylab.command import hydras_own_errors, run_command
+from tinylab.config.composing import CONFIG_NAME, Composer, config_folders
 from tinylab.config.hydra_internals import flags_parser, run_hydra
 from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
-from tinylab.machine.interrupts import end_children, exit_code, terminable, uninterrupted
+from tinylab.machine.interrupts import end_children, uninterrupted
 from tinylab.machine.parent import end_with_parent, name_parent
 from tinylab.records.manifest import RunFolder
 from tinylab.sweep.naming import passed_on
@@ -46,47 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("tinylab", lambda: _command(args, parser))
 
 
-def run_command(program: str, command: Callable[[], int], interrupted: str = "the same command again goes on from here") -> int:
-    """Run a command; returns its exit code, and what went wrong is one sentence after the program's name.
-
-    `interrupted` tells a person who pressed Ctrl-C what became of the work.
-    """
-    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other processes may share the cores
-    try:
-        with _full_errors(), terminable():
-            return command()
-    except KeyboardInterrupt as interrupt:
-        return _say(program, f"interrupted; {interrupted}", exit_code(interrupt))
-    except TinylabError as error:
-        if show_traceback:
-            raise
-        return _say(program, str(error), error.exit_code)
-    except (HydraException, OmegaConfBaseException) as error:
-        if show_traceback:
-            raise
-        return _say(program, one_sentence(error), ConfigError.exit_code)
-
-
-@contextmanager
-def _full_errors() -> Iterator[None]:
-    """While open, exceptions reach us instead of Hydra's own formatting and exit code."""
-    before = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = before
-
-
-def _say(program: str, message: str, code: int) -> int:
-    sys.stderr.write(f"{program}: {message}\n")
-    return code
-
-
 def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         if args.multirun and (args.cfg or args.info):
@@ -95,7 +52,8 @@ def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
         if args.cfg:
             with Composer(args) as composer:
                 composer.compose([override.input_line or "" for override in composer.parse(args.overrides)])
-        _hydra(args, parser)
+        with hydras_own_errors():
+            _hydra(args, parser)
         return 0
     return carry_out(args, parser, planned(args))
 
@@ -124,21 +82,25 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
     if plan.sweep_folder is None:
         if plan.explicit_folder:
             args.overrides.append(passed_on("hydra.run.dir", plan.folders[0]))
-        return _run(args, parser, Path(plan.first.output_dir))
+        return _run(args, parser, plan.folders[0], "hydra.run.dir" if plan.explicit_folder else "output_dir")
     return _sweep(args, parser, plan)
 
 
-def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, output_dir: Path) -> int:
+def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, folder: Path, key: str) -> int:
     """Run one job; raises what went wrong in it. After a user's mistake no empty folders stay behind."""
-    made = _check_writable(output_dir / "runs")
+    made = _check_writable(folder, key)
     _failures.clear()
-    _hydra(args, parser)
+    try:
+        with hydras_own_errors():
+            _hydra(args, parser)
+    except ConfigError as error:
+        _failures.append(error)
     if not _failures:
         return 0
     if isinstance(_failures[0], UserError):
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        for one in made:
+            if one.is_dir() and not any(one.iterdir()):
+                one.rmdir()
     raise _failures[0]
 
 
@@ -150,7 +112,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     from tinylab.sweep.local_ray import local_ray
 
     assert plan.sweep_folder is not None
-    _check_writable(plan.sweep_folder.parent)
+    _check_writable(plan.sweep_folder, "hydra.sweep.dir" if plan.explicit_folder else "output_dir")
     plan.write_manifest()
     args.multirun, args.run = True, False
     args.overrides += [passed_on("hydra.sweep.dir", plan.sweep_folder), *plan.launcher]
@@ -216,14 +178,19 @@ def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser, more: Sequ
     run_hydra(asked, parser, task, config_folders(args), CONFIG_NAME)
 
 
-def _check_writable(folder: Path) -> list[Path]:
+def _check_writable(folder: Path, key: str) -> list[Path]:
     """Try to write where results will go, before anything is computed; returns the folders made for it, deepest first.
+
+    Args:
+        folder: where they will go.
+        key: that says so.
 
     Raises:
         OutputError: it cannot be done.
     """
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    made: list[Path] = []
     try:
+        made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".tinylab-probe-{os.getpid()}"
         probe.touch()
@@ -233,7 +200,7 @@ def _check_writable(folder: Path) -> list[Path]:
             if parent.is_dir():
                 parent.rmdir()
         reason = f"{folder} cannot be written ({error.strerror})"
-        raise OutputError(f"output_dir: {reason}; choose another folder with output_dir=….") from error
+        raise OutputError(f"{key}: {reason}; choose another folder with {key}=….") from error
     return made
 
 

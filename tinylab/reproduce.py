@@ -10,8 +10,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tinylab.app import carry_out, planned, run_command
+from tinylab.app import carry_out, planned
 from tinylab.checks import published
+from tinylab.command import run_command
 from tinylab.config.hydra_internals import flags_parser
 from tinylab.errors import ConfigError
 

@@ -15,7 +15,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tinylab.config.checks import at_least, distinct, one_of
+from tinylab.config.checks import at_least, at_most, distinct, folder_name, one_of, storable
 from tinylab.config.groups import ConditionConfig, DeviceConfig, EngineConfig, InvariantsConfig, ModelConfig, VerifySliceConfig
 from tinylab.errors import ConfigError, first_sentence, options
 from tinylab.measures.metrics import available, named
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+MOST_THREADS = 1024
+"""No machine of today computes faster with more threads; far more cannot be started."""
 SHIPPED_NAMES = {"h1": "heads_zero", "h2": "activation_patch"}
 """Names of batteries, and the kind that alone may bear each: what a result calls a battery is what it is."""
 
@@ -50,11 +52,11 @@ class RootConfig:
             at_least("seeds", seed, 0)
         distinct("metrics", self.metrics)
         at_least("threads", self.threads, 1)
+        at_most("threads", self.threads, MOST_THREADS)
         if not self.output_dir.strip():
             raise ConfigError(f"output_dir={self.output_dir!r}: expected a folder; '.' is where the command is typed.")
         for key, name in (("run_name", self.run_name), ("sweep_name", self.sweep_name)):
-            if not name or "/" in name:
-                raise ConfigError(f"{key}={name!r}: expected a name without '/'.")
+            folder_name(key, name, room=len("_0123456789ab"))
 
 
 @dataclass(kw_only=True)
@@ -170,6 +172,8 @@ def _typed(group: str, cls: type[T], values: dict[str, Any]) -> T:
             reason = f"expected a list, such as {prefix}{key}=[{values.get(key)}]"
         raise ConfigError(f"{prefix}{key}={values.get(key)}: {reason}.") from error
     assert isinstance(typed, cls)
+    for name, value in vars(typed).items():
+        storable(f"{prefix}{name}", value)
     return typed
 
 

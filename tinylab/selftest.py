@@ -21,7 +21,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from tinylab.app import run_command
+from tinylab.command import run_command
 from tinylab.config.composing import Composer
 from tinylab.errors import ConfigError
 from tinylab.schema import Config

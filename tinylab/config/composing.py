@@ -22,13 +22,19 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from tinylab.config.files import check_aliases, check_encoding
 from tinylab.config.hydra_internals import main_hydra, search_path
+from tinylab.config.messages import meant, one_sentence
 from tinylab.errors import ConfigError, options
 from tinylab.paths import PACKAGE_SCHEME, locate
 
 CONFIG_NAME = "config"
 GROUPS = ("battery", "condition", "model", "device", "engine", "verify_slice", "experiment")
 
+
+BROKEN_CONFIG = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, AssertionError, LookupError,
+                 AttributeError, OSError)
+"""What Hydra raises where it meets a config that it did not expect."""
 
 SOURCES = {"model.name": ("model", "hf"), "model.path": ("model", "local"), "condition.path": ("condition", "jsonl")}
 """The keys that say where weights and rows come from, each with its group and the option whose source is for the user to give."""
@@ -92,15 +98,19 @@ class Composer:
         self._hydra = main_hydra("tinylab", search_path(*folders))
         self._before = {source.provider: source for source in self._hydra.config_loader.get_sources()}
         self._checked: set[str] = set()
+        self._given = [folder for folder in folders if folder is not None and folder != str(config_folder())]
+        self._own_folders: list[str] = []
         self._own = None if args.config_dir is None else (f"--config-dir {args.config_dir}", folders[0])
 
     def __enter__(self) -> Self:
         """Open.
 
         Raises:
-            ConfigError: the folder given by --config-dir has a file that Hydra would not look at.
+            ConfigError: a file of the user's cannot be a config, or Hydra would not look at it.
         """
         try:
+            for folder in self._given:
+                self._check_aliases(folder)
             if self._own is not None:
                 self._check_used(*self._own, [self._before["hydra"]])
         except ConfigError:
@@ -130,20 +140,37 @@ class Composer:
 
         for override in parsed:
             self._check_choice(override)
+            if override.key_or_group.lstrip("+") == "hydra.searchpath" and isinstance(places := override.value(), list):
+                for place in places:
+                    self._check_aliases(str(place).removeprefix("file://"))
         return parsed
+
+    def _check_aliases(self, folder: str) -> None:
+        if folder not in self._own_folders and os.path.isdir(folder):
+            check_aliases(folder)
+            self._own_folders.append(folder)
 
     def _check_choice(self, override: Override) -> None:
         """A group takes one option; Hydra would take a list and keep the last, and break on null."""
         group = override.key_or_group
-        if override.is_sweep_override() or override.is_delete() or group not in GROUPS:
+        if override.is_sweep_override() or override.is_delete() or not self._is_group(group):
             return
         value = override.value()
+        if isinstance(value, (int, float)):
+            raise ConfigError(f"{override.input_line}: expected the name of an option; {options(value, self._known(group))}.")
+        if group not in GROUPS and (group != "hydra" or isinstance(value, str)):
+            return
         if isinstance(value, list):
             names = ",".join(str(name) for name in value)
             raise ConfigError(f"{override.input_line}: one option at a time; sweep over several with -m {group}={names}.")
         if value is None and group != "experiment":
-            known = self._hydra.config_loader.get_group_options(group)
-            raise ConfigError(f"{override.input_line}: expected an option; known: {', '.join(known)}.")
+            raise ConfigError(f"{override.input_line}: expected an option; known: {', '.join(self._known(group))}.")
+
+    def _known(self, group: str) -> list[str]:
+        return self._hydra.config_loader.get_group_options(group)
+
+    def _is_group(self, key: str) -> bool:
+        return key in GROUPS or key == "hydra" or ("." not in key and bool(self._known(key)))
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """One job's config, its `hydra` node included.
@@ -154,7 +181,14 @@ class Composer:
         HydraConfig.instance().cfg = None  # of the job before: a config that needs it must not take another's
         try:
             cfg = self._hydra.compose_config(self._name, list(overrides), run_mode=RunMode.RUN, with_log_configuration=False)
-        except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        except RecursionError as error:
+            raise ConfigError(f"{' '.join(overrides)}: a config leads back to itself through its defaults; take it out of "
+                              "its own defaults list.") from error
+        except UnicodeDecodeError as error:
+            for folder in self._own_folders:
+                check_encoding(folder)
+            raise ConfigError(f"a config is not UTF-8 ({one_sentence(error)}); save it as UTF-8.") from error
+        except BROKEN_CONFIG as error:
             unknown = re.search(r"Could not override '([^']+)'", str(error))
             if unknown:
                 raise ConfigError(self._unknown_key(unknown[1], overrides)) from error
@@ -172,7 +206,7 @@ class Composer:
         Raises:
             ConfigError: there is one.
         """
-        if folder in self._checked:
+        if (key := f"{folder} is used") in self._checked:
             return
         for source in before:
             for name in _options(source) if source.provider != "schema" else ():
@@ -180,7 +214,7 @@ class Composer:
                     instead = "give it another name" if source.provider == "hydra" else "use --config-dir, which goes first"
                     raise ConfigError(f"{given}: its {name}.yaml would be ignored, as {source.full_path()} has one of this name "
                                       f"and goes before it; {instead}.")
-        self._checked.add(folder)
+        self._checked.add(key)
 
     def check_sources(self, overrides: Sequence[Override]) -> None:
         """Refuse to put another corpus or other weights under the name of a preset that has its own, or to rename a battery.
@@ -232,37 +266,6 @@ def _options(source: ConfigSource, group: str = "") -> Iterator[str]:
         for name in source.list(group, kind) if source.available() else ():
             path = f"{group}/{name}" if group else name
             yield from [path] if kind == ObjectType.CONFIG else _options(source, path)
-
-
-def meant(message: str) -> str:
-    """What was meant where a file, a folder or a hub id was given as an option of a group: a clause for the message."""
-    found = re.search(r"Could not find '(condition|model)/([^']+)'", message)
-    if found is None:
-        return ""
-    group, given = found.groups()
-    if group == "condition" and Path(given).suffix:
-        return f" For a file of your own use condition=jsonl condition.path={given}."
-    if group == "model" and Path(given).expanduser().is_dir():
-        return f" For a folder of your own use model=local model.path={given}."
-    if group == "model" and "/" in given:
-        return f" For a model of the hub use model=hf model.name={given}."
-    return ""
-
-
-def one_sentence(error: Exception) -> str:
-    """Hydra's many-line messages as one line: the first, then the options it lists."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    cause = error.__cause__
-    if isinstance(cause, OmegaConfBaseException):
-        lines.append(str(cause).splitlines()[0])
-    head = [line for line in lines if not line.startswith(("See https", "full_key", "object_type", "reference_type"))]
-    if not head:
-        return type(error).__name__
-    listing = next((i for i, line in enumerate(head) if line.startswith("Available options in")), None)
-    if listing is None:
-        return " ".join(head)
-    known = [line for line in head[listing + 1 :] if not line.startswith(("Config search path", "provider="))]
-    return f"{' '.join(head[:listing])}; known: {', '.join(known)}."
 
 
 def is_hydra_override(override: Override) -> bool:

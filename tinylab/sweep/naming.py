@@ -12,7 +12,8 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
-from tinylab.config.composing import Composer, is_hydra_override, one_sentence
+from tinylab.config.composing import Composer, is_hydra_override
+from tinylab.config.messages import one_sentence
 from tinylab.errors import ConfigError
 from tinylab.paths import PACKAGE_SCHEME, locate
 from tinylab.records.identity import digest

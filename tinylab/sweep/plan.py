@@ -12,8 +12,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from tinylab.config.composing import GROUPS, Composer, is_hydra_override, one_sentence
+from tinylab.config.checks import at_least
+from tinylab.config.composing import GROUPS, Composer, is_hydra_override
 from tinylab.config.hydra_internals import split_arguments
+from tinylab.config.messages import one_sentence
+from tinylab.config.plugins import check_plugins
 from tinylab.errors import ConfigError, CorpusError, OutputError
 from tinylab.models.device import resolve_device
 from tinylab.records.identity import run_id
@@ -99,7 +102,9 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
         a_list = "" if swept.key_or_group in GROUPS else f", or write {swept.key_or_group}=[…] for a list"
         raise ConfigError(f"{swept.input_line}: several values; add -m before the overrides to sweep over them{a_list}.")
     base = composer.compose(fixed)
-    if not multirun and base.hydra.mode != RunMode.MULTIRUN:
+    multirun = multirun or base.hydra.mode == RunMode.MULTIRUN
+    check_plugins(base.hydra, multirun=multirun)
+    if not multirun:
         composer.check_sources(parsed)
         config = validate(base)
         _check_device(config)
@@ -122,6 +127,7 @@ def _arguments(overrides: Sequence[str], base: DictConfig) -> list[str]:
 def _jobs(
     composer: Composer, overrides: Sequence[str], base: DictConfig, *, devices_are_here: bool
 ) -> tuple[list[Job], list[Config]]:
+    at_least("hydra.sweeper.max_batch_size", base.hydra.sweeper.get("max_batch_size"), 1)
     target = str(base.hydra.sweeper._target_)
     if not target.endswith("BasicSweeper"):
         raise ConfigError(f"hydra/sweeper: {target} chooses its jobs as it goes, but tinylab checks every job before the first "

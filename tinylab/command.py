@@ -1,0 +1,78 @@
+"""What every command line does: what went wrong is one sentence and an exit code, and an interruption ends it well."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from tinylab.config.composing import BROKEN_CONFIG
+from tinylab.config.messages import one_sentence
+from tinylab.errors import ConfigError, OutputError, TinylabError, first_sentence
+from tinylab.machine.interrupts import exit_code, terminable
+
+
+def run_command(program: str, command: Callable[[], int], interrupted: str = "the same command again goes on from here") -> int:
+    """Run a command; returns its exit code, and what went wrong is one sentence after the program's name.
+
+    `interrupted` tells a person who pressed Ctrl-C what became of the work.
+    """
+    show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other processes may share the cores
+    try:
+        with _full_errors(), terminable():
+            _check_desk()
+            return command()
+    except KeyboardInterrupt as interrupt:
+        return _say(program, f"interrupted; {interrupted}", exit_code(interrupt))
+    except TinylabError as error:
+        if show_traceback:
+            raise
+        return _say(program, str(error), error.exit_code)
+    except (HydraException, OmegaConfBaseException) as error:
+        if show_traceback:
+            raise
+        return _say(program, one_sentence(error), ConfigError.exit_code)
+
+
+def _check_desk() -> None:
+    """Raise OutputError if the folder in which a command was typed is gone: every path is counted from there."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise OutputError(f"the folder in which this was typed is gone ({error.strerror}); cd into one that exists.") from error
+
+
+@contextmanager
+def _full_errors() -> Iterator[None]:
+    """While open, exceptions reach us instead of Hydra's own formatting and exit code."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def _say(program: str, message: str, code: int) -> int:
+    sys.stderr.write(f"{program}: {message}\n")
+    return code
+
+
+@contextmanager
+def hydras_own_errors() -> Iterator[None]:
+    """In a single run jobs raise nothing, so what comes out of Hydra is about its own settings and flags: a ConfigError."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except (*BROKEN_CONFIG, ImportError) as error:
+        raise ConfigError(f"Hydra cannot use its settings: {type(error).__name__}: {first_sentence(error)}; leave out what you "
+                          "set of hydra.* and hydra/*.") from error

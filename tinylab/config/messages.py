@@ -1,0 +1,39 @@
+"""What Hydra says of a config that it cannot compose, as one sentence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from omegaconf.errors import OmegaConfBaseException
+
+
+def meant(message: str) -> str:
+    """What was meant where a file, a folder or a hub id was given as an option of a group: a clause for the message."""
+    found = re.search(r"Could not find '(condition|model)/([^']+)'", message)
+    if found is None:
+        return ""
+    group, given = found.groups()
+    if group == "condition" and Path(given).suffix:
+        return f" For a file of your own use condition=jsonl condition.path={given}."
+    if group == "model" and Path(given).expanduser().is_dir():
+        return f" For a folder of your own use model=local model.path={given}."
+    if group == "model" and "/" in given:
+        return f" For a model of the hub use model=hf model.name={given}."
+    return ""
+
+
+def one_sentence(error: Exception) -> str:
+    """Hydra's many-line messages as one line: the first, then the options it lists."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__
+    if isinstance(cause, OmegaConfBaseException):
+        lines.append(str(cause).splitlines()[0])
+    head = [line for line in lines if not line.startswith(("See https", "full_key", "object_type", "reference_type"))]
+    if not head:
+        return type(error).__name__
+    listing = next((i for i, line in enumerate(head) if line.startswith("Available options in")), None)
+    if listing is None:
+        return " ".join(head)
+    known = [line for line in head[listing + 1 :] if not line.startswith(("Config search path", "provider="))]
+    return f"{' '.join(head[:listing])}; known: {', '.join(known)}."

@@ -1,0 +1,60 @@
+"""What a config may make objects of: batteries (`tinylab.schema`), and Hydra's own plugins where Hydra documents them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hydra.experimental.callback import Callback
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from tinylab.errors import ConfigError, first_sentence, options
+
+LAUNCHERS = ("basic", "joblib", "ray", "submitit_local", "submitit_slurm")
+
+
+def check_plugins(hydra: DictConfig, *, multirun: bool) -> None:
+    """Check the `hydra` node before anything in it is called: each `_target_` stands where Hydra looks for a plugin.
+
+    Hydra itself takes launchers and sweepers from its plugins only, and restricts what handlers of logs may be.
+
+    Raises:
+        ConfigError: a target stands elsewhere or is no callback, a launcher or sweeper is missing, or jobs would change folder.
+    """
+    for part in ("launcher", "sweeper") if multirun else ():
+        if not isinstance(OmegaConf.select(hydra, f"{part}._target_"), str):
+            known = f"choose one with hydra/launcher=…; {options('', LAUNCHERS)}" if part == "launcher" else "leave it out"
+            raise ConfigError(f"hydra.{part}: none; a sweep needs one, {known}.")
+    if hydra.job.chdir:
+        raise ConfigError("hydra.job.chdir=true: paths are counted from where the command is typed, so jobs stay there; leave it "
+                          "out, and give folders with output_dir=….")
+    plain: Any = OmegaConf.to_container(hydra)
+    callbacks: dict[str, Any] = plain["callbacks"]
+    allowed = {"launcher._target_", "sweeper._target_", *(f"callbacks.{name}._target_" for name in callbacks)}
+    for key, value in _targets(plain, ""):
+        if key not in allowed:
+            raise ConfigError(f"hydra.{key}={value}: configs make no objects here; only batteries, launchers, sweepers and "
+                              "callbacks have a _target_.")
+    for name, node in callbacks.items():
+        _check_callback(f"hydra.callbacks.{name}", node)
+
+
+def _targets(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Every key that makes an object, and what of."""
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        if key in ("_target_", "()"):
+            yield f"{prefix}{key}", value
+        yield from _targets(value, f"{prefix}{key}.")
+
+
+def _check_callback(key: str, node: Any) -> None:
+    target = node.get("_target_") if isinstance(node, dict) else node
+    try:
+        fine = issubclass(get_class(str(target)), Callback)
+        why = "is no callback"
+    except (ImportError, ValueError) as error:
+        fine, why = False, first_sentence(error)
+    if not fine:
+        raise ConfigError(f"{key}._target_={target}: {why}; expected the path of a hydra.experimental.callback.Callback.")
