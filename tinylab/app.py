@@ -27,6 +27,7 @@ from tinylab.config.hydra_internals import flags_parser, run_hydra
 from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, exit_code, terminable, uninterrupted
 from tinylab.records.manifest import RunFolder
+from tinylab.records.strangers import refuse_strange_sweep, refuse_strangers
 from tinylab.sweep.plan import Plan, make_plan
 
 EXIT_MISSING_RUNS = 3
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 _failures: list[Exception] = []
 """What a single run raised: Hydra would print a line of its own before passing it on."""
+_there: set[Path] = set()
+"""What was in a single run's folder before Hydra began to write there."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -117,21 +120,24 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
         dry_run(plan.configs, plan.folders)
         return 0
     if plan.sweep_folder is None:
-        return _run(args, parser, Path(plan.first.output_dir))
+        return _run(args, parser, Path(plan.first.output_dir), RunFolder(plan.folders[0]))
     return _sweep(args, parser, plan)
 
 
-def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, output_dir: Path) -> int:
+def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, output_dir: Path, folder: RunFolder) -> int:
     """Run one job; raises what went wrong in it. After a user's mistake no empty folders stay behind."""
+    refuse_strangers(folder)
+    _there.clear()
+    _there.update(folder.there())
     made = _check_writable(output_dir / "runs")
     _failures.clear()
     _hydra(args, parser)
     if not _failures:
         return 0
     if isinstance(_failures[0], UserError):
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+        for empty in made:
+            if empty.is_dir() and not any(empty.iterdir()):
+                empty.rmdir()
     raise _failures[0]
 
 
@@ -143,6 +149,10 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     from tinylab.sweep.local_ray import local_ray
 
     assert plan.sweep_folder is not None
+    if plan.explicit_folder and plan.sweep_folder.is_dir():
+        refuse_strange_sweep(plan.sweep_folder)
+    for path in plan.folders:
+        refuse_strangers(RunFolder(path))
     _check_writable(plan.sweep_folder.parent)
     plan.write_manifest()
     args.multirun, args.run = True, False
@@ -274,7 +284,7 @@ def task(cfg: DictConfig) -> None:
 def _record(folder: RunFolder, run_id: str | None, error: Exception, *, multirun: bool, fresh: bool) -> None:
     """Leave word of a failure in a run's folder; finished work stays what it was."""
     if not multirun and fresh and isinstance(error, UserError):
-        folder.discard()  # nothing was computed, leave nothing behind
+        folder.discard(_there)  # nothing was computed, leave nothing behind
     elif folder.holds_another(run_id):
         pass  # the log has it
     elif (finished := folder.finished()) is None:

@@ -72,6 +72,8 @@ Text = Annotated[str, Field(strict=True), says("a text")]
 """Any text, an empty one too."""
 Name = Annotated[str, Field(strict=True, min_length=1), says("a name")]
 """A text that is not empty."""
+TableName = Annotated[str, Field(strict=True, pattern=r"^[^/]+$"), says("the name of a table")]
+"""What a table is called; its file is called so too."""
 RelativePath = Annotated[str, Field(strict=True, pattern=r"^[^/]"), says("a path relative to the document's folder")]
 """Where a file lies, from the folder of the document that tells it."""
 Sha256 = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{64}$"), says("a sha256 of 64 hex digits")]

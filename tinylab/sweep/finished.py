@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -13,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from tinylab.errors import OutputError, UserError
 from tinylab.records.manifest import RunFolder
+from tinylab.records.strangers import IDENTITY
 
-IDENTITY = re.compile(r"_([0-9a-f]{12})$")
 LOCKS = ".locks"
 log = logging.getLogger(__name__)
 
