@@ -26,6 +26,7 @@ from tinylab.config.composing import CONFIG_NAME, Composer, config_folder, one_s
 from tinylab.config.hydra_internals import flags_parser, run_hydra
 from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, exit_code, terminable, uninterrupted
+from tinylab.machine.printing import unfailing
 from tinylab.records.manifest import RunFolder
 from tinylab.records.strangers import refuse_strange_sweep, refuse_strangers
 from tinylab.sweep.plan import Plan, make_plan
@@ -54,6 +55,11 @@ def run_command(program: str, command: Callable[[], int], interrupted: str = "th
     """
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other processes may share the cores
+    with unfailing():
+        return _ended(program, command, interrupted, show_traceback=show_traceback)
+
+
+def _ended(program: str, command: Callable[[], int], interrupted: str, *, show_traceback: bool) -> int:
     try:
         with _full_errors(), terminable():
             return command()
@@ -248,6 +254,11 @@ def task(cfg: DictConfig) -> None:
     It never raises: what went wrong in a single run is kept for the wrapper. In a multirun every failure is
     written to the job's manifest, the others go on, and the truth is on disk.
     """
+    with unfailing():
+        _task(cfg)
+
+
+def _task(cfg: DictConfig) -> None:
     from tinylab.experiment import run_experiment
     from tinylab.machine.threads import job_threads
     from tinylab.records.identity import resolve

@@ -112,7 +112,7 @@ def _run(resolved: Resolved, folder: RunFolder) -> None:
                 "finished": now(),
             },
         })
-    folder.checkpoint.unlink(missing_ok=True)
+    folder.forget_attempt()
 
 
 def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lacking: list[str]) -> None:
@@ -134,7 +134,7 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
             "metrics": [name for name in order if name in {*finished["metrics"], *lacking}],
             "provenance": {**provenance, "added": [*provenance.get("added", []), addition]},
         })
-    folder.checkpoint.unlink(missing_ok=True)
+    folder.forget_attempt()
 
 
 def _results(resolved: Resolved, computed: Computed) -> tuple[dict[str, Any], dict[str, Any]]:

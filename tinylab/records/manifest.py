@@ -189,6 +189,11 @@ class RunFolder:
                 else:
                     file.unlink(missing_ok=True)
 
+    def forget_attempt(self) -> None:
+        """Remove what was kept of an evaluation in the making, once the run is finished."""
+        with suppress(OSError):  # it can stay: nothing reads it any more
+            self.checkpoint.unlink(missing_ok=True)
+
     def claimed(self, run_id: str | None) -> dict[str, Any] | None:
         """The manifest if it says that this very run is finished, whatever became of its files; else None."""
         try:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
 from tinylab.interventions.components import ColumnType
-from tinylab.records.checking import Count, Flag, Index, Json, Name, OpenRecord, RelativePath, Sha256, Size, TableName, Text, Time
+from tinylab.records.checking import Count, Flag, Index, Name, OpenRecord, RelativePath, Sha256, Size, TableName, Text, Time
 from tinylab.records.origin import Battery, Failure, Process, Provenance, Run
 
 Rank = Literal["magnitude", "highest", "lowest"]
@@ -187,7 +187,7 @@ class SweepJob(OpenRecord):
     """The run's identity; null for a run that was found on disk and does not tell it."""
     folder: RelativePath
     """Where the run lies."""
-    settings: dict[Name, Json] | None = None
+    settings: dict[Name, Text] | None = None
     """What the sweep sets for it, by the key of the override."""
     ended: Text | None = None
     """How a job ended that returned nothing to the launcher."""
@@ -195,11 +195,22 @@ class SweepJob(OpenRecord):
     """Where what it printed is."""
 
 
-class SweepJobs(OpenRecord):
-    """What joining needs of a sweep's manifest; open for the rest of it."""
+class SweepPlan(OpenRecord):
+    """What joining needs of a sweep's manifest, or keeps; open for the rest of it."""
 
+    sweep_name: Name | None = None
+    """What the user calls it."""
+    swept: list[Text] | None = None
+    """The keys over which it sweeps."""
     jobs: list[SweepJob]
     """The planned runs, in order."""
+
+    @field_validator("jobs")
+    @classmethod
+    def _vary_the_same(cls, jobs: list[SweepJob]) -> list[SweepJob]:
+        if len({frozenset(job.settings or {}) for job in jobs}) > 1:
+            raise ValueError("settings of the same keys in every job")
+        return jobs
 
 
 class SweepFailure(OpenRecord):

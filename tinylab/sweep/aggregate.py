@@ -12,7 +12,7 @@ from tinylab.errors import ConfigError, OutputError, options
 from tinylab.measures.metrics import METRICS
 from tinylab.records.checking import check_read, write_document
 from tinylab.records.manifest import describe
-from tinylab.records.manifests import SweepJobs, SweepManifest
+from tinylab.records.manifests import SweepManifest, SweepPlan
 from tinylab.records.storage import read_json
 from tinylab.sweep.artifacts import CROSS_CONDITION, write_artifacts
 from tinylab.sweep.finished import output_root, run_folders
@@ -108,7 +108,7 @@ def _checked_jobs(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]
         OutputError: they are no jobs.
     """
     jobs: list[dict[str, Any]] = manifest.get("jobs") or []
-    check_read(SweepJobs, {"jobs": jobs}, str(folder / "manifest.json"))
+    check_read(SweepPlan, {**manifest, "jobs": jobs}, str(folder / "manifest.json"))
     return jobs
 
 
