@@ -28,6 +28,7 @@ from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, 
 from tinylab.machine.interrupts import end_children, exit_code, terminable, uninterrupted
 from tinylab.machine.printing import unfailing
 from tinylab.records.manifest import RunFolder
+from tinylab.records.storage import check_writable
 from tinylab.records.strangers import refuse_strange_sweep, refuse_strangers
 from tinylab.sweep.plan import Plan, make_plan
 
@@ -135,7 +136,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, output_dir: 
     refuse_strangers(folder)
     _there.clear()
     _there.update(folder.there())
-    made = _check_writable(output_dir / "runs")
+    made = check_writable(output_dir / "runs")
     _failures.clear()
     _hydra(args, parser)
     if not _failures:
@@ -159,7 +160,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
         refuse_strange_sweep(plan.sweep_folder)
     for path in plan.folders:
         refuse_strangers(RunFolder(path))
-    _check_writable(plan.sweep_folder.parent)
+    check_writable(plan.sweep_folder.parent)
     plan.write_manifest()
     args.multirun, args.run = True, False
     if not plan.explicit_folder:
@@ -225,27 +226,6 @@ def _joined(plan: Plan, launcher_error: Exception | None) -> dict[str, Any]:
 def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
     asked = argparse.Namespace(**{**vars(args), "overrides": [*args.overrides, *more]})
     run_hydra(asked, parser, task, str(config_folder()), CONFIG_NAME)
-
-
-def _check_writable(folder: Path) -> list[Path]:
-    """Try to write where results will go, before anything is computed; returns the folders made for it, deepest first.
-
-    Raises:
-        OutputError: it cannot be done.
-    """
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".tinylab-probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        for parent in made:
-            if parent.is_dir():
-                parent.rmdir()
-        reason = f"{folder} cannot be written ({error.strerror})"
-        raise OutputError(f"output_dir: {reason}; choose another folder with output_dir=….") from error
-    return made
 
 
 def task(cfg: DictConfig) -> None:

@@ -55,6 +55,11 @@ class RunFolder:
         """Where new files wait until all of them are there."""
         return RunFolder(self.path / STAGE)
 
+    @property
+    def attempts(self) -> Path:
+        """Who started this run as a job of a sweep and did not come to its end (`tinylab.sweep.attempts`)."""
+        return self.path / ".attempts"
+
     def file(self, artifact: str) -> Path:
         """The path of an artifact, by its key in the manifest; what is not listed is an impact table."""
         return self.path / self.ARTIFACTS.get(artifact, f"metrics/{artifact}.parquet")
@@ -167,8 +172,8 @@ class RunFolder:
         return [file for file in self.files() if file.suffix in (".parquet", ".json") and os.path.isfile(file)]
 
     def half_written(self) -> list[Path]:
-        """What processes were writing here that were killed, or write right now."""
-        found = [half for file in self.files() for half in half_written(file)]
+        """What processes were writing here that were killed."""
+        found = [half for file in (*self.files(), self.attempts) for half in half_written(file)]
         waiting = self.stage
         return [*found, waiting.path] if waiting.path.is_dir() and not waiting.manifest.is_file() else found
 

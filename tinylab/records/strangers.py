@@ -34,7 +34,7 @@ def refuse_strangers(folder: RunFolder) -> None:
 
 
 def _is_a_runs(folder: RunFolder, names: list[str]) -> bool:
-    own = {path.relative_to(folder.path).parts[0] for path in folder.files()} | {".attempts", folder.stage.path.name}
+    own = {path.relative_to(folder.path).parts[0] for path in folder.files()} | {folder.attempts.name, folder.stage.path.name}
     only_own = all(name in own or name.startswith(tuple(f".{one}." for one in own)) for name in names)
     if folder.manifest.name not in names:
         return only_own and {*names} & own == {"run.log"} and _is_a_log(folder.file("log"))
