@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -21,10 +22,10 @@ def refuse_strangers(folder: RunFolder) -> None:
     Raises:
         OutputError: it has files of somebody else, or its log is a link to another file.
     """
-    if folder.file("log").is_symlink():
+    if os.path.islink(folder.file("log")):
         raise OutputError(f"{folder.file('log')} is a link, expected a file of the run's own; remove it, or choose "
                           "another folder.")
-    if not folder.path.is_dir() or IDENTITY.search(folder.path.resolve().name):
+    if not os.path.isdir(folder.path) or IDENTITY.search(folder.path.resolve().name):
         return
     names = sorted(path.name for path in folder.path.iterdir())
     if names and not _is_a_runs(folder, names):

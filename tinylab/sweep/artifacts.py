@@ -118,7 +118,7 @@ def _joined_runs(folder: Path, earlier: dict[str, str]) -> set[str]:
     found: set[str] = set()
     for name in {*earlier} - {*DOCUMENTS}:
         try:
-            table = read_table(folder / earlier[name])
+            table = read_table(folder / earlier[name], columns=["run_id"])
             found.update(map(str, pc.unique(table["run_id"]).to_pylist()))
         except (OutputError, KeyError) as error:
             log.warning("%s", error)
