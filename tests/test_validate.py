@@ -148,3 +148,27 @@ def test_a_broken_invariants_json_is_refused_with_its_fault(sweep: Path, fault: 
     change(data)
     with pytest.raises(SchemaError, match=message):
         validate.validate_invariants_json(data)
+
+
+def test_keys_of_a_later_version_are_let_pass(sweep: Path) -> None:
+    verify, invariants = document(sweep, "verify"), document(sweep, "invariants")
+    verify["metrics"]["logit_diff"]["from_tomorrow"] = invariants["from_tomorrow"] = [1]
+    validate.validate_verify_json(verify)
+    validate.validate_invariants_json(invariants)
+
+
+@pytest.mark.parametrize("broken", [None, [], {"seed": [0]}])
+def test_what_is_no_frame_is_one_sentence(broken: object) -> None:
+    for check in (validate.validate_head_impact_schema, validate.validate_layer_impact_schema):
+        with pytest.raises(SchemaError, match="expected a pandas DataFrame"):
+            check(broken)  # type: ignore[arg-type]
+    for data in (broken, [], 3, {"metrics": {"logit_diff": 3}}):
+        for read in (validate.validate_verify_json, validate.validate_invariants_json):
+            with pytest.raises(SchemaError):
+                read(data)  # type: ignore[arg-type]
+
+
+def test_a_column_that_stands_twice_is_refused(sweep: Path) -> None:
+    df = table(sweep, "head_matrix")
+    with pytest.raises(SchemaError, match="stand twice, condition"):
+        validate.validate_cross_condition_matrix(pd.concat([df, df[["condition"]]], axis=1), ["cond_a", "cond_b"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tinylab.config.groups import RANKS
 from tinylab.errors import TinylabError
+from tinylab.machine.printing import unfailing
 
 GRAVEST_FIRST = (3, 4, 2, 1)
 """Which exit code stands for several folders."""
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rank", choices=RANKS, help="magnitude: |change|; highest, lowest: the level itself")
     parser.add_argument("--allow-partial", action="store_true", default=None, help="even if a condition is missing")
     args = parser.parse_args(argv)
-    codes = {_one(folder, args) for folder in args.folders}
+    with unfailing():
+        codes = {_one(folder, args) for folder in args.folders}
     return next((code for code in GRAVEST_FIRST if code in codes), 0)
 
 

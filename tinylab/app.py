@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -25,7 +24,10 @@ from tinylab.config.hydra_internals import flags_parser, run_hydra
 from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, uninterrupted
 from tinylab.machine.parent import end_with_parent, name_parent
+from tinylab.machine.printing import unfailing
 from tinylab.records.manifest import RunFolder
+from tinylab.records.storage import check_writable
+from tinylab.records.strangers import refuse_strange_sweep, refuse_strangers
 from tinylab.sweep.naming import passed_on
 from tinylab.sweep.plan import Plan, make_plan
 
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _failures: list[Exception] = []
 """What a single run raised: Hydra would print a line of its own before passing it on."""
+_there: set[Path] = set()
+"""What was in a single run's folder before Hydra began to write there."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,13 +86,16 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
     if plan.sweep_folder is None:
         if plan.explicit_folder:
             args.overrides.append(passed_on("hydra.run.dir", plan.folders[0]))
-        return _run(args, parser, plan.folders[0], "hydra.run.dir" if plan.explicit_folder else "output_dir")
+        return _run(args, parser, RunFolder(plan.folders[0]), "hydra.run.dir" if plan.explicit_folder else "output_dir")
     return _sweep(args, parser, plan)
 
 
-def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, folder: Path, key: str) -> int:
+def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, folder: RunFolder, key: str) -> int:
     """Run one job; raises what went wrong in it. After a user's mistake no empty folders stay behind."""
-    made = _check_writable(folder, key)
+    refuse_strangers(folder)
+    _there.clear()
+    _there.update(folder.there())
+    made = check_writable(folder.path, key)
     _failures.clear()
     try:
         with hydras_own_errors():
@@ -98,9 +105,9 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, folder: Path
     if not _failures:
         return 0
     if isinstance(_failures[0], UserError):
-        for one in made:
-            if one.is_dir() and not any(one.iterdir()):
-                one.rmdir()
+        for empty in made:
+            if empty.is_dir() and not any(empty.iterdir()):
+                empty.rmdir()
     raise _failures[0]
 
 
@@ -112,7 +119,11 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     from tinylab.sweep.local_ray import local_ray
 
     assert plan.sweep_folder is not None
-    _check_writable(plan.sweep_folder, "hydra.sweep.dir" if plan.explicit_folder else "output_dir")
+    if plan.explicit_folder and plan.sweep_folder.is_dir():
+        refuse_strange_sweep(plan.sweep_folder)
+    for path in plan.folders:
+        refuse_strangers(RunFolder(path))
+    check_writable(plan.sweep_folder, "hydra.sweep.dir" if plan.explicit_folder else "output_dir")
     plan.write_manifest()
     args.multirun, args.run = True, False
     args.overrides += [passed_on("hydra.sweep.dir", plan.sweep_folder), *plan.launcher]
@@ -178,38 +189,17 @@ def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser, more: Sequ
     run_hydra(asked, parser, task, config_folders(args), CONFIG_NAME)
 
 
-def _check_writable(folder: Path, key: str) -> list[Path]:
-    """Try to write where results will go, before anything is computed; returns the folders made for it, deepest first.
-
-    Args:
-        folder: where they will go.
-        key: that says so.
-
-    Raises:
-        OutputError: it cannot be done.
-    """
-    made: list[Path] = []
-    try:
-        made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".tinylab-probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        for parent in made:
-            if parent.is_dir():
-                parent.rmdir()
-        reason = f"{folder} cannot be written ({error.strerror})"
-        raise OutputError(f"{key}: {reason}; choose another folder with {key}=….") from error
-    return made
-
-
 def task(cfg: DictConfig) -> None:
     """One job, in whatever process the launcher chose.
 
     It never raises: what went wrong in a single run is kept for the wrapper. In a multirun every failure is
     written to the job's manifest, the others go on, and the truth is on disk.
     """
+    with unfailing():
+        _task(cfg)
+
+
+def _task(cfg: DictConfig) -> None:
     from tinylab.experiment import run_experiment
     from tinylab.machine.threads import job_threads
     from tinylab.records.identity import resolve
@@ -248,7 +238,7 @@ def task(cfg: DictConfig) -> None:
 def _record(folder: RunFolder, run_id: str | None, error: Exception, *, multirun: bool, fresh: bool) -> None:
     """Leave word of a failure in a run's folder; finished work stays what it was."""
     if not multirun and fresh and isinstance(error, UserError):
-        folder.discard()  # nothing was computed, leave nothing behind
+        folder.discard(_there)  # nothing was computed, leave nothing behind
     elif folder.holds_another(run_id):
         pass  # the log has it
     elif (finished := folder.finished()) is None:

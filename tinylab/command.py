@@ -14,6 +14,7 @@ from tinylab.config.composing import BROKEN_CONFIG
 from tinylab.config.messages import one_sentence
 from tinylab.errors import ConfigError, OutputError, TinylabError, first_sentence
 from tinylab.machine.interrupts import exit_code, terminable
+from tinylab.machine.printing import unfailing
 
 
 def run_command(program: str, command: Callable[[], int], interrupted: str = "the same command again goes on from here") -> int:
@@ -23,6 +24,11 @@ def run_command(program: str, command: Callable[[], int], interrupted: str = "th
     """
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other processes may share the cores
+    with unfailing():
+        return _ended(program, command, interrupted, show_traceback=show_traceback)
+
+
+def _ended(program: str, command: Callable[[], int], interrupted: str, *, show_traceback: bool) -> int:
     try:
         with _full_errors(), terminable():
             _check_desk()

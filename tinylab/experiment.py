@@ -44,6 +44,7 @@ def run_experiment(resolved: Resolved, folder: RunFolder) -> None:
     if config.verify_slice.asked:
         filled_in(config.verify_slice, config)  # a device that is not there is told before anything is computed
     settle(folder)
+    folder.tidy()
     if (damaged := folder.set_aside()) is not None:
         log.warning("%s It is set aside as %s.damaged, and the run computed", damaged, folder.manifest.name)
     finished = None if config.overwrite else _finished(resolved.run_id, folder)
@@ -89,7 +90,6 @@ def _run(resolved: Resolved, folder: RunFolder) -> None:
     beginning = started(resolved)
 
     def begin() -> None:
-        folder.tidy()
         if folder.intact(run_id) is None:
             folder.write(beginning)
 
@@ -112,7 +112,7 @@ def _run(resolved: Resolved, folder: RunFolder) -> None:
                 "finished": now(),
             },
         })
-    folder.checkpoint.unlink(missing_ok=True)
+    folder.forget_attempt()
 
 
 def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lacking: list[str]) -> None:
@@ -134,7 +134,7 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
             "metrics": [name for name in order if name in {*finished["metrics"], *lacking}],
             "provenance": {**provenance, "added": [*provenance.get("added", []), addition]},
         })
-    folder.checkpoint.unlink(missing_ok=True)
+    folder.forget_attempt()
 
 
 def _results(resolved: Resolved, computed: Computed) -> tuple[dict[str, Any], dict[str, Any]]:

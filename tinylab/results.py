@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def load_run(path: str | Path) -> Run:
     """
     folder = RunFolder(Path(path))
     settle(folder)
-    content = read_json(folder.manifest) if folder.manifest.is_file() else None
+    content = read_json(folder.manifest) if os.path.lexists(folder.manifest) else None
     if content is None or content.get("status") != "complete" or "jobs" in content:
         status = "no manifest" if content is None else f"not a complete run (status {content.get('status')})"
         raise OutputError(f"{path}: {status}; expected the folder of a complete run, such as outputs/runs/NAME.")
@@ -122,7 +123,7 @@ def _verify(folder: RunFolder, manifest: dict[str, Any]) -> dict[str, Any] | Non
     Raises:
         OutputError: it is not what was written.
     """
-    if not folder.file("verify").is_file():
+    if not os.path.lexists(folder.file("verify")):
         return None
     if told := folder.fault(manifest, "verify"):
         raise OutputError(f"{told}; the same command with a verify slice makes it again, or remove it.")
@@ -142,7 +143,7 @@ def load_sweep(path: str | Path) -> Sweep:
         raise OutputError(f"{path}: not aggregated yet; run python -m tinylab.aggregate {path}.")
     manifest = read_document(SweepManifest, folder / "manifest.json")
     artifacts = manifest["artifacts"]
-    if told := fault({name: folder / path for name, path in artifacts.items()}, manifest.get("digests", {})):
+    if told := fault({name: folder / path for name, path in artifacts.items()}, manifest.get("digests") or {}):
         raise OutputError(f"{path}: not joined any more: {told}; python -m tinylab.aggregate {path} joins its runs again.")
     matrices = {name: read_table(folder / path).to_pandas() for name, path in artifacts.items() if path.endswith(".parquet")}
     missing = {failure["folder"] for failure in manifest["failures"]}

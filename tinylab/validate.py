@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from tinylab.errors import SchemaError
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
-from tinylab.records.checking import check_document
+from tinylab.records.checking import check_read
 from tinylab.records.documents import Verify
 from tinylab.records.invariants import Invariants
 from tinylab.records.tables import impact_columns, matrix_columns, schema
@@ -62,6 +62,7 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
     Raises:
         SchemaError: as for the impact tables, and a condition missing or not expected.
     """
+    _frame(df, "matrix")
     if "condition" not in df.columns:
         raise SchemaError(f"matrix: no column 'condition'; got {list(df.columns)}.")
     kind = HEAD_IMPACT if "head" in df.columns else LAYER_IMPACT
@@ -69,7 +70,7 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
     _table(df, matrix_columns(kind, swept), "matrix", kind)
     found, expected = set(df["condition"]), set(conditions)
     if found != expected:
-        raise SchemaError(f"matrix: got conditions {sorted(found)}, expected {sorted(expected)}.")
+        raise SchemaError(f"matrix: got conditions {sorted(found)}, expected {sorted(expected, key=str)}.")
     _keys(df, kind, ["condition"])
 
 
@@ -79,7 +80,7 @@ def validate_verify_json(data: dict[str, Any]) -> None:
     Raises:
         SchemaError: a key missing, a number that is none, abs_diff that is not |main − verify|.
     """
-    check_document(Verify, data, "verify")
+    check_read(Verify, data, "verify", SchemaError)
 
 
 def validate_invariants_json(data: dict[str, Any]) -> None:
@@ -88,11 +89,12 @@ def validate_invariants_json(data: dict[str, Any]) -> None:
     Raises:
         SchemaError: a key missing or of the wrong type, a component that stands twice, more than k components.
     """
-    check_document(Invariants, data, "invariants")
+    check_read(Invariants, data, "invariants", SchemaError)
 
 
 def _table(df: pd.DataFrame, columns: Sequence[str], name: str, kind: TableKind) -> None:
     """Columns, their order and types, no missing and no infinite value, at least one row."""
+    _frame(df, name)
     got = [str(column) for column in df.columns]
     if got != list(columns):
         missing, excess = [c for c in columns if c not in got], [c for c in got if c not in columns]
@@ -103,6 +105,14 @@ def _table(df: pd.DataFrame, columns: Sequence[str], name: str, kind: TableKind)
     types = schema(columns, kind)
     for column in columns:
         _column(df[column], name, types.field(column).type)
+
+
+def _frame(df: object, name: str) -> None:
+    """A DataFrame whose columns have names of their own."""
+    if not isinstance(df, pd.DataFrame):
+        raise SchemaError(f"{name}: got a {type(df).__name__}, expected a pandas DataFrame.")
+    if twice := [str(column) for column in df.columns[df.columns.duplicated()]]:
+        raise SchemaError(f"{name}: columns stand twice, {', '.join(twice)}.")
 
 
 def _column(values: pd.Series[Any], name: str, expected: pa.DataType) -> None:

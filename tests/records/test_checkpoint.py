@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import pickle
 import signal
 import subprocess
 import sys
 import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -124,6 +128,102 @@ def test_a_spoilt_file_is_said_and_does_not_count(
     with caplog.at_level(logging.WARNING):
         assert not Checkpoint(file, WORK).restore(EvaluationState.empty(2, 2, 1)).begun.any()
     assert "starting from the beginning" in caplog.text
+
+
+def kept(folder: Path) -> Path:
+    """A whole file of an evaluation of 2 variants, 3 examples and 1 metric."""
+    file = folder / "checkpoint.npz"
+    checkpointer = Checkpoint(file, WORK)
+    checkpointer._kept_at = -1e9
+    state = EvaluationState.empty(2, 3, 1)
+    state.begun[:] = True
+    checkpointer.keep(state)
+    return file
+
+
+def again(file: Path, **changed: Any) -> None:
+    """The same file with other arrays."""
+    with np.load(file) as arrays:
+        content = {name: arrays[name] for name in arrays.files}
+    np.savez(file, **{**content, **changed})
+
+
+def compressed(file: Path) -> None:
+    with np.load(file) as arrays:
+        content = {name: arrays[name] for name in arrays.files}
+    np.savez_compressed(file, **{**content, "values": np.zeros((2000, 300, 10))})
+
+
+def promising(file: Path) -> None:
+    """An array whose header tells of 8 TB that are not there."""
+    with zipfile.ZipFile(file) as stored:
+        content = {name: stored.read(name) for name in stored.namelist()}
+    huge = content["values.npy"].replace(b"(2, 3, 1)", b"(2, 3, 1" + b"0" * 12 + b")").replace(b" " * 12, b"", 1)
+    with zipfile.ZipFile(file, "w") as stored:
+        for name, data in {**content, "values.npy": huge}.items():
+            stored.writestr(name, data)
+
+
+def encrypted(file: Path) -> None:
+    content = file.read_bytes()
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content = b"".join([content.split(mark)[0], *(mark + part[: at - 4] + b"\x01" + part[at - 3:]
+                                                      for part in content.split(mark)[1:])])
+    file.write_bytes(content)
+
+
+class Boom:
+    """What a pickle would run."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (pytest.fail, ("a pickle was read",))
+
+
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "a bare array": lambda file: file.write_bytes(npy(np.zeros((2, 3, 1)))),
+    "a bare pickle": lambda file: file.write_bytes(pickle.dumps(Boom())),
+    "another shape": lambda file: again(file, values=np.zeros((2, 4, 1))),
+    "another number of baselines": lambda file: again(file, clean=np.zeros((7, 1))),
+    "whole numbers": lambda file: again(file, values=np.zeros((2, 3, 1), dtype=int)),
+    "text": lambda file: again(file, values=np.full((2, 3, 1), "x")),
+    "objects": lambda file: again(file, values=np.full((2, 3, 1), Boom(), dtype=object)),
+    "its work as objects": lambda file: again(file, work=np.array(Boom(), dtype=object)),
+    "no counts": lambda file: again(file, counts=np.zeros(0, dtype=int)),
+    "compressed": compressed,
+    "a promise of terabytes": promising,
+    "encrypted": encrypted,
+    "other bits": lambda file: file.write_bytes(file.read_bytes().replace(b"\x01\x01\x01", b"\x01\x00\x01")),
+}
+
+
+def npy(array: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
+def test_a_file_that_is_not_as_it_was_kept_does_not_count(spoil: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, empty = kept(tmp_path), EvaluationState.empty(2, 3, 1)
+    assert Checkpoint(file, WORK).restore(empty).begun.all()
+    SPOILT[spoil](file)
+    assert Checkpoint(file, WORK).restore(empty) is empty
+    assert caplog.text.count("starting from the beginning") == 1
+
+
+def test_what_cannot_be_kept_is_said_once_and_fails_nothing(
+    model: CausalModel, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "WAIT", 0.0)
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path, tmp_path / "file/checkpoint.npz"):
+        caplog.clear()
+        checkpointer = Checkpoint(path, WORK)
+        found, _ = evaluate(ReferenceEngine(model), model, HeadsZero(name="h1", layers=[0]), checkpointer)
+        whole, _ = evaluate(ReferenceEngine(model), model, HeadsZero(name="h1", layers=[0]), None)
+        assert np.array_equal(found.values, whole.values)
+        assert caplog.text.count("cannot be written") == 1
+        checkpointer.discard()
 
 
 def test_keeping_waits_until_it_is_worth_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,11 +76,11 @@ def failing(real: Callable[..., Any], number: int, error: BaseException) -> Call
 def test_new_files_replace_the_old_ones_and_what_belonged_to_those_goes(run: Path) -> None:
     before = values(run)
     renew(run)
+    assert (run / "config.yaml").read_text() == "other: true\n"
     assert values(run) == [value + 1.0 for value in before]
     assert load_run(run).verify is None
     assert sorted(path.name for path in run.iterdir() if path.name != "run.log") == [
         "config.yaml", "heatmap.png", "manifest.json", "metrics"]
-    assert (run / "config.yaml").read_text() == "other: true\n"
 
 
 @pytest.mark.parametrize("number", range(1, 5))

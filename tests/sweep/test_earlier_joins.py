@@ -109,3 +109,11 @@ def test_settings_of_a_later_version_are_let_pass(sweep: Path) -> None:
     (sweep / "manifest.json").write_text(json.dumps({**manifest, "from_tomorrow": [1]}))
     assert aggregate.main([str(sweep)]) == 0
     assert json.loads((sweep / "manifest.json").read_text())["from_tomorrow"] == [1]
+
+
+def test_a_job_whose_name_no_disk_can_hold_does_not_stop_the_others(sweep: Path) -> None:
+    manifest = json.loads((sweep / "manifest.json").read_text())
+    manifest["jobs"].append({**manifest["jobs"][0], "run_id": "f" * 12, "folder": "x" * 300, "condition": "x" * 300})
+    (sweep / "manifest.json").write_text(json.dumps(manifest))
+    assert aggregate.main([str(sweep)]) == 3
+    assert conditions(sweep / CROSS / "head_matrix.parquet") == {"cond_0000", "cond_0001", "cond_0002"}

@@ -363,7 +363,8 @@ def test_a_sweep_whose_own_manifest_is_lost_is_joined_from_its_runs(copy: Path) 
 def strict_verify_fails(run: Path) -> None:
     """Spoil a run's manifest as a strict verify slice that disagreed would."""
     content = read(run / "manifest.json")
-    content["verify_slice"] = {"verdict": "fail", "settings": {"strict": True, "device": "cpu"}}
+    settings = {"strict": True, "device": "cpu", "dtype": "float32", "n_examples": 1, "tolerance": 0.001}
+    content["verify_slice"] = {"verdict": "fail", "settings": settings}
     (run / "manifest.json").write_text(json.dumps(content))
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from tinylab.errors import OutputError, SchemaError
+from tinylab.errors import OutputError, SchemaError, TinylabError
 from tinylab.records.storage import read_json, write_json
 
 GOT = 80
@@ -72,6 +72,8 @@ Text = Annotated[str, Field(strict=True), says("a text")]
 """Any text, an empty one too."""
 Name = Annotated[str, Field(strict=True, min_length=1), says("a name")]
 """A text that is not empty."""
+TableName = Annotated[str, Field(strict=True, pattern=r"^[^/]+$"), says("the name of a table")]
+"""What a table is called; its file is called so too."""
 RelativePath = Annotated[str, Field(strict=True, pattern=r"^[^/]"), says("a path relative to the document's folder")]
 """Where a file lies, from the folder of the document that tells it."""
 Sha256 = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{64}$"), says("a sha256 of 64 hex digits")]
@@ -118,11 +120,17 @@ def check_document(model: type[BaseModel], data: object, where: str) -> None:
         raise SchemaError(f"{where}: {_sentence(model, data, error)}") from error
 
 
-def check_read(model: type[BaseModel], data: object, where: str) -> None:
+def check_read(model: type[BaseModel], data: object, where: str, fault: type[TinylabError] = OutputError) -> None:
     """Check the content of a document that was read: keys of a later version are let pass.
 
+    Args:
+        model: what it has to be.
+        data: its content, as plain data.
+        where: what the message calls it, such as its path.
+        fault: what to raise, an OutputError where it was read from a file.
+
     Raises:
-        OutputError: it breaks its contract; the message names the first key that does.
+        TinylabError: it breaks its contract; the message names the first key that does.
     """
     known = data
     while True:
@@ -134,7 +142,7 @@ def check_read(model: type[BaseModel], data: object, where: str) -> None:
                 raise OutputError(f"{where}: {_sentence(model, known, error)}") from error
             known = _without(known, later)
         except RecursionError as error:
-            raise OutputError(f"{where}: is nested too deeply, expected a document written by tinylab.") from error
+            raise fault(f"{where}: is nested too deeply, expected a document written by tinylab.") from error
         else:
             return
 

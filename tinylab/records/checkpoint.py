@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from tinylab.arrays import FloatArray
 from tinylab.engine.base import EvaluationState
+from tinylab.errors import OutputError
 from tinylab.interventions.sources import RunName
 from tinylab.records.storage import replacing
 
@@ -42,35 +45,71 @@ class Checkpoint:
         if not self._path.is_file():
             return empty
         try:
-            with self._path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                found = _state(arrays) if str(arrays["work"]) == self._work else empty
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            log.warning("%s cannot be read (%s): starting from the beginning", self._path, error)
+            found = _read(self._path, self._work, empty)
+        except Exception as error:  # whatever is in the file: it is a short cut, and the way is there without it
+            reason = " ".join(str(error).split()) or type(error).__name__
+            log.warning("%s cannot be read (%s): starting from the beginning", self._path, reason)
             return empty
-        if found.values.shape != empty.values.shape:
+        if found is None:
             return empty
-        if found is not empty:
-            log.info("going on where an earlier attempt was cut off: %.0f %% is there", 100 * found.done.mean())
+        log.info("going on where an earlier attempt was cut off: %.0f %% is there", 100 * found.done.mean())
         return found
 
     def keep(self, state: EvaluationState) -> None:
-        """See `tinylab.engine.base.Keeper`."""
+        """See `tinylab.engine.base.Keeper`. What cannot be kept is told once, and fails nothing."""
         if time.monotonic() - self._kept_at < self._pause:
             return
         began = time.monotonic()
-        with replacing(self._path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, work=self._work, clean=state.baselines["clean"], corrupt=state.baselines["corrupt"],
-                     values=state.values, begun=state.begun, done=state.done,
-                     counts=np.array([state.forwards, state.states]))
+        try:
+            with replacing(self._path) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, work=np.array(self._work), **_arrays(state))  # type: ignore[arg-type]  # none is allow_pickle
+        except OutputError as error:
+            log.warning("%s The run goes on; if it is cut off, it starts from the beginning", error)
+            self._pause = math.inf
+            return
         self._kept_at = time.monotonic()
         self._pause = max(WAIT, SHARE * (self._kept_at - began))
 
     def discard(self) -> None:
         """Remove the file: the work is finished, or begins anew."""
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # it can stay: it counts for the very same work only
+            self._path.unlink(missing_ok=True)
 
 
-def _state(arrays: Any) -> EvaluationState:
-    forwards, states = (int(count) for count in arrays["counts"])
-    baselines: dict[RunName, FloatArray] = {"clean": arrays["clean"], "corrupt": arrays["corrupt"]}
-    return EvaluationState(baselines, arrays["values"], arrays["begun"], arrays["done"], forwards, states)
+def _arrays(state: EvaluationState) -> dict[str, np.ndarray]:
+    return {"clean": state.baselines["clean"], "corrupt": state.baselines["corrupt"], "values": state.values,
+            "begun": state.begun, "done": state.done, "counts": np.array([state.forwards, state.states])}
+
+
+def _read(path: Path, work: str, empty: EvaluationState) -> EvaluationState | None:
+    """What a file keeps of an evaluation; None if it is of other work.
+
+    Nothing is read before it is known to be as large as it should be: uncompressed arrays, of this shape.
+
+    Raises:
+        ValueError: it is no file of ours, or one of another shape; zipfile has errors of its own.
+    """
+    with zipfile.ZipFile(path) as stored, np.load(path, allow_pickle=False) as arrays:
+        for entry in stored.infolist():
+            if entry.flag_bits & 1 or entry.compress_type != zipfile.ZIP_STORED or entry.file_size > path.stat().st_size:
+                raise ValueError(f"{entry.filename} is encrypted or compressed")
+        shape, dtype = _header(stored, "work")
+        if shape or dtype.kind != "U" or dtype.itemsize > stored.getinfo("work.npy").file_size:
+            raise ValueError("it does not tell its work")
+        if str(arrays["work"]) != work:
+            return None
+        for name, array in _arrays(empty).items():
+            if _header(stored, name) != (array.shape, array.dtype):
+                raise ValueError(f"{name} has another shape or type than {array.shape} of {array.dtype}")
+        forwards, states = (int(count) for count in arrays["counts"])
+        baselines: dict[RunName, FloatArray] = {"clean": arrays["clean"], "corrupt": arrays["corrupt"]}
+        return EvaluationState(baselines, arrays["values"], arrays["begun"], arrays["done"], forwards, states)
+
+
+def _header(stored: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array, without the array."""
+    with stored.open(f"{name}.npy") as stream:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError(f"{name} is in another format")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        return shape, dtype

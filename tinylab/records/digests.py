@@ -6,6 +6,7 @@ Manifests hold it by the file's key, under `digests`. Those of earlier versions 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def fault(files: Mapping[str, Path], digests: Mapping[str, Any]) -> str | None:
         digests: as `measured` gave them when the files were written; a file without one has to be there, no more.
     """
     for key, file in files.items():
-        if not file.is_file():
+        if not os.path.isfile(file):
             return f"{file} is missing"
         if key not in digests:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ class RunFolder:
     def stage(self) -> RunFolder:
         """Where new files wait until all of them are there."""
         return RunFolder(self.path / STAGE)
+
+    @property
+    def attempts(self) -> Path:
+        """Who started this run as a job of a sweep and did not come to its end (`tinylab.sweep.attempts`)."""
+        return self.path / ".attempts"
 
     def file(self, artifact: str) -> Path:
         """The path of an artifact, by its key in the manifest; what is not listed is an impact table."""
@@ -106,7 +112,7 @@ class RunFolder:
         artifacts = {key: str(self.file(key).relative_to(self.path)) for key in self.artifacts(content)}
         kept = {key: value for key, value in content.items() if key not in (*artifacts, "digests")}
         there = {key: path for key, path in artifacts.items() if self._has(key, content, staged=staged)}
-        digests = {key: one for key, one in content.get("digests", {}).items() if key in there}
+        digests = {key: one for key, one in (content.get("digests") or {}).items() if key in there}
         told = {**kept, **({"digests": digests} if digests else {}), **there}
         write_document(RunManifest, self.stage.manifest if staged else self.manifest, told)
 
@@ -143,27 +149,38 @@ class RunFolder:
         """Record that computing a finished run again failed; what it had stays."""
         self.write({**finished, "attempt_failed": describe(error)})
 
-    def discard(self) -> None:
-        """Remove what a run that never computed anything has written, and its folder if nothing else is in it."""
-        for file in self._files():
-            file.unlink(missing_ok=True)
+    def there(self) -> set[Path]:
+        """What is here, of the names that a run writes, before a command begins: it leaves that as it is."""
+        ours = (*self.files(), self.path, self.path / "metrics")
+        return {path.resolve() for path in ours if os.path.lexists(path)}
+
+    def discard(self, kept: Collection[Path] = ()) -> None:
+        """Remove what a run that never computed anything has written, and its folder if nothing else is in it.
+
+        Args:
+            kept: what was here before (`there`).
+        """
+        for file in self.files():
+            if file.resolve() not in kept:
+                file.unlink(missing_ok=True)
         for folder in (self.path / "metrics", self.path):
-            if folder.is_dir() and not any(folder.iterdir()):
+            if folder.is_dir() and folder.resolve() not in kept and not any(folder.iterdir()):
                 folder.rmdir()
 
     def leavings(self) -> list[Path]:
         """Result files that are here, whatever the manifest says."""
-        return [file for file in self._files() if file.suffix in (".parquet", ".json") and file.is_file()]
+        return [file for file in self.files() if file.suffix in (".parquet", ".json") and os.path.isfile(file)]
 
     def half_written(self) -> list[Path]:
-        """What processes were writing here that were killed, or write right now."""
-        found = [half for file in self._files() for half in half_written(file)]
+        """What processes were writing here that were killed."""
+        found = [half for file in (*self.files(), self.attempts) for half in half_written(file)]
         waiting = self.stage
         return [*found, waiting.path] if waiting.path.is_dir() and not waiting.manifest.is_file() else found
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
         """What a run writes here, whatever the kind of its table."""
-        tables = (self.path / "metrics").glob("*.parquet")
+        metrics = self.path / "metrics"
+        tables = metrics.glob("*.parquet") if os.path.isdir(metrics) else ()
         shipped = (self.file(name) for name in TABLE_KINDS)
         listed = (self.path / path for path in self.ARTIFACTS.values())
         return list(dict.fromkeys([self.manifest, self.checkpoint, *listed, *shipped, *tables]))
@@ -176,6 +193,11 @@ class RunFolder:
                     shutil.rmtree(file)
                 else:
                     file.unlink(missing_ok=True)
+
+    def forget_attempt(self) -> None:
+        """Remove what was kept of an evaluation in the making, once the run is finished."""
+        with suppress(OSError):  # it can stay: nothing reads it any more
+            self.checkpoint.unlink(missing_ok=True)
 
     def claimed(self, run_id: str | None) -> dict[str, Any] | None:
         """The manifest if it says that this very run is finished, whatever became of its files; else None."""
@@ -190,7 +212,7 @@ class RunFolder:
     def complete(self, run_id: str | None) -> dict[str, Any] | None:
         """The manifest if this very run is finished and all its files are there, else None."""
         content = self.claimed(run_id)
-        return content if content is not None and all(path.is_file() for path in self._results(content).values()) else None
+        return content if content is not None and all(map(os.path.isfile, self._results(content).values())) else None
 
     def intact(self, run_id: str | None) -> dict[str, Any] | None:
         """The manifest if this very run is finished and all its files are what it wrote, else None."""
@@ -205,7 +227,7 @@ class RunFolder:
             keys: which files; left out, those that it cannot do without.
         """
         files = {key: self.file(key) for key in keys} or self._results(content)
-        return fault(files, content.get("digests", {}))
+        return fault(files, (content.get("digests") or {}))
 
     def _results(self, content: dict[str, Any]) -> dict[str, Path]:
         return {key: self.file(key) for key in (content["table"], *self.RESULTS)}

@@ -11,7 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
-from tinylab.records.checking import Count, Flag, Index, Json, Name, OpenRecord, RelativePath, Sha256, Size, Text, Time
+from tinylab.interventions.components import ColumnType
+from tinylab.records.checking import Count, Flag, Index, Name, OpenRecord, RelativePath, Sha256, Size, TableName, Text, Time
 from tinylab.records.origin import Battery, Failure, Process, Provenance, Run
 
 Rank = Literal["magnitude", "highest", "lowest"]
@@ -58,6 +59,23 @@ class VerifySlice(OpenRecord):
         return self
 
 
+class DeclaredTable(OpenRecord):
+    """What a row of an impact table is about; open for other versions."""
+
+    name: TableName
+    """Of the table."""
+    columns: dict[Name, ColumnType]
+    """What identifies a cell, in order, with types."""
+    matrix: TableName
+    """Of the sweep's table that joins them."""
+    component: Annotated[list[Name], Field(min_length=1)]
+    """The columns that identify a component."""
+    plural: Name
+    """What components are called."""
+    apart: list[Name]
+    """Columns that tell groups apart, whose components are never compared."""
+
+
 class RunningManifest(OpenRecord):
     """A run that computes, or was cut off while it did, and the path of each of its files that is there.
 
@@ -74,7 +92,7 @@ class RunningManifest(OpenRecord):
     """The condition's tag."""
     battery: Battery
     """Which interventions were made."""
-    table: Name
+    table: TableName
     """Which impact table the run writes, such as head_impact."""
     direction: Name
     """Patching: source->target; none otherwise."""
@@ -88,7 +106,7 @@ class RunningManifest(OpenRecord):
     """Of the battery's settings that count for what a run is."""
     described: Text | None = None
     """The battery in words."""
-    table_kind: dict[Name, Json] | None = None
+    table_kind: DeclaredTable | None = None
     """What a row of its impact table is about: columns, what a component is, what tells groups apart."""
     metrics: list[Name] | None = None
     """What was measured."""
@@ -169,7 +187,7 @@ class SweepJob(OpenRecord):
     """The run's identity; null for a run that was found on disk and does not tell it."""
     folder: RelativePath
     """Where the run lies."""
-    settings: dict[Name, Json] | None = None
+    settings: dict[Name, Text] | None = None
     """What the sweep sets for it, by the key of the override."""
     ended: Text | None = None
     """How a job ended that returned nothing to the launcher."""
@@ -177,11 +195,22 @@ class SweepJob(OpenRecord):
     """Where what it printed is."""
 
 
-class SweepJobs(OpenRecord):
-    """What joining needs of a sweep's manifest; open for the rest of it."""
+class SweepPlan(OpenRecord):
+    """What joining needs of a sweep's manifest, or keeps; open for the rest of it."""
 
+    sweep_name: Name | None = None
+    """What the user calls it."""
+    swept: list[Text] | None = None
+    """The keys over which it sweeps."""
     jobs: list[SweepJob]
     """The planned runs, in order."""
+
+    @field_validator("jobs")
+    @classmethod
+    def _vary_the_same(cls, jobs: list[SweepJob]) -> list[SweepJob]:
+        if len({frozenset(job.settings or {}) for job in jobs}) > 1:
+            raise ValueError("settings of the same keys in every job")
+        return jobs
 
 
 class SweepFailure(OpenRecord):

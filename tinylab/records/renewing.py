@@ -6,6 +6,7 @@ then on the change is made, and whoever comes next ends it where a process was k
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def put_in_place(folder: RunFolder, content: dict[str, Any]) -> None:
         OutputError: the folder cannot be written.
     """
     written = [key for key in folder.artifacts(content) if folder.stage.file(key).is_file()]
-    digests = {**content.get("digests", {}), **{key: measured(folder.stage.file(key)) for key in written}}
+    digests = {**(content.get("digests") or {}), **{key: measured(folder.stage.file(key)) for key in written}}
     folder.write({**content, **{key: str(folder.file(key).relative_to(folder.path)) for key in written}, "digests": digests},
                  staged=True)
     settle(folder)
@@ -53,7 +54,7 @@ def settle(folder: RunFolder) -> None:
         OutputError: the folder cannot be written.
     """
     new = folder.stage
-    if not new.manifest.is_file():
+    if not os.path.isfile(new.manifest):
         return
     content = new.read()
     assert content is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import math
 import os
@@ -20,6 +22,33 @@ LARGEST = 2**28
 """Bytes of a document; none of ours is near it."""
 
 
+def check_writable(folder: Path, key: str) -> list[Path]:
+    """Try to write where results will go, before anything is computed; returns the folders made for it, deepest first.
+
+    Args:
+        folder: where they will go.
+        key: of the config that says so.
+
+    Raises:
+        OutputError: it cannot be done.
+    """
+    made: list[Path] = []
+    try:
+        made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # has no name that a kill could leave behind
+            pass
+        for probe in folder.glob(".tinylab-probe-*"):  # of earlier versions that were killed
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        for parent in made:
+            if parent.is_dir():
+                parent.rmdir()
+        reason = f"{folder} cannot be written ({error.strerror})"
+        raise OutputError(f"{key}: {reason}; choose another folder with {key}=….") from error
+    return made
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it becomes `path`, in one step.
@@ -30,9 +59,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
         temporary = Path(name)
         try:
+            _lock(handle)  # it opens when this process ends, however it ends
             yield temporary
             with temporary.open("rb") as stream:
                 os.fsync(stream.fileno())
@@ -40,14 +69,32 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+            os.close(handle)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error}); expected a folder with room and the "
                           "right to write, choose one with output_dir=….") from error
 
 
 def half_written(path: Path) -> list[Path]:
-    """What processes were writing that were killed before it became `path`, or what they write right now."""
-    return list(path.parent.glob(f".{path.name}.*"))
+    """What processes were writing that were killed before it became `path`; what one writes right now is not among it."""
+    return [file for file in path.parent.glob(f".{glob.escape(path.name)}.*") if not _is_written(file)]
+
+
+def _lock(handle: int) -> bool:
+    """Lock an open file, unless somebody has; in a file system without locks nobody can."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_written(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return not _lock(stream.fileno())
+    except OSError:
+        return True
 
 
 def _umask() -> int:

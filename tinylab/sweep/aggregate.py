@@ -12,10 +12,10 @@ from tinylab.errors import ConfigError, OutputError, options
 from tinylab.measures.metrics import METRICS
 from tinylab.records.checking import check_read, write_document
 from tinylab.records.manifest import describe
-from tinylab.records.manifests import SweepJobs, SweepManifest
+from tinylab.records.manifests import SweepManifest, SweepPlan
 from tinylab.records.storage import read_json
-from tinylab.sweep.artifacts import CROSS_CONDITION, write_artifacts
-from tinylab.sweep.finished import output_root, run_folders
+from tinylab.sweep.artifacts import write_artifacts
+from tinylab.sweep.finished import CROSS_CONDITION, output_root, run_folders, tidy_sweep
 from tinylab.sweep.invariants import Settings
 from tinylab.sweep.jobs import Outcome, explained, failure_of, found_jobs, outcome_of, strict_verify_failed
 from tinylab.sweep.joining import Child, Unreadable
@@ -65,6 +65,7 @@ def aggregate(
         OutputError: the sweep's manifest cannot be read, or the folder cannot be written.
     """
     before = _manifest(folder)
+    tidy_sweep(folder)
     root = output_root(folder.resolve())
     elsewhere = {} if root is None else run_folders(root)
     jobs = _checked_jobs(folder, before) or found_jobs(folder)
@@ -108,7 +109,7 @@ def _checked_jobs(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]
         OutputError: they are no jobs.
     """
     jobs: list[dict[str, Any]] = manifest.get("jobs") or []
-    check_read(SweepJobs, {"jobs": jobs}, str(folder / "manifest.json"))
+    check_read(SweepPlan, {**manifest, "jobs": jobs}, str(folder / "manifest.json"))
     return jobs
 
 

@@ -21,12 +21,11 @@ from tinylab.records.documents import SweepSummary
 from tinylab.records.invariants import Invariants
 from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import read_table
-from tinylab.sweep.finished import output_root, run_folders
+from tinylab.sweep.finished import CROSS_CONDITION, output_root, run_folders
 from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
 from tinylab.sweep.joining import Child, join
 from tinylab.sweep.ranking import rank_matrix
 
-CROSS_CONDITION = "artifacts/cross_condition"
 DOCUMENTS = ("summary", "invariants")
 log = logging.getLogger(__name__)
 
@@ -119,7 +118,7 @@ def _joined_runs(folder: Path, earlier: dict[str, str]) -> set[str]:
     found: set[str] = set()
     for name in {*earlier} - {*DOCUMENTS}:
         try:
-            table = read_table(folder / earlier[name])
+            table = read_table(folder / earlier[name], columns=["run_id"])
             found.update(map(str, pc.unique(table["run_id"]).to_pylist()))
         except (OutputError, KeyError) as error:
             log.warning("%s", error)

@@ -19,13 +19,14 @@ from typing import Any
 from uuid import uuid4
 
 from tinylab.errors import WorkerDied
+from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import write_text
 
 ATTEMPTS = 2
 """Starts of a job in one command."""
 COMMAND = "TINYLAB_COMMAND"
 """The environment variable in which workers inherit which command they work for."""
-FILE = ".attempts"
+FILE = RunFolder(Path()).attempts.name
 ONE_AT_A_TIME = ("hydra.launcher.pre_dispatch=1",)
 """Makes joblib hand out a job when the one before has ended. With n_jobs=1 jobs would run in the parent, and kill it too."""
 log = logging.getLogger(__name__)

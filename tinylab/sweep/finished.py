@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
@@ -13,9 +12,12 @@ from filelock import FileLock, Timeout
 
 from tinylab.errors import OutputError, UserError
 from tinylab.records.manifest import RunFolder
+from tinylab.records.storage import half_written
+from tinylab.records.strangers import IDENTITY
 
-IDENTITY = re.compile(r"_([0-9a-f]{12})$")
 LOCKS = ".locks"
+CROSS_CONDITION = "artifacts/cross_condition"
+"""Where a sweep's joined files are."""
 log = logging.getLogger(__name__)
 
 
@@ -95,6 +97,16 @@ def tidy(runs: Sequence[tuple[Path, str, Path]]) -> None:
         folder = RunFolder(path)
         if folder.half_written() and not is_computed(root, run_id):
             folder.tidy()
+
+
+def tidy_sweep(folder: Path) -> None:
+    """Remove what killed processes were writing into a sweep's own files."""
+    hidden = [path for ending in ("json", "parquet") for path in (folder / CROSS_CONDITION).glob(f".*.{ending}.*.{ending}")]
+    targets = {path.with_name(path.name[1:].rsplit(".", 2)[0]) for path in hidden}
+    for file in (folder / "manifest.json", *targets):
+        for half in half_written(file):
+            with suppress(OSError):  # it can stay: nothing reads it
+                half.unlink(missing_ok=True)
 
 
 def is_computed(root: Path, run_id: str) -> bool:

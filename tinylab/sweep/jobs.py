@@ -12,9 +12,11 @@ from tinylab.errors import Interrupted, NotRun, OutputError, StillRunning
 from tinylab.records.checking import read_document
 from tinylab.records.documents import RunSummary
 from tinylab.records.manifest import RunFolder, describe
+from tinylab.records.reading import kind_of
 from tinylab.records.renewing import settle
+from tinylab.records.strangers import IDENTITY
 from tinylab.sweep.attempts import last_attempt
-from tinylab.sweep.finished import IDENTITY, is_computed
+from tinylab.sweep.finished import is_computed
 from tinylab.sweep.joining import Child
 
 AGAIN = "the same command computes it again"
@@ -58,13 +60,14 @@ def _finished(run: RunFolder, job: dict[str, Any], root: Path | None) -> tuple[C
         OutputError: it was finished, but its files are not what it wrote.
     """
     run_id = job["run_id"]
-    if run.stage.manifest.is_file() and (root is None or not is_computed(root, run_id)):
+    if os.path.isfile(run.stage.manifest) and (root is None or not is_computed(root, run_id)):
         settle(run)
     manifest = run.claimed(run_id)
     if manifest is None:
         return None
     if (fault := run.fault(manifest)) is not None:
         raise OutputError(f"the run was complete, but {fault}; {AGAIN}.")
+    kind_of(run, manifest)
     child = Child(run, manifest, read_document(RunSummary, run.file("summary")), job.get("settings") or {})
     return child, manifest.get("attempt_failed") or (manifest.get("verify_slice") or {}).get("error")
 
