@@ -201,6 +201,15 @@ def test_folders_called_like_partitions_are_folders(tmp_path: Path) -> None:
     assert len(load(folder / "pairs.parquet", split="test").pairs) == 1
 
 
+def test_columns_of_categories_and_numbers_are_read_as_ever(tmp_path: Path) -> None:
+    """As data frames write them."""
+    columns = {key: pa.array([value, value]).dictionary_encode() for key, value in FIRST.items()}
+    parts = {"split": pa.array([1, 2]).dictionary_encode(), "template": pa.array([1.5, 2.5])}
+    parquet.write_table(pa.table({**columns, **parts}), tmp_path / "c.parquet")
+    condition = load(tmp_path / "c.parquet", split="2")
+    assert [(pair.row, pair.template) for pair in condition.pairs] == [(1, "2.5")]
+
+
 # --- what cannot be used is one sentence ---
 
 UNUSABLE: dict[str, tuple[bytes, str]] = {

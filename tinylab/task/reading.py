@@ -194,9 +194,9 @@ def _parquet_rows(file: Path, fields: Sequence[str]) -> Iterator[Row]:
 
 
 def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
+    from pyarrow import types
 
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+    return any(test(kind) for test in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary))
 
 
 def _check_room(file: Path, metadata: Any, columns: Sequence[str]) -> None:
@@ -223,11 +223,10 @@ def _check_texts(file: Path, batches: Iterator[Any]) -> None:
 
 def _text_bytes(batch: Any) -> int:
     """The bytes of the texts of a batch, each counted as often as it stands there."""
-    import pyarrow as pa
-    from pyarrow import compute
+    from pyarrow import compute, types
 
     lengths = [compute.take(compute.binary_length(column.dictionary), column.indices) for column in batch.columns
-               if pa.types.is_dictionary(column.type)]
+               if types.is_dictionary(column.type) and _is_text(column.type.value_type)]
     return sum(compute.sum(length).as_py() or 0 for length in lengths)
 
 
