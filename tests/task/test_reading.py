@@ -233,6 +233,14 @@ def test_a_file_that_cannot_be_used_says_so_in_a_sentence(name: str, tmp_path: P
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
 
 
+@pytest.mark.parametrize("kind", [pa.list_(pa.string()), pa.struct({"a": pa.string()}), pa.binary(3)])
+def test_a_column_of_lists_or_arrays_is_refused_before_it_is_read(kind: pa.DataType, tmp_path: Path) -> None:
+    columns = {**{key: [value] for key, value in FIRST.items()}, "template": pa.nulls(1, kind)}
+    parquet.write_table(pa.table(columns), tmp_path / "c.parquet")
+    with pytest.raises(CorpusError, match=r"c\.parquet: column 'template' has cells of type .*, expected text"):
+        load(tmp_path / "c.parquet")
+
+
 def test_a_field_of_a_type_that_has_no_text_is_refused(tmp_path: Path) -> None:
     columns = {**{key: [value] for key, value in FIRST.items()}, "split": pa.array([2 ** 62], pa.timestamp("us"))}
     parquet.write_table(pa.table(columns), tmp_path / "c.parquet")

@@ -181,6 +181,8 @@ def _parquet_rows(file: Path, fields: Sequence[str]) -> Iterator[Row]:
             texts = [name for name in columns if names.count(name) == 1 and _is_text(opened.schema_arrow.field(name).type)]
             if (twice := _twice([name for name in names if name in columns])) is not None:
                 raise CorpusError(f"{file}: has the column {twice!r} twice; leave one out.")
+            for name in columns:
+                _check_type(file, name, opened.schema_arrow.field(name).type)
             _check_room(file, opened.metadata, columns)
         with parquet.ParquetFile(file, read_dictionary=texts) as opened:  # a text that stands often is there once
             _check_texts(file, opened.iter_batches(BATCH, columns=columns, use_threads=False))
@@ -196,7 +198,18 @@ def _parquet_rows(file: Path, fields: Sequence[str]) -> Iterator[Row]:
 def _is_text(kind: Any) -> bool:
     from pyarrow import types
 
-    return any(test(kind) for test in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary))
+    tests = (types.is_string, types.is_large_string, types.is_string_view, types.is_binary, types.is_large_binary)
+    return any(test(kind) for test in tests)
+
+
+def _check_type(file: Path, name: str, kind: Any) -> None:
+    """Refuse a column whose cells are lists or arrays: few bytes of such a file can be any number of them."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    cell = kind.value_type if types.is_dictionary(kind) else kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    if not (_is_text(cell) or types.is_primitive(cell) or types.is_decimal(cell) or types.is_null(cell)):
+        raise CorpusError(f"{file}: column {name!r} has cells of type {kind}, expected text.")
 
 
 def _check_room(file: Path, metadata: Any, columns: Sequence[str]) -> None:
