@@ -43,7 +43,7 @@ def model(dtype: str) -> CausalModel:
 
 def some_pairs(loaded: CausalModel, corpus: str, count: int) -> list[TokenPair]:
     """Test pairs spread over the templates, of different lengths, the first of them twice."""
-    config = ConditionConfig(tag=corpus, path=f"pkg://tinylab/assets/corpora/{corpus}.jsonl")
+    config = ConditionConfig(tag=corpus, path=f"pkg://tinylab/assets/corpora/{corpus}.jsonl", split="test")
     condition = load_condition(config)
     context = loaded.context
     _, pairs = tokenise(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, models, normalizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from conftest import Command, only, write_jsonl
@@ -133,3 +133,18 @@ def test_a_tokenizer_of_all_bytes_loses_nothing() -> None:
     tiny = skeleton(ModelConfig(path="pkg://tinylab/assets/tiny"))
     kept, pairs = cut(tiny, ("首都:\nThe capital of France is", "首都:\nThe capital of Italy is", " Paris", " Rome"))
     assert (kept.noted, len(pairs)) == ({}, 1)
+
+
+def test_a_word_that_becomes_bos_is_an_error_and_bos_itself_is_not() -> None:
+    """The tokenizer's token for the unknown is its BOS: unknown words were read as the begin of a document."""
+    words = Tokenizer(models.WordLevel({"<s>": 0, "red": 1, "blue": 2, "sky": 3}, unk_token="<s>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.add_special_tokens([AddedToken("<s>", special=True, normalized=False)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="<s>")
+    model = CausalModel(None, tokenizer, ModelIdentity("toy", None, None), add_bos=True)
+    assert model.encode("red purple sky") == [1, 0, 3]
+    with pytest.raises(CorpusError, match=r"row 1 has words that the model's vocabulary lacks \(purple\)"):
+        cut(model, ("red sky", "blue sky", " red", " blue"), ("red sky", "purple sky", " red", " blue"))
+    kept, (pair,) = cut(model, ("<s> red sky", "blue sky", " red", " blue"))
+    assert pair == TokenPair((0, 1, 3), (0, 2, 3), 1, 2)
+    assert kept.noted == {BEGUN: 1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from tinylab.config.checks import at_least, distinct, one_of
 from tinylab.errors import ConfigError
@@ -16,6 +17,9 @@ ENGINES = ("auto", "forked", "reference")
 
 RANKS = ("magnitude", "highest", "lowest")
 
+TAG_BYTES = 200
+"""Of a condition's tag: file names have at most 255, and a run's has its battery and its identity beside the tag."""
+
 VARIANTS = ("ledger", "gates", "twins", "llama")
 """Of model=planted: folders of `tinylab/assets/planted`."""
 
@@ -24,9 +28,9 @@ VARIANTS = ("ledger", "gates", "twins", "llama")
 class ConditionConfig:
     """A named task: a corpus of prompt pairs, and which of its rows to use."""
 
-    tag: str
+    tag: Any  # a text: any type, so that what YAML or the command line makes of 1e3, 1_0 or no is seen
     path: str
-    split: str | None = "test"
+    split: str | None = field(default=None, metadata={"unhashed": "test"})
     n_examples: int | None = None
     single_token: bool = False
     strict: bool = False
@@ -40,8 +44,14 @@ class ConditionConfig:
     def __post_init__(self) -> None:
         """Check the values."""
         at_least("condition.n_examples", self.n_examples, 1)
-        if not self.tag or "/" in self.tag:
-            raise ConfigError(f"condition.tag={self.tag!r}: expected a name without '/'.")
+        if not isinstance(self.tag, str):
+            raise ConfigError(f"condition.tag={self.tag}: got a {type(self.tag).__name__}, expected text; quote it: tag: 'TEXT' "
+                              "in a YAML file, \"condition.tag='TEXT'\" on the command line.")
+        if not self.tag.strip() or "/" in self.tag or not self.tag.isprintable():
+            raise ConfigError(f"condition.tag={self.tag!r}: expected a name without '/', of characters that can be seen.")
+        if (size := len(self.tag.encode())) > TAG_BYTES:
+            raise ConfigError(f"condition.tag={self.tag[:20]}…: has {size} bytes, at most {TAG_BYTES} fit into file names; "
+                              "shorten it.")
 
 
 @dataclass(frozen=True, kw_only=True)

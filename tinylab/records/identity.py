@@ -103,9 +103,12 @@ def battery_settings(battery: Battery) -> dict[str, Any]:
 
 
 def unlike_default(settings: Any) -> dict[str, Any]:
-    """A config group's settings that are not at the defaults of its type; those without a default are always there."""
+    """A config group's settings that are not at the defaults of its type; those without a default are always there.
+
+    A setting whose default has changed says which value is left out (`unhashed`), so that no identity changes with it.
+    """
     return {field.name: getattr(settings, field.name) for field in fields(settings)
-            if getattr(settings, field.name) != default_of(field)}
+            if getattr(settings, field.name) != field.metadata.get("unhashed", default_of(field))}
 
 
 def run_id(config: Config) -> str:

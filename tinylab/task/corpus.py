@@ -6,12 +6,12 @@ answer to each (`target`, `foil`). This room knows text only: token lengths belo
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
+import math
 import re
+import reprlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,9 +21,12 @@ import numpy as np
 
 from tinylab.config.groups import ConditionConfig
 from tinylab.errors import CorpusError, options
-from tinylab.paths import locate
+from tinylab.task.reading import CELL, ROWS, TEXT, Row, corpus_file, read_rows
 
-SUFFIXES = (".jsonl", ".csv", ".parquet")
+_BETWEEN = r"[,;/|)]"
+"""What stands between the choices of a list."""
+FIELDS = ("clean_field", "corrupt_field", "target_field", "foil_field", "template_field", "split_field")
+"""The settings that name a corpus' fields."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,11 @@ def corpus_sha256(path: str) -> str:
     Raises:
         CorpusError: the file cannot be read.
     """
-    file = locate(path)
+    file = corpus_file(path)
     try:
         return _sha256(file, file.stat().st_mtime_ns)
     except OSError as error:
-        raise CorpusError(f"condition.path={path}: {error.strerror or error}; expected a readable file "
-                          f"({', '.join(SUFFIXES)}).") from error
+        raise CorpusError(f"condition.path={path}: {error.strerror or error}; expected a readable file.") from error
 
 
 @lru_cache(maxsize=256)
@@ -80,12 +82,18 @@ def load_condition(config: ConditionConfig) -> Condition:
     sha256 = corpus_sha256(config.path)
     pairs: list[PromptPair] = []
     splits: Counter[str] = Counter()
-    for place, row, values in _rows(config):
-        split = _optional(values, config.split_field)
+    room = TEXT
+    for row in read_rows(config.path, [getattr(config, name) for name in FIELDS]):
+        if row.number >= ROWS:
+            raise CorpusError(f"condition.path={config.path}: more than {ROWS:,} rows; leave out rows.")
+        split = _optional(row, config.split_field)
         if split is not None:
             splits[split] += 1
         if config.split is None or split is None or split == config.split:
-            pairs.append(_pair(config, place, row, values))
+            pairs.append(pair := _pair(config, row))
+            room -= len(pair.clean) + len(pair.corrupt) + len(pair.target) + len(pair.foil)
+            if room < 0:
+                raise CorpusError(f"condition.path={config.path}: its texts have more than {TEXT:,} characters; leave out rows.")
     if not pairs and splits:
         raise CorpusError(f"condition.split={config.split}: no row of {config.path} has it; {options(config.split, splits)}.")
     if not pairs:
@@ -129,74 +137,52 @@ def subsamples(condition: Condition, n_examples: int | None, seeds: Sequence[int
     }
 
 
-def _rows(config: ConditionConfig) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """Every row as (place for messages, row number from 0, values)."""
-    file = locate(config.path)
-    if file.suffix not in SUFFIXES:
-        raise CorpusError(f"condition.path={config.path}: expected a file ending in {', '.join(SUFFIXES)}.")
-    try:
-        yield from _READERS[file.suffix](file)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"condition.path={config.path}: cannot be read ({error}).") from error
-
-
-def _jsonl_rows(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    row = 0
-    with file.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            place = f"{file}, line {number}"
-            try:
-                values = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise CorpusError(f"{place}: not valid JSON ({error.msg}); expected one object per line.") from error
-            if not isinstance(values, dict):
-                raise CorpusError(f"{place}: got a {type(values).__name__}, expected one JSON object per line.")
-            yield place, row, values
-            row += 1
-
-
-def _csv_rows(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:  # spreadsheets put a byte-order mark first
-        reader = csv.DictReader(stream)
-        for row, values in enumerate(reader):
-            values.pop(None, None)  # cells beyond the header
-            yield f"{file}, line {reader.line_num}", row, values
-
-
-def _parquet_rows(file: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        rows = parquet.read_table(file).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise CorpusError(f"{file}: not a readable parquet file ({error}).") from error
-    for row, values in enumerate(rows):
-        yield f"{file}, row {row}", row, values
-
-
-_READERS = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-
-
-def _pair(config: ConditionConfig, place: str, row: int, values: dict[str, Any]) -> PromptPair:
+def _pair(config: ConditionConfig, row: Row) -> PromptPair:
     text: dict[str, str] = {}
     for name in ("clean", "corrupt", "target", "foil"):
         field = getattr(config, f"{name}_field")
-        if values.get(field) is None:
-            raise CorpusError(f"{place}: no field '{field}'; {options(field, values)}. "
+        if field not in row.names:
+            raise CorpusError(f"{row.place}: no field '{field}'; {options(field, _told(row.names))}. "
                               f"Name another one with condition.{name}_field=….")
-        if not isinstance(values[field], str):
-            raise CorpusError(f"{place}: field '{field}' is {values[field]!r}, expected text.")
-        text[name] = values[field]
-    return PromptPair(row=row, template=_optional(values, config.template_field), **text)
+        value = _value(row, field)
+        if value is None:
+            raise CorpusError(f"{row.place}: field '{field}' is empty; write its text, or leave the row out.")
+        if not isinstance(value, str):
+            raise CorpusError(f"{row.place}: field '{field}' is {reprlib.repr(value)}, expected text.")
+        text[name] = _whole(row, field, value)
+    return PromptPair(row=row.number, template=_optional(row, config.template_field), **text)
 
 
-def _optional(values: dict[str, Any], field: str) -> str | None:
+def _told(names: Sequence[str]) -> list[str]:
+    """The first names that a file has, as they fit into a sentence."""
+    return [(name if name.isprintable() else ascii(name))[:40] for name in names[:40]]
+
+
+def _optional(row: Row, field: str) -> str | None:
     """A field that a row need not have; an empty one, as csv writes it, is none."""
-    value = values.get(field)
-    return None if value is None or value == "" else str(value)
+    value = _value(row, field)
+    if value is None or value == "":
+        return None
+    return _whole(row, field, value if isinstance(value, str) else str(value))
+
+
+def _value(row: Row, field: str) -> Any:
+    """A field's value, None where there is none: NaN is how data frames write that."""
+    value = row.values.get(field)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _whole(row: Row, field: str, text: str) -> str:
+    """A text that is not longer than one may be, and that has whole characters only."""
+    if len(text) > CELL:
+        raise CorpusError(f"{row.place}: field '{field}' has {len(text):,} characters, at most {CELL:,} are read; shorten it.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])[1:-1]
+        raise CorpusError(f"{row.place}: field '{field}' has half a character ({half}, a lone surrogate); "
+                          "write the whole one.") from error
+    return text
 
 
 def _unusable(pair: PromptPair) -> str | None:
@@ -205,10 +191,29 @@ def _unusable(pair: PromptPair) -> str | None:
         return "empty prompt"
     if not pair.target.strip() or not pair.foil.strip():
         return "empty answer"
-    if _ends_with(pair.clean, pair.target) or _ends_with(pair.corrupt, pair.foil):
+    if _ends_with(pair.clean, pair.target, pair.foil) or _ends_with(pair.corrupt, pair.foil, pair.target):
         return "prompt ends with its answer"
     return None
 
 
-def _ends_with(prompt: str, answer: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(answer.strip())}\W*$", prompt) is not None
+def _ends_with(prompt: str, answer: str, other: str) -> bool:
+    """Whether a prompt ends with its answer, and not with choices of which it is the last, such as "A or B:"."""
+    before, found, after = prompt.rpartition(answer.strip())
+    if not found or re.search(r"\w", after) is not None or re.match(r"\w", before[-1:]) is not None:
+        return False
+    return not _offers(before, other)
+
+
+def _offers(before: str, other: str) -> bool:
+    """Whether what stands before an answer makes it one of several: it ends with "or", or lists the other answer."""
+    *_, end = [0, *(word.end() for word in re.finditer(r"\w+", before))]
+    text, between, wanted = before[:end], before[end:], re.findall(r"\w+", other)
+    if re.search(r"\bor$", text[-3:], re.IGNORECASE) is not None:
+        return True
+    for item in reversed(re.split(_BETWEEN, text)) if re.search(_BETWEEN, between) is not None else []:
+        words = re.findall(r"\w+", item)
+        if wanted and wanted in (words[-len(wanted):], words[-len(wanted) - 1:-1]):  # (A) other (B) answer
+            return True
+        if len(words) > 2:
+            return False
+    return False
