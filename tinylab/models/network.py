@@ -121,12 +121,12 @@ class CausalModel:
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
-        """The transformer blocks.
+        """The transformer blocks of the language model; towers for images or sound have some of their own.
 
         Raises:
             ModelError: there is no list of them.
         """
-        return find_blocks(self.modules, self.n_layers, self._what)
+        return find_blocks(list(self.model.get_decoder().modules()), self.n_layers, self._what)
 
     @property
     def _what(self) -> str:
@@ -143,7 +143,7 @@ class CausalModel:
     @cached_property
     def _attentions(self) -> list[tuple[nn.Module, nn.Module]]:
         """Each layer's attention module and its output projection."""
-        return [find_attention(block) for block in self.blocks]
+        return [find_attention(block, f"{self._what}: layer {layer}") for layer, block in enumerate(self.blocks)]
 
     def mlp(self, layer: int) -> nn.Module:
         """The module whose output is the site `mlp_out`: the MLP, or its last linear map.
