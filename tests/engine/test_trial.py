@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import transformers
 from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
-from families import _COMMON, _EXPERTS, _GROUPED, EVERY, HEADS, LAYERS, WIDTH, _stock, answered, family, make
+from families import _COMMON, _GROUPED, EVERY, HEADS, LAYERS, WIDTH, _stock, answered, family, make
+from strange import HYBRIDS, STRANGE, around, strange
 from tinylab.config.groups import EngineConfig
 from tinylab.engine.base import Engine
 from tinylab.engine.biases import value_biases
@@ -23,7 +21,7 @@ from tinylab.engine.reference import Activations, ReferenceEngine, capture
 from tinylab.engine.trial import check_causal, check_vocabulary, flaws
 from tinylab.errors import EngineUnsupported, ModelError
 from tinylab.interventions.operations import Patch, Scale
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, SITES, Site
+from tinylab.interventions.sites import HEAD_OUT, RESID_POST, SITES, Site
 from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.measures.metrics import Scorer
@@ -32,50 +30,6 @@ from tinylab.task.tokens import TokenPair
 
 PROMPT = (5, 7, 9)
 PAIR = TokenPair(PROMPT, (5, 8, 9), 3, 4)
-_LINEAR = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
-           "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
-_GEMMA = {**_GROUPED, "layer_types": ["sliding_attention", "full_attention", "full_attention"], "sliding_window": 4,
-          "head_dim": 8, "vocab_size_per_layer_input": 61, "num_kv_shared_layers": 0}
-_TEXT = ("ForCausalLM", "TextConfig")
-STRANGE: dict[str, tuple[Callable[..., Any], dict[Site, tuple[list[int], str]]]] = {
-    "Laguna": (
-        _stock("Laguna", _EXPERTS, num_experts=4, head_dim=8, moe_intermediate_size=24, shared_expert_intermediate_size=24,
-               num_attention_heads_per_layer=[4, 8, 4], layer_types=["full_attention"] * 3,
-               mlp_layer_types=["dense", "sparse", "sparse"]),
-        {HEAD_OUT: ([1], "has 8 attention heads of width 8 and an output projection that takes 64, expected num_attention")}),
-    "DiffLlama": (_stock("DiffLlama", _GROUPED), {HEAD_OUT: ([0, 1, 2], "differential attention")}),
-    "Qwen3Next": (
-        _stock("Qwen3Next", _EXPERTS, num_experts=4, head_dim=8, moe_intermediate_size=24, shared_expert_intermediate_size=24,
-               **_LINEAR),
-        {HEAD_OUT: ([0, 2], "no attention weights, so no heads (linear attention")}),
-    "OlmoHybrid": (_stock("OlmoHybrid", _GROUPED, pad_token_id=0, **_LINEAR),
-                   {HEAD_OUT: ([0, 2], "no attention weights, so no heads (linear attention")}),
-    "GraniteMoeShared": (_stock("GraniteMoeShared", _EXPERTS, num_local_experts=4, shared_intermediate_size=24),
-                         {MLP_OUT: ([0, 1, 2], "and its GraniteMoeSharedMoE write (shared_mlp)")}),
-    "Gemma4": (
-        _stock("Gemma4", _GEMMA, _TEXT, global_head_dim=16, hidden_size_per_layer_input=0, enable_moe_block=True, num_experts=4,
-               top_k_experts=2, moe_intermediate_size=24),
-        {MLP_OUT: ([0, 1, 2], "and its Gemma4TextMLP write (router, experts)")}),
-    "Gemma3n": (
-        _stock("Gemma3n", _GEMMA, _TEXT, hidden_size_per_layer_input=8, activation_sparsity_pattern=[0.0] * 3, laurel_rank=4,
-               intermediate_size=[48] * 3),
-        {MLP_OUT: ([0, 1, 2], "laurel"),
-         RESID_POST: ([0, 1, 2], "returns [4, 1, 7, 32], expected one residual stream [1, 7, 32]")}),
-}
-HYBRIDS: dict[str, Callable[..., Any]] = {
-    "Lfm2": _stock("Lfm2", _GROUPED, layer_types=["full_attention", "conv", "conv"]),
-    "Jamba": _stock("Jamba", _EXPERTS, num_experts=2, attn_layer_period=2, attn_layer_offset=0, use_mamba_kernels=False,
-                    mamba_d_state=4),
-}
-
-
-def strange(name: str) -> CausalModel:
-    builds = {**HYBRIDS, **{known: build for known, (build, _) in STRANGE.items()}}
-    if not hasattr(transformers, f"{name}ForCausalLM"):
-        pytest.skip(f"transformers {transformers.__version__} has no {name}")
-    return make(builds[name])
-
-
 def everywhere(model: CausalModel) -> list[tuple[Site, int]]:
     return [(site, layer) for site in SITES.values() for layer in range(model.n_layers)]
 
@@ -124,6 +78,14 @@ def test_a_masked_language_model_is_refused() -> None:
     check_causal(make(_stock("Bert", _COMMON, ("LMHeadModel", "Config")), is_decoder=True), PAIR)
 
 
+def test_numbers_that_overflow_or_are_not_the_same_twice_are_not_taken_for_later_tokens() -> None:
+    model = make(EVERY["gpt2"])
+    model.model.transformer.ln_f.weight.fill_(torch.nan)
+    check_causal(model, PAIR)
+    check_causal(CausalModel(make(_stock("GPT2", {"n_embd": WIDTH, "n_head": HEADS, "n_layer": LAYERS, "vocab_size": 61},
+                                         ("LMHeadModel", "Config"))).model.train(), None, model.identity, False), PAIR)
+
+
 @pytest.mark.parametrize("tokens", [((61, 7), (5, 8), 3, 4), ((5, 7), (5, 61), 3, 4), ((5, 7), (5, 8), 3, 61)])
 def test_tokens_without_an_embedding_are_refused(tokens: tuple[Any, ...]) -> None:
     pair = TokenPair(*tokens)
@@ -133,24 +95,6 @@ def test_tokens_without_an_embedding_are_refused(tokens: tuple[Any, ...]) -> Non
 
 
 # Hooks that never fire
-
-
-@contextmanager
-def around(model: CausalModel, module: str) -> Iterator[None]:
-    """While open, a module of layer 1 is not called: another one does its work."""
-    model.__dict__["blocks"] = list(model.blocks)  # as they were found
-    reached = {"block": model.blocks[1], "attention": model.attention(1), "projection": model.projection(1)}[module]
-    parent, name = next((parent, name) for parent in model.modules for name, child in parent.named_children() if child is reached)
-
-    class Other(torch.nn.Module):
-        def forward(self, *args: Any, **kwargs: Any) -> Any:
-            return type(reached).forward(reached, *args, **kwargs)
-
-    parent._modules[name] = Other()
-    try:
-        yield
-    finally:
-        parent._modules[name] = reached
 
 
 @pytest.mark.parametrize(("site", "module"), [(HEAD_OUT, "projection"), (RESID_POST, "block")], ids=str)

@@ -76,9 +76,16 @@ def check_causal(model: CausalModel, pair: TokenPair) -> None:
     """
     tokens = _tokens(model, pair.clean)
     other = pair.target if pair.target != tokens[-1] else pair.foil
-    before, after = (_run(model, [*tokens[:-1], last])[:-1].double() for last in (tokens[-1], other))
-    allowed = TOLERANCES[model.dtype] * max(1.0, float(before.abs().max())) if before.numel() else 0.0
-    if before.numel() and not float((after - before).abs().max()) <= allowed:
+    if len(tokens) == 1:
+        return
+
+    def logits(last: int) -> torch.Tensor:
+        return _run(model, [*tokens[:-1], last])[:-1].double()
+
+    before, after = logits(tokens[-1]), logits(other)
+    allowed = TOLERANCES[model.dtype] * max(1.0, float(before.abs().max()))
+    changes = allowed < float((after - before).abs().max()) < float("inf")  # what is not finite, other checks tell
+    if changes and float((logits(tokens[-1]) - before).abs().max()) <= allowed:
         raise ModelError(f"{model.identity.name} ({type(model.model).__name__}): its logits depend on tokens that come later, "
                          "expected a causal language model; if it is a masked one, it cannot be used, and if config.json has "
                          "is_decoder=false, that is to be true.")

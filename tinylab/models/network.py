@@ -59,9 +59,12 @@ class CausalModel:
     @property
     def head_width(self) -> int:
         """Width of one head's output, d_head: what the output projection takes, divided by H."""
-        projection: Any = self.projection(0)
-        inputs = getattr(projection, "in_features", None) or getattr(projection, "nx", None) or projection.weight.shape[-1]
-        return int(inputs) // self.n_heads
+        return self.taken(0) // self.n_heads
+
+    def taken(self, layer: int) -> int:
+        """How many numbers a layer's output projection takes of a token: the outputs of all its heads."""
+        projection: Any = self.projection(layer)
+        return int(getattr(projection, "in_features", None) or getattr(projection, "nx", None) or projection.weight.shape[-1])
 
     @cached_property
     def widest(self) -> int:
