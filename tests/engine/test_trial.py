@@ -124,6 +124,7 @@ def test_a_model_with_a_tower_for_images_is_acted_on_in_its_language_model() -> 
     vision = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS, "intermediate_size": 48,
               "image_size": 28, "patch_size": 14}
     whole = make(lambda: Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision)))
+    assert list(whole.blocks) == list(whole.model.model.language_model.layers)
     alone = make(lambda: Gemma3ForCausalLM(text))
     alone.model.load_state_dict({f"model.{name}": tensor for name, tensor in whole.model.get_decoder().state_dict().items()},
                                 strict=False)
