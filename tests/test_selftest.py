@@ -24,7 +24,8 @@ from tinylab.selftest import main
 from typed import type_in_shell
 
 SMALL = ("condition.n_examples=6", "device=cpu", "battery.layers=[1]", "threads=1")
-CHECKS = ["self-check", "determinism", "batch invariance", "sham, reference", "sham, forked", "sum over heads", "sum of patches"]
+CHECKS = ["self-check", "determinism", "batch invariance", "sham, reference", "sham, forked", "sites", "last block",
+          "sum over heads", "sum of patches", "all heads"]
 METRICS = ["logit_diff", "kl_div", "acc_flip_rate", "p_drop"]
 
 

@@ -103,7 +103,7 @@ def options(got: object, known: Iterable[object]) -> str:
     return f"{hint}known: {', '.join(names)}"
 
 
-def first_sentence(error: Exception) -> str:
+def first_sentence(error: BaseException) -> str:
     """The first sentence of another library's message, without its full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].split(". ")[0].rstrip(".:")

@@ -12,6 +12,9 @@ passes, 1 if one fails, 2 for a mistake.
 | sham | a run patched with its own activations, and unmodified |
 | sum over heads | what each head of a layer writes alone, summed, and what attention writes |
 | sum of patches | the change that each head patched alone makes to what attention writes, summed, and that of all |
+| sites | heads, MLPs and blocks of every layer, tried as before each run |
+| last block | what the last block returns, patched at all positions, and the source run |
+| all heads | a layer with every head at 0, and with its attention's output at its bias |
 | noise floor | per metric, forked against reference and alone against together, beside the largest effect |
 """
 
@@ -24,6 +27,7 @@ from collections.abc import Sequence
 from tinylab.command import run_command
 from tinylab.config.composing import Composer
 from tinylab.errors import ConfigError
+from tinylab.interventions.sites import HEAD_OUT
 from tinylab.schema import Config
 from tinylab.sweep.plan import make_plan
 
@@ -63,7 +67,8 @@ def selftest(config: Config) -> int:
 
     condition = load_condition(config.condition)
     with large_import("transformers"):
-        from tinylab.checks import soundness
+        from tinylab.checks import places, soundness
+        from tinylab.engine.trial import check_sites
     from tinylab.machine.threads import job_threads, set_threads
     from tinylab.measures.metrics import scored
 
@@ -71,18 +76,25 @@ def selftest(config: Config) -> int:
     model = kept_model(config.model, resolve_device(config.device.type))
     prepared = prepare(config, condition, model)
     pairs = soundness.some_pairs(prepared.tokens)
+    variants = soundness.some_variants(prepared.cells)
+    check_sites(model, prepared.tokens, [cell.variant for cell in prepared.cells])
+    tried, unsound = places.sites(model, pairs[0])
     choice, engine = soundness.choose(model, config.engine, prepared.tokens)
-    sound = soundness.Soundness(
-        model, choice, pairs, soundness.some_variants(prepared.cells), scored(config.metric_names)
-    )
+    sound = soundness.Soundness(model, choice, pairs, variants, scored(config.metric_names), unsound=unsound)
     verdicts = [
         engine,
         sound.determinism(),
         sound.batch_invariance(),
         *sound.shams(),
-        soundness.sum_over_heads(model, pairs),
-        soundness.sum_of_patches(model, pairs[-1]),
+        tried,
+        places.last_block(model, choice.engine, pairs),
     ]
+    if HEAD_OUT not in unsound:
+        verdicts += [
+            soundness.sum_over_heads(model, pairs),
+            soundness.sum_of_patches(model, pairs[-1]),
+            places.all_heads(model, pairs[-1]),
+        ]
     floors = sound.floors()
     title = f"{model.identity.name}, {config.model.dtype} on {model.device.type}: {len(pairs)} pairs of {config.condition.tag}"
     report.print_selftest(title, verdicts, floors)

@@ -9,7 +9,7 @@ Letters: V variants, B examples, M metrics, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -105,7 +105,7 @@ class Soundness:
     """A model, the engine that its runs use, and the numbers that several checks share."""
 
     def __init__(self, model: CausalModel, choice: Choice, pairs: Sequence[TokenPair], variants: Sequence[Variant],
-                 metrics: Sequence[str]) -> None:
+                 metrics: Sequence[str], *, unsound: Collection[Site] = ()) -> None:
         """Evaluate what the checks compare.
 
         Args:
@@ -114,9 +114,10 @@ class Soundness:
             pairs: B of them.
             variants: V of them.
             metrics: M names.
+            unsound: sites to leave alone.
         """
         self._model, self._engine = model, choice.engine
-        self._pairs, self._metrics = list(pairs), tuple(metrics)
+        self._pairs, self._metrics, self._unsound = list(pairs), tuple(metrics), unsound
         self._shams = [
             Variant((Intervention(site, layer, Patch(), head),), target, Own(target), "all")
             for layer in spread(range(model.n_layers), LAYERS)
@@ -129,7 +130,8 @@ class Soundness:
         self._plain = self._together if choice.engine.name == ReferenceEngine.name else self._all(ReferenceEngine(model))
 
     def _sites(self) -> list[tuple[Site, int | None]]:
-        return [(site, self._model.n_heads - 1 if site.units == "heads" else None) for site in SITES.values()]
+        return [(site, self._model.n_heads - 1 if site.units == "heads" else None) for site in SITES.values()
+                if site not in self._unsound]
 
     def _evaluate(self, engine: Engine, pairs: Sequence[TokenPair]) -> Evaluation:
         return engine.evaluate(pairs, self._variants, Scorer(self._metrics))

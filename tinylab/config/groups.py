@@ -74,12 +74,14 @@ class ModelConfig:
             raise ConfigError(f"model.name={self.name} beside model.path={self.path}: weights have one source, and are "
                               f"called by it; use model=hf model.name={self.name} for the hub's, or "
                               f"model=local model.path={self.path} alone.")
+        if self.path is not None and self.revision is not None:
+            raise ConfigError(f"model.revision={self.revision} beside model.path={self.path}: a folder has no revisions; leave "
+                              "model.revision out, or use model=hf model.name=<hub id> for the hub's.")
         if self.variant is not None:
             one_of("model.variant", self.variant, VARIANTS)
             if self.path is None or not self.path.endswith(f"/planted/{self.variant}"):
                 raise ConfigError(f"model.variant={self.variant}: only model=planted has variants, got model.path={self.path}; "
                                   "leave model.variant out, or use model=local for a folder of your own.")
-
 
     @property
     def label(self) -> str:

@@ -15,8 +15,10 @@ Letters: L layers, H query heads, d their width, T tokens, D width of the hidden
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,18 +81,26 @@ def convention(biases: Sequence[torch.Tensor] | None) -> str:
 
 def _heads(model: CausalModel, hidden: torch.Tensor, length: int) -> list[torch.Tensor]:
     """Each layer's head outputs [T, H, d] where its attention gets T times the same hidden state [D]."""
-    found: list[torch.Tensor] = []
+    found: dict[int, torch.Tensor] = {}
+    called: Counter[int] = Counter()  # counts attention and its projection
 
-    def before_attention(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+    def before_attention(layer: int, _module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        called[layer] += 1
         return with_first((args, kwargs), hidden.expand_as(first((args, kwargs))).contiguous())
 
-    def before_projection(_module: object, args: tuple[torch.Tensor, ...]) -> None:
-        found.append(args[0].reshape(length, model.n_heads, -1).clone())
+    def before_projection(layer: int, _module: object, args: tuple[torch.Tensor, ...]) -> None:
+        called[layer] += 1
+        found[layer] = args[0].reshape(length, model.n_heads, -1).clone()
 
     with ExitStack() as stack:
         for layer in range(model.n_layers):
-            handle = model.attention(layer).register_forward_pre_hook(before_attention, with_kwargs=True)
+            handle = model.attention(layer).register_forward_pre_hook(partial(before_attention, layer), with_kwargs=True)
             stack.callback(handle.remove)
-            stack.callback(model.projection(layer).register_forward_pre_hook(before_projection).remove)
+            stack.callback(model.projection(layer).register_forward_pre_hook(partial(before_projection, layer)).remove)
         model.model(input_ids=torch.zeros(1, length, dtype=torch.long, device=model.device), use_cache=False)
-    return found
+    for layer in range(model.n_layers):
+        if called[layer] != 2:
+            raise ModelError(f"battery.keep_value_bias=true: the attention of layer {layer} of {model.identity.name} "
+                             f"({type(model.model).__name__}) was not called once with its projection in a forward pass, so its "
+                             "value bias cannot be measured; use battery.keep_value_bias=false.")
+    return [found[layer] for layer in range(model.n_layers)]

@@ -17,6 +17,7 @@ from tinylab.config.groups import EngineConfig
 from tinylab.engine.base import Engine
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
+from tinylab.engine.trial import check_sites
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Operation, Patch, Scale
 from tinylab.interventions.sites import SITES
@@ -62,8 +63,10 @@ def choose_engine(
         variants: the run's; their sites and kinds of operation are checked beside the shipped ones.
 
     Raises:
+        ModelError: a site of the variants is not in this model what it is taken to be (see `tinylab.engine.trial`).
         EngineUnsupported: `forked` was asked for and the self-check failed.
     """
+    check_sites(model, pairs, variants)
     if config.name == "reference":
         return Choice(ReferenceEngine(model), None, None)
     try:

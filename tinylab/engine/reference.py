@@ -99,16 +99,24 @@ class ReferenceEngine:
 
 @contextmanager
 def capture(model: CausalModel, sites: set[tuple[Site, int]], into: Activations) -> Iterator[None]:
-    """While open, a forward pass stores a copy of each site's activation, [1, T, …] ([1, T, H, d_head] for heads)."""
+    """While open, one forward pass stores a copy of each site's activation, [1, T, …] ([1, T, H, d_head] for heads).
+
+    Raises:
+        EngineUnsupported: when it closes, an activation did not come by exactly once.
+    """
+    seen = dict.fromkeys(sites, 0)
 
     def keep(site: Site, layer: int, value: torch.Tensor) -> torch.Tensor:
         into[site, layer] = value.clone()
+        seen[site, layer] += 1
         return value
 
     with ExitStack() as stack:
         for site, layer in sites:
             stack.enter_context(edit(model, site, layer, partial(keep, site, layer)))
         yield
+    for (site, layer), times in seen.items():
+        _once(model, times, f"{site} of layer {layer} was seen")
 
 
 @contextmanager
@@ -148,10 +156,13 @@ def intervene(
             stack.enter_context(edit(model, intervention.site, intervention.layer, partial(change, number)))
         yield
     for intervention, times in zip(variant.interventions, made, strict=True):
-        if times != 1:
-            raise EngineUnsupported(f"{intervention.operation} at {intervention.component} was made {times} "
-                                    f"times in a forward pass of {type(model.model).__name__}, expected once: this "
-                                    "architecture does not call its modules as others do.")
+        _once(model, times, f"{intervention.operation} at {intervention.component} was made")
+
+
+def _once(model: CausalModel, times: int, what: str) -> None:
+    if times != 1:
+        raise EngineUnsupported(f"{what} {times} times in a forward pass of {type(model.model).__name__}, expected once: this "
+                                "architecture does not call its modules as others do.")
 
 
 def _part(value: torch.Tensor, head: int | None) -> torch.Tensor:

@@ -92,6 +92,7 @@ def skeleton(config: ModelConfig) -> CausalModel:
 def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> CausalModel:
     """A model on the CPU, or its modules alone on the meta device."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -103,6 +104,7 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
             shape = _shape(folder, what)  # its error names an unknown architecture
             if not any((folder / name).is_file() for name in TOKENIZER_FILES):
                 raise ModelError(f"{what}: no tokenizer in it; expected one of {', '.join(TOKENIZER_FILES)}.")
+            _check_tokenizer(folder, what)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if weights:
                 model, info = AutoModelForCausalLM.from_pretrained(
@@ -116,11 +118,12 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
                     model = AutoModelForCausalLM.from_config(shape, dtype=dtype, trust_remote_code=False)
         except torch.OutOfMemoryError:
             raise
-        except (OSError, SafetensorError, ImportError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
-                ValueError) as error:  # whatever other people's code says of a file that it cannot use
+        except (OSError, SafetensorError, StrictDataclassError, ImportError, ArithmeticError, AttributeError, LookupError,
+                RuntimeError, TypeError, ValueError) as error:  # whatever other people's code says of a file that it cannot use
             expected = "config.json, model.safetensors and tokenizer files of an architecture that transformers knows"
             source = folder if config.path is not None else identity.name
-            raise ModelError(f"{source}: cannot be loaded as a causal language model ({first_sentence(error)}); "
+            reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ is not None else error
+            raise ModelError(f"{source}: cannot be loaded as a causal language model ({first_sentence(reason)}); "
                              f"expected {expected}.") from error
     if config.dtype == "float64":
         model.set_experts_implementation("eager")  # the grouped matmul for mixtures of experts has no float64
@@ -135,6 +138,23 @@ def _folder(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> P
         return model_folder(config.path)
     assert identity.revision is not None
     return hub_folder(identity.name, identity.revision, weights=weights)
+
+
+def _check_tokenizer(folder: Path, what: str) -> None:
+    """Refuse a tokenizer that is code of the folder's own.
+
+    Raises:
+        ModelError: it is.
+    """
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    file = folder / "tokenizer_config.json"
+    content = read_object(file, what) if file.is_file() else {}
+    named, own = content.get("tokenizer_class"), content.get("auto_map")
+    asked = own and (not isinstance(own, dict) or "AutoTokenizer" in own)
+    if asked and (not isinstance(named, str) or tokenizer_class_from_name(named) is None):
+        raise ModelError(f"{what}: its tokenizer_config.json asks for code of its own (auto_map) for the tokenizer {named!r}, "
+                         "which is never run; use a model whose tokenizer transformers has a class for.")
 
 
 def _shape(folder: Path, what: str) -> Any:

@@ -60,9 +60,12 @@ class CausalModel:
     @property
     def head_width(self) -> int:
         """Width of one head's output, d_head: what the output projection takes, divided by H."""
-        projection: Any = self.projection(0)
-        inputs = getattr(projection, "in_features", None) or getattr(projection, "nx", None) or projection.weight.shape[-1]
-        return int(inputs) // self.n_heads
+        return self.taken(0) // self.n_heads
+
+    def taken(self, layer: int) -> int:
+        """How many numbers a layer's output projection takes of a token: the outputs of all its heads."""
+        projection: Any = self.projection(layer)
+        return int(getattr(projection, "in_features", None) or getattr(projection, "nx", None) or projection.weight.shape[-1])
 
     @cached_property
     def widest(self) -> int:
@@ -145,12 +148,12 @@ class CausalModel:
 
     @cached_property
     def blocks(self) -> nn.ModuleList:
-        """The transformer blocks.
+        """The transformer blocks of the language model; towers for images or sound have some of their own.
 
         Raises:
             ModelError: there is no list of them.
         """
-        return find_blocks(self.modules, self.n_layers, self._what)
+        return find_blocks(list(self.model.get_decoder().modules()), self.n_layers, self._what)
 
     @property
     def _what(self) -> str:
@@ -167,7 +170,7 @@ class CausalModel:
     @cached_property
     def _attentions(self) -> list[tuple[nn.Module, nn.Module]]:
         """Each layer's attention module and its output projection."""
-        return [find_attention(block) for block in self.blocks]
+        return [find_attention(block, f"{self._what}: layer {layer}") for layer, block in enumerate(self.blocks)]
 
     def mlp(self, layer: int) -> nn.Module:
         """The module whose output is the site `mlp_out`: the MLP, or its last linear map.

@@ -32,7 +32,7 @@ def find_blocks(modules: Sequence[nn.Module], n_layers: int, what: str) -> nn.Mo
     from torch import nn
 
     for module in modules:
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers and projections(module[0]):
+        if isinstance(module, nn.ModuleList) and len(module) == n_layers and any(projections(block) for block in module):
             return module
     raise ModelError(f"{what}: found no list of {n_layers} blocks with an attention output projection (one of "
                      f"{', '.join(PROJECTIONS)}); this architecture is not supported.")
@@ -48,10 +48,22 @@ def projections(block: nn.Module) -> list[nn.Module]:
     return found
 
 
-def find_attention(block: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """A block's attention module and its output projection."""
-    projection = projections(block)[0]
-    return next(module for module in block.modules() if projection in module.children()), projection
+def find_attention(block: nn.Module, what: str) -> tuple[nn.Module, nn.Module]:
+    """A block's attention module and its output projection.
+
+    Args:
+        block: the block.
+        what: the block, for the message.
+
+    Raises:
+        ModelError: it has no attention.
+    """
+    found = projections(block)
+    if not found:
+        parts = ", ".join(f"{name} ({type(part).__name__})" for name, part in block.named_children())
+        raise ModelError(f"{what} has no attention (it is made of {parts}), and every layer needs one here; hybrid models are "
+                         "not supported, use one that has attention in each layer.")
+    return next(module for module in block.modules() if found[0] in module.children()), found[0]
 
 
 def find_mlp(block: nn.Module, what: str) -> nn.Module:

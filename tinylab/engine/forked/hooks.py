@@ -38,6 +38,9 @@ Attention = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
 class Hooks(Protocol):
     """What a forward pass does at each hooked place: it calls the model's own code on the rows that are due."""
 
+    whole: bool
+    """Whether the pass goes through every hooked module."""
+
     def block(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
         """Run a block."""
         ...
@@ -59,7 +62,9 @@ class Hooks(Protocol):
         ...
 
 
-_current: ContextVar[tuple[Hooks, str]] = ContextVar("tinylab_hooks")
+Called = set[tuple[str, int]]
+"""Hooked modules that a pass came by: what they are, and of which layer."""
+_current: ContextVar[tuple[Hooks, str, Called]] = ContextVar("tinylab_hooks")
 
 
 @contextmanager
@@ -72,6 +77,7 @@ def hooked(model: CausalModel) -> Iterator[Callable[[Hooks], AbstractContextMana
     if "position_ids" not in inspect.signature(model.model.forward).parameters:
         raise EngineUnsupported(f"{type(model.model).__name__} takes no position_ids, which the forked engine needs.")
     original = model.model.config._attn_implementation
+    every: Called = set()
     with ExitStack() as stack:
         for layer, block in enumerate(model.blocks):
             for name, module in (
@@ -81,6 +87,7 @@ def hooked(model: CausalModel) -> Iterator[Callable[[Hooks], AbstractContextMana
                 ("mlp", model.mlp(layer)),
             ):
                 stack.enter_context(_forward(module, _through(name, layer, module.forward)))
+                every.add((name, layer))
         for module in model.modules:
             if type(module) in TANH_GELUS:
                 stack.enter_context(_forward(module, partial(gelu, approximate="tanh")))
@@ -89,23 +96,30 @@ def hooked(model: CausalModel) -> Iterator[Callable[[Hooks], AbstractContextMana
             model.model.set_attn_implementation(NAME)
         except ValueError as error:
             raise EngineUnsupported(f"{type(model.model).__name__} does not let its attention be chosen ({error}).") from error
-        yield lambda hooks: _connect(hooks, original)
+        yield lambda hooks: _connect(hooks, original, every)
 
 
 @contextmanager
-def _connect(hooks: Hooks, original: str) -> Iterator[None]:
-    token = _current.set((hooks, original))
+def _connect(hooks: Hooks, original: str, every: Called) -> Iterator[None]:
+    called: Called = set()
+    token = _current.set((hooks, original, called))
     try:
         yield
     finally:
         _current.reset(token)
+    if hooks.whole and called != every:
+        missed = ", ".join(f"{name} of layer {layer}" for name, layer in sorted(every - called)[:3])
+        raise EngineUnsupported(f"a forward pass did not come by {len(every - called)} of {len(every)} hooked modules ({missed}, "
+                                "…): this architecture does not call its modules as others do.")
 
 
 def _through(name: str, layer: int, call: Callable[..., Any]) -> Callable[..., Any]:
     """A forward that leaves it to the hooks' method of this name how a module's own is called."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return getattr(_current.get()[0], name)(layer, call, (args, kwargs))
+        hooks, _, called = _current.get()
+        called.add((name, layer))
+        return getattr(hooks, name)(layer, call, (args, kwargs))
 
     return forward
 
@@ -128,7 +142,7 @@ def _attend(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _mask: torch.Tensor | None, **kwargs: Any
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The model's own attention over the trie: its mask is replaced."""
-    hooks, original = _current.get()
+    hooks, original, _ = _current.get()
     own = _own_attention(module, original, kwargs)
 
     def compute(asked: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

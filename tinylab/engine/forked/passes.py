@@ -73,6 +73,7 @@ class Pass:
             cache_plan: what the pass of the unmodified runs keeps; None in a pass of variants.
         """
         self.states = 0  # rows that a block computed, summed over the blocks
+        self.whole = cache_plan is not None
         self._layout, self._affected = layout, layout.affected
         self._last, self._n_heads, self._chunks = model.n_layers - 1, model.n_heads, model.chunks
         self._mlp_rows = mlp_rows(model.device.type, model.widest)

@@ -1,0 +1,288 @@
+"""The trial: is a model built as the sites of a run take it to be? A few tokens tell, before anything is computed.
+
+- Each module at which a site is reached is called once in a forward pass, and gives a row to each token.
+- Attention gives as many heads as the config has, as wide together as what the output projection takes: seen by watching the
+  products of attention weights [T, T] and values. Layers that mix tokens otherwise (linear attention) have none.
+- A block's output is one residual stream, [1, T, D].
+- The MLP's output is all that a block adds beside attention's: with both put to 0, what leaves the block depends on no weight
+  matrix of it. (A second branch, shared experts beside routed ones, would.)
+
+Letters: T tokens, H heads, D width of the hidden states.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from tinylab.engine.biases import TOLERANCES
+from tinylab.engine.calls import first, with_first
+from tinylab.errors import ModelError
+from tinylab.interventions.sites import Module, Site
+from tinylab.interventions.variants import Variant
+from tinylab.models.network import CausalModel, forget_lengths
+from tinylab.task.tokens import TokenPair
+
+TOKENS = 7
+"""Of the trial: a number that is no head's width, as a rule."""
+_PRODUCTS = ("matmul", "__matmul__", "bmm", "scaled_dot_product_attention")
+Place = tuple[Site, int]
+"""A site of a layer."""
+
+
+def check_sites(model: CausalModel, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> None:
+    """Refuse a run whose interventions would not be what they are called.
+
+    Raises:
+        ModelError: a site of a layer that they act at is not what it is taken to be, or a token has no embedding.
+    """
+    if not pairs:
+        return
+    check_vocabulary(model, pairs)
+    check_causal(model, pairs[0])
+    found = flaws(model, pairs[0].clean, [(i.site, i.layer) for variant in variants for i in variant.interventions])
+    for (site, _), flaw in found.items():
+        raise ModelError(f"{model.identity.name} ({type(model.model).__name__}): no {site} in it that could be intervened on: "
+                         f"{flaw}; use another battery, other layers or another model.")
+
+
+def check_vocabulary(model: CausalModel, pairs: Sequence[TokenPair]) -> None:
+    """Refuse tokens that the model has no embedding or no logit for.
+
+    Raises:
+        ModelError: tokenizer and weights do not belong together.
+    """
+    rows = min(int(table.weight.shape[0]) for table in (model.model.get_input_embeddings(), model.model.get_output_embeddings()))
+    largest = max(max(*pair.clean, *pair.corrupt, pair.target, pair.foil) for pair in pairs)
+    if largest >= rows:
+        raise ModelError(f"{model.identity.name}: the tokenizer gives token {largest}, but the model has embeddings for {rows} "
+                         "(0 first); expected a tokenizer and weights that belong together, so get both from one place.")
+
+
+@torch.no_grad()
+def check_causal(model: CausalModel, pair: TokenPair) -> None:
+    """Refuse a model whose logits depend on later tokens, as those of a masked language model do.
+
+    Raises:
+        ModelError: they do.
+    """
+    tokens = _tokens(model, pair.clean)
+    other = pair.target if pair.target != tokens[-1] else pair.foil
+    if len(tokens) == 1:
+        return
+
+    def logits(last: int) -> torch.Tensor:
+        return _run(model, [*tokens[:-1], last])[:-1].double()
+
+    before, after = logits(tokens[-1]), logits(other)
+    allowed = TOLERANCES[model.dtype] * max(1.0, float(before.abs().max()))
+    changes = allowed < float((after - before).abs().max()) < float("inf")  # what is not finite, other checks tell
+    if changes and float((logits(tokens[-1]) - before).abs().max()) <= allowed:
+        raise ModelError(f"{model.identity.name} ({type(model.model).__name__}): its logits depend on tokens that come later, "
+                         "expected a causal language model; if it is a masked one, it cannot be used, and if config.json has "
+                         "is_decoder=false, that is to be true.")
+
+
+def flaws(model: CausalModel, prompt: Sequence[int], places: Iterable[Place]) -> dict[Place, str]:
+    """Which places are not what their sites are taken to be, and why.
+
+    Args:
+        model: the model; it is left as it was.
+        prompt: tokens to try it with.
+        places: what a run acts at.
+
+    Raises:
+        ModelError: a layer has no attention or no MLP at all.
+    """
+    asked = list(dict.fromkeys(places))
+    tokens = _tokens(model, prompt)
+    length = len(tokens)
+    seen = _watch(model, tokens, {site.module for site, _ in asked})
+    found = {place: flaw for place in asked if (flaw := _flaw(model, seen, place, length)) is not None}
+    outputs = [(site, layer) for site, layer in asked if (site.module, site.side) == ("mlp", "out")]
+    outputs = [place for place in outputs if place not in found]
+    beside = _beside_mlp(model, tokens, {layer for _, layer in outputs}) if outputs else {}
+    return found | {(site, layer): beside[layer] for site, layer in outputs if layer in beside}
+
+
+def _tokens(model: CausalModel, prompt: Sequence[int]) -> list[int]:
+    """The tokens of the trial: a prompt's, again and again, as many as the context has room for."""
+    return [prompt[number % len(prompt)] for number in range(min(TOKENS, model.context or TOKENS))]
+
+
+@dataclass
+class _Seen:
+    """What a forward pass showed, by layer."""
+
+    calls: Counter[tuple[Module, int]] = field(default_factory=Counter)
+    inputs: dict[tuple[Module, int], Any] = field(default_factory=dict)
+    outputs: dict[tuple[Module, int], Any] = field(default_factory=dict)
+    heads: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # (H, width of one) of each product in attention
+    elsewhere: set[int] = field(default_factory=set)  # layers with such a product behind their output projection
+    layer: int | None = None  # the block that runs
+    before: bool = False  # and whether its output projection is yet to be called
+
+
+class _Products(TorchFunctionMode):
+    """Notes each product of attention weights and values."""
+
+    def __init__(self, seen: _Seen, length: int) -> None:
+        super().__init__()
+        self._seen, self._length = seen, length
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in _PRODUCTS and self._seen.layer is not None and isinstance(found, torch.Tensor):
+            square = (self._length, self._length)
+            if name == "scaled_dot_product_attention" or (args and args[0].dim() > 2 and tuple(args[0].shape[-2:]) == square):
+                width = found.shape[-1]
+                if self._seen.before:
+                    self._seen.heads.setdefault(self._seen.layer, []).append((found.numel() // (self._length * width), width))
+                else:
+                    self._seen.elsewhere.add(self._seen.layer)
+        return found
+
+
+@torch.no_grad()
+def _watch(model: CausalModel, tokens: Sequence[int], modules: set[Module]) -> _Seen:
+    """Run the model once and note what goes through its modules."""
+    seen = _Seen()
+
+    def enter(module: Module, layer: int, _module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.calls[module, layer] += 1
+        seen.inputs[module, layer] = first((args, kwargs))
+
+    def leave(module: Module, layer: int, _module: object, _args: object, output: Any) -> None:
+        seen.outputs[module, layer] = _hidden(output)
+
+    def at(layer: int | None, before: bool, *_: object) -> None:
+        seen.layer, seen.before = layer, before
+
+    with ExitStack() as stack:
+        for layer in range(model.n_layers):
+            for module in modules:
+                reached = model.point(module, layer)
+                stack.callback(reached.register_forward_pre_hook(partial(enter, module, layer), with_kwargs=True).remove)
+                stack.callback(reached.register_forward_hook(partial(leave, module, layer)).remove)
+            if "projection" in modules:
+                block = model.blocks[layer]
+                stack.callback(block.register_forward_pre_hook(partial(at, layer, True)).remove)
+                stack.callback(model.projection(layer).register_forward_hook(partial(at, layer, False)).remove)
+                stack.callback(block.register_forward_hook(partial(at, None, False)).remove)
+        stack.enter_context(_Products(seen, len(tokens)))
+        _run(model, tokens)
+    return seen
+
+
+def _flaw(model: CausalModel, seen: _Seen, place: Place, length: int) -> str | None:
+    """What is wrong with a place by what was seen, None if nothing is."""
+    site, layer = place
+    where, key = f"{type(model.point(site.module, layer)).__name__} of layer {layer}", (site.module, layer)
+    if seen.calls[key] != 1:
+        return f"the {where} is called {seen.calls[key]} times in a forward pass, expected once"
+    value = (seen.inputs if site.side == "in" else seen.outputs).get(key)
+    if not isinstance(value, torch.Tensor):
+        return f"the {where} gives a {type(value).__name__}, expected a tensor"
+    width = int(value.shape[-1])
+    expected = [1, length, int(model.config.hidden_size)]
+    if site.module == "block" and list(value.shape) != expected:
+        return f"the {where} returns {list(value.shape)}, expected one residual stream {expected}"
+    if value.numel() != length * width or (site.side == "out" and width != expected[-1]):
+        return f"the {where} has {list(value.shape)} for {length} tokens, expected a row of {expected[-1]} for each"
+    return _flaw_of_heads(model, seen, layer, width) if site.units == "heads" else None
+
+
+def _flaw_of_heads(model: CausalModel, seen: _Seen, layer: int, width: int) -> str | None:
+    """What is wrong with a layer's heads; `width` is what the output projection takes."""
+    what = f"layer {layer} ({type(model.attention(layer)).__name__})"
+    if layer in seen.elsewhere:
+        return f"{what} is not the only attention of its block, expected one"
+    heads = seen.heads.get(layer)
+    if not heads:
+        return f"{what} has no attention weights, so no heads (linear attention, or a kind that is not known here)"
+    if len(heads) > 1:
+        return (f"{what} makes its output of {len(heads)} products of attention weights and values (differential attention), "
+                "expected one")
+    count, each = heads[0]
+    if count == model.n_heads and count * each == width:
+        return None
+    return (f"{what} has {count} attention heads of width {each} and an output projection that takes {width}, expected "
+            f"num_attention_heads={model.n_heads} of {width}/{model.n_heads}")
+
+
+def _beside_mlp(model: CausalModel, tokens: Sequence[int], layers: Iterable[int]) -> dict[int, str]:
+    """The layers whose blocks add more than what attention and the MLP write, and what."""
+    left: dict[int, torch.Tensor] = {}
+
+    def zeroed(_module: object, _args: object, output: Any) -> Any:
+        return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
+
+    def alone(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return with_first((args, kwargs), first((args, kwargs)).detach())
+
+    def keep(layer: int, _module: object, _args: object, output: Any) -> None:
+        left[layer] = _hidden(output)
+
+    chosen = sorted(set(layers))
+    matrices = {layer: {name: p for name, p in model.blocks[layer].named_parameters() if p.dim() > 1 and p.is_floating_point()}
+                for layer in chosen}
+    with ExitStack() as stack:
+        stack.enter_context(_differentiable([p for own in matrices.values() for p in own.values()]))
+        for layer in chosen:
+            stack.callback(model.blocks[layer].register_forward_pre_hook(alone, with_kwargs=True).remove)
+            stack.callback(model.blocks[layer].register_forward_hook(partial(keep, layer)).remove)
+            for module in (model.projection(layer), model.mlp(layer)):
+                stack.callback(module.register_forward_hook(zeroed).remove)
+        _run(model, tokens)
+        found = {}
+        for layer in chosen:
+            if adding := _reaching(left[layer], matrices[layer]):
+                block, mlp = type(model.blocks[layer]).__name__, type(model.mlp(layer)).__name__
+                found[layer] = (f"the {block} of layer {layer} adds more to the residual stream than what its attention and its "
+                                f"{mlp} write ({', '.join(adding)})")
+    return found
+
+
+def _reaching(value: torch.Tensor, parameters: dict[str, nn.Parameter]) -> list[str]:
+    """The modules whose weight matrices a value depends on."""
+    if not value.requires_grad:
+        return []
+    noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value.device, value.dtype)
+    slopes = torch.autograd.grad((value * noise).sum(), list(parameters.values()), allow_unused=True, retain_graph=True)
+    reached = [name for name, slope in zip(parameters, slopes, strict=True) if slope is not None and bool((slope != 0).any())]
+    return list(dict.fromkeys(name.partition(".")[0] for name in reached))
+
+
+@contextmanager
+def _differentiable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """While open, what is computed tells which of these parameters it depends on."""
+    before: list[bool] = [parameter.requires_grad for parameter in parameters]
+    with torch.enable_grad():
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            yield
+        finally:
+            for parameter, had in zip(parameters, before, strict=True):
+                parameter.requires_grad_(had)
+
+
+def _hidden(output: Any) -> Any:
+    """The hidden states that a module returns, whatever it returns behind them."""
+    return output[0] if isinstance(output, tuple | list) else output
+
+
+def _run(model: CausalModel, tokens: Sequence[int]) -> torch.Tensor:
+    """Logits [T, W]."""
+    forget_lengths(model)
+    logits: torch.Tensor = model.model(input_ids=torch.tensor([list(tokens)], device=model.device), use_cache=False).logits[0]
+    return logits
