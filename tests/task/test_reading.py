@@ -25,7 +25,6 @@ from conftest import Command, only, write_jsonl
 from tinylab.config.composing import config_folder
 from tinylab.config.groups import TAG_BYTES, ConditionConfig
 from tinylab.errors import ConfigError, CorpusError
-from tinylab.records.identity import unlike_default
 from tinylab.task import reading
 from tinylab.task.corpus import Condition, corpus_sha256, load_condition
 
@@ -155,12 +154,6 @@ def test_what_a_yaml_leaves_out_is_what_the_inherited_one_says() -> None:
     said = {key: value for key, value in shipped.items() if key not in ("tag", "path")}
     assert said == {each.name: getattr(own, each.name) for each in fields(own) if each.name in said}
     assert set(shipped) == {each.name for each in fields(own)}
-
-
-def test_the_identity_of_a_split_is_what_it_was_when_its_default_was_test() -> None:
-    """Shipped conditions say `split: test`: their runs keep their folders."""
-    assert unlike_default(ConditionConfig(tag="t", path="p", split="test")) == {"tag": "t", "path": "p"}
-    assert unlike_default(ConditionConfig(tag="t", path="p")) == {"tag": "t", "path": "p", "split": None}
 
 
 def test_a_yaml_of_ones_own_that_inherits_nothing_takes_all_rows(tinylab: Command, tmp_path: Path) -> None:

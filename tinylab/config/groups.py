@@ -30,7 +30,7 @@ class ConditionConfig:
 
     tag: Any  # a text: any type, so that what YAML or the command line makes of 1e3, 1_0 or no is seen
     path: str
-    split: str | None = field(default=None, metadata={"unhashed": "test"})
+    split: str | None = None
     n_examples: int | None = None
     single_token: bool = False
     strict: bool = False

@@ -24,7 +24,7 @@ from tinylab.models.weights import ModelIdentity, identify
 from tinylab.schema import Config, validate
 from tinylab.task.corpus import corpus_sha256
 
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 """Raised when a change of the code changes numbers."""
 IDENTITY_VERSION = 2
 """Raised when the rules of this module change: runs then get other ids, although their numbers are what they were."""
@@ -103,12 +103,9 @@ def battery_settings(battery: Battery) -> dict[str, Any]:
 
 
 def unlike_default(settings: Any) -> dict[str, Any]:
-    """A config group's settings that are not at the defaults of its type; those without a default are always there.
-
-    A setting whose default has changed says which value is left out (`unhashed`), so that no identity changes with it.
-    """
+    """A config group's settings that are not at the defaults of its type; those without a default are always there."""
     return {field.name: getattr(settings, field.name) for field in fields(settings)
-            if getattr(settings, field.name) != field.metadata.get("unhashed", default_of(field))}
+            if getattr(settings, field.name) != default_of(field)}
 
 
 def run_id(config: Config) -> str:
