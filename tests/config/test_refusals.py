@@ -151,8 +151,8 @@ def test_a_file_that_is_not_used_may_be_in_another_encoding(tmp_path: Path) -> N
     assert composed(flags=("--config-dir", str(tmp_path))).condition.tag == "cond_a"
 
 
-@pytest.mark.parametrize("name", ["x" * 242, "\u00e9" * 121], ids=["letters", "accents"])
-def test_a_name_that_just_fits_is_a_folder(name: str, tinylab: Command, tmp_path: Path) -> None:
+def test_a_name_that_just_fits_is_a_folder(tinylab: Command, tmp_path: Path) -> None:
+    name = "\u00e9" * 121
     assert tinylab(*SHORT, f"run_name='{name}'", f"sweep_name='{name}'") == 0
     assert len(only(tmp_path, "outputs/runs/*").name.encode()) == 255
 
@@ -163,7 +163,7 @@ def test_the_largest_seed_is_in_the_table(tinylab: Command, tmp_path: Path) -> N
     assert summary["seeds"] == [2**63 - 1]
 
 
-@pytest.mark.parametrize("option", ["disabled", "stdout", "none"])
+@pytest.mark.parametrize("option", ["disabled", "stdout"])
 def test_hydras_other_ways_to_log_are_taken(option: str, tinylab: Command, tmp_path: Path) -> None:
     assert tinylab(*SHORT, f"hydra/job_logging={option}") == 0
     assert json.loads(only(tmp_path, "outputs/runs/*/manifest.json").read_text())["status"] == "complete"

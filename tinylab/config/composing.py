@@ -80,7 +80,7 @@ ignore_schema_notice()  # at import: workers compose too
 
 
 class Composer:
-    """Composes the shipped config, with the user's own folder before it, as Hydra's own entry point would.
+    """Composes the shipped config, with the user's own folder before it, as `run_hydra` will.
 
     Use it in a `with` block: Hydra allows one such object at a time.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -95,6 +96,9 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
         ConfigError: any job cannot be composed, a value is wrong, two jobs are the same run, or two corpora share a tag.
         DeviceError: a device is not there.
     """
+    if sys.flags.optimize > 1:
+        raise ConfigError("PYTHONOPTIMIZE=2 (python -OO) takes away the docstrings that transformers reads when imported, so "
+                          "no model can be loaded; unset it, or use 1.")
     parsed = composer.parse(overrides)
     fixed = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
     if not multirun and len(fixed) < len(parsed):
