@@ -13,6 +13,7 @@ import torch
 
 from conftest import Command, only
 from tinylab.paths import locate
+from tinylab.records.digests import measured
 from typed import snapshot, type_in
 
 RUN: Final = ("condition=facts", "battery.layers=[0]", "battery.heads=[0,3]", "plots=false")
@@ -39,10 +40,19 @@ def rows_of_the_split() -> list[int]:
 
 
 def tamper(run: Path, *, row: int, by: float, metric: str = "logit_diff") -> None:
-    """Make one example's numbers wrong in a finished run."""
+    """Make one example's numbers wrong in a finished run, as if it had computed them so."""
     table = per_example(run)
     table.loc[(table["example"] == row) & (table["metric"] == metric), "value"] += by
-    table.to_parquet(run / "metrics/per_example.parquet", index=False)
+    computed(run, table)
+
+
+def computed(run: Path, table: pd.DataFrame) -> None:
+    """A finished run whose per_example was this from the first."""
+    file = run / "metrics/per_example.parquet"
+    table.to_parquet(file, index=False)
+    content = manifest(run)
+    content["digests"]["per_example"] = measured(file)
+    (run / "manifest.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +157,7 @@ def test_a_reversed_effect_is_a_sign_flip(run: Path, tinylab: Command) -> None:
     table = per_example(run)
     chosen = (table["metric"] == "logit_diff") & (table["head"] == 3)
     table.loc[chosen, "value"] = 2 * table["baseline"] - table["value"]
-    table.to_parquet(run / "metrics/per_example.parquet", index=False)
+    computed(run, table)
     assert tinylab(*RUN, "verify_slice.n_examples=5") == 0
     flips = {metric: entry["sign_flips"] for metric, entry in verify(run)["metrics"].items()}
     assert flips == {"logit_diff": 1, "kl_div": 0, "acc_flip_rate": 0, "p_drop": 0}

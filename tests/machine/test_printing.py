@@ -51,20 +51,22 @@ def stream(kind: str) -> io.TextIOWrapper | None:
     return io.TextIOWrapper(io.BufferedWriter(Broken(error), 1), encoding="utf-8", write_through=True)
 
 
-KINDS = ("closed", "none", "ascii", "a pipe without a reader", "a full disk")
+KINDS = {"closed": ("-m",), "none": (), "ascii": ("-m",), "a pipe without a reader": (), "a full disk": ("-m",)}
+"""Where words go, and the flags of the command that is tried there."""
 
 
-@pytest.mark.parametrize(("flags", "kind"), [*((("-m",), kind) for kind in KINDS), ((), "ascii"), ((), "a full disk")])
+@pytest.mark.parametrize(("kind", "flags"), KINDS.items())
 def test_a_run_is_complete_wherever_its_words_go(
-    flags: tuple[str, ...], kind: str, tinylab: Command, monkeypatch: pytest.MonkeyPatch
+    kind: str, flags: tuple[str, ...], tinylab: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, stream(kind))
-    for _ in range(2):
+    for _ in range(2 if kind == "ascii" else 1):
         assert tinylab(*flags, *SHORT, "condition.tag='Füße→'", "sweep_name='größer'") == 0
     manifest = json.loads(only(Path("outputs"), "*/**/h1_*/manifest.json").read_text())
     assert manifest["status"] == "complete" and "attempt_failed" not in manifest
-    assert "Füße→" in only(Path("outputs"), "*/**/h1_*/run.log").read_text(encoding="utf-8")
+    if kind == "ascii":  # the second time, the log tells what is reused
+        assert "Füße→" in only(Path("outputs"), "*/**/h1_*/run.log").read_text(encoding="utf-8")
     if flags:
         assert aggregate.main([str(only(Path("outputs"), "sweeps/*"))]) == 0
 

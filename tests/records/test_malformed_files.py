@@ -19,7 +19,7 @@ from tinylab.errors import TinylabError
 from tinylab.results import Run, load_run, load_sweep
 from typed import SHORT, type_in
 
-EXAMPLES = 60
+EXAMPLES = 20
 RUN_FILES = ("manifest.json", "config.yaml", "metrics/head_impact.parquet", "metrics/per_example.parquet",
              "metrics/summary.json", "metrics/verify.json")
 SWEEP_FILES = ("manifest.json", *(f"artifacts/cross_condition/{name}" for name in

@@ -16,6 +16,7 @@ import pytest
 
 from conftest import Command, only
 from tinylab import experiment
+from tinylab.records import renewing as renewing_module
 from tinylab.records import storage
 from tinylab.records.manifest import STAGE, RunFolder
 from tinylab.records.renewing import put_in_place, renewing, settle
@@ -120,6 +121,13 @@ def failing_in_place(number: int) -> Callable[[Path, Path], Path]:
     return replace
 
 
+def test_a_log_that_begins_while_files_are_put_in_place_stays(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (run / "run.log").unlink(missing_ok=True)
+    monkeypatch.setattr(renewing_module, "settle", lambda folder: (folder.file("log").write_text("it began"), settle(folder)))
+    renew(run)
+    assert (run / "run.log").read_text() == "it began"
+
+
 def test_what_waits_without_a_manifest_is_of_a_process_that_was_killed_and_counts_for_nothing(run: Path) -> None:
     before = values(run)
     (run / STAGE / "metrics").mkdir(parents=True)
@@ -130,7 +138,7 @@ def test_what_waits_without_a_manifest_is_of_a_process_that_was_killed_and_count
     assert not (run / STAGE).exists()
 
 
-@pytest.mark.parametrize("number", [1, 3, 5])
+@pytest.mark.parametrize("number", [2, 5])
 def test_an_overwrite_on_a_full_disk_leaves_a_complete_run(
     number: int, tinylab: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,6 +91,8 @@ def test_a_table_that_is_not_of_the_join_stays_in_its_folder(sweep: Path) -> Non
         ({"jobs": [{"folder": "a"}]}, "jobs.0.overrides is missing"),
         ({"invariants": {"k": "x"}}, "invariants: k is 'x', expected"),
         ({"invariants": 3}, "invariants: the document is 3"),
+        ({"artifacts": True}, "artifacts is True, expected an object"),
+        ({"digests": {"summary": "x"}}, "digests.summary is 'x', expected an object"),
     ],
 )
 def test_a_sweeps_manifest_of_another_kind_is_one_sentence(

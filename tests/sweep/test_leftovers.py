@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from benchmarks.aggregate import Shape, make_sweep
 from conftest import Command, only
 from tinylab import aggregate
@@ -39,15 +37,14 @@ def test_what_a_killed_process_was_writing_can_be_told_from_what_another_writes(
     assert path.read_text() == "{}"
 
 
-@pytest.mark.parametrize("flags", [(), ("overwrite=true",)], ids=["reused", "computed"])
-def test_the_next_command_tidies_a_runs_folder(flags: tuple[str, ...], tinylab: Command) -> None:
+def test_the_next_command_tidies_a_runs_folder(tinylab: Command) -> None:
     assert tinylab(*SHORT) == 0
     run = only(Path("outputs"), "runs/*")
     left = [Path("outputs") / name.format(run=run.name) for name in HIDDEN]
     for file in left:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("half")
-    assert tinylab(*SHORT, *flags) == 0
+    assert tinylab(*SHORT) == 0
     assert [file for file in left if file.exists()] == []
     assert RunFolder(run).half_written() == []
 

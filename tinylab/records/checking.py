@@ -139,7 +139,7 @@ def check_read(model: type[BaseModel], data: object, where: str, fault: type[Tin
         except ValidationError as error:
             later = [_place(known, one) for one in error.errors(include_url=False) if one["type"] == "extra_forbidden"]
             if not later:
-                raise OutputError(f"{where}: {_sentence(model, known, error)}") from error
+                raise fault(f"{where}: {_sentence(model, known, error)}") from error
             known = _without(known, later)
         except RecursionError as error:
             raise fault(f"{where}: is nested too deeply, expected a document written by tinylab.") from error

@@ -204,6 +204,10 @@ class SweepPlan(OpenRecord):
     """The keys over which it sweeps."""
     jobs: list[SweepJob]
     """The planned runs, in order."""
+    artifacts: dict[Name, RelativePath] | None = None
+    """The files of an earlier join."""
+    digests: dict[Name, Digest] | None = None
+    """What they were when they were written."""
 
     @field_validator("jobs")
     @classmethod

@@ -63,7 +63,7 @@ def settle(folder: RunFolder) -> None:
             if new.file(key).is_file():
                 folder.file(key).parent.mkdir(parents=True, exist_ok=True)
                 new.file(key).replace(folder.file(key))
-            elif key not in content:
+            elif key not in content and key != "log":  # it may have begun since
                 folder.file(key).unlink(missing_ok=True)
         new.manifest.replace(folder.manifest)
     except OSError as error:
