@@ -25,7 +25,7 @@ STRANGE: dict[str, tuple[Callable[..., Any], dict[Site, tuple[list[int], str]]]]
                num_attention_heads_per_layer=[4, 8, 4], layer_types=["full_attention"] * 3,
                mlp_layer_types=["dense", "sparse", "sparse"]),
         {HEAD_OUT: ([1], "has 8 attention heads of width 8 and an output projection that takes 64, expected num_attention")}),
-    "DiffLlama": (_stock("DiffLlama", _GROUPED), {HEAD_OUT: ([0, 1, 2], "differential attention")}),
+    "DiffLlama": (_stock("DiffLlama", _GROUPED), {HEAD_OUT: ([0, 1, 2], "(DiffLlama")}),
     "Qwen3Next": (
         _stock("Qwen3Next", _EXPERTS, num_experts=4, head_dim=8, moe_intermediate_size=24, shared_expert_intermediate_size=24,
                **_LINEAR),

@@ -102,7 +102,7 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
         folder = _folder(config, identity, weights=weights)
         try:
             shape = _shape(folder, what)  # its error names an unknown architecture
-            if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            if config.path is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
                 raise ModelError(f"{what}: no tokenizer in it; expected one of {', '.join(TOKENIZER_FILES)}.")
             _check_tokenizer(folder, what)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

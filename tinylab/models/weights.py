@@ -15,13 +15,11 @@ from pathlib import Path
 
 from tinylab.config.groups import ModelConfig
 from tinylab.errors import ModelError, first_sentence
-from tinylab.models.folder import INDEX, WEIGHTS, check_folder, determining, listed, weight_files
+from tinylab.models.folder import INDEX, SMALL, WEIGHTS, check_folder, determining, listed, weight_files
 from tinylab.paths import PACKAGE_SCHEME, locate
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Of one weight, by dtype."""
-_SMALL = ("*.json", "*.txt", "*.model", "*.bpe", "*.tiktoken", "*.spm")
-"""What a hub model's config and tokenizer are made of."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,15 @@ def hub_folder(name: str, commit: str, *, weights: bool) -> Path:
         ModelError: it is not in the cache and cannot be downloaded, or holds no model that is read.
     """
     what = f"model.name={name}"
-    folder = _snapshot(name, commit, (*_SMALL, WEIGHTS) if weights else _SMALL)
+    folder = _hub_config(name, commit).parent
+    for file in SMALL:
+        _fetch(name, commit, file)
     check_folder(folder, what)
     if weights:
+        _fetch(name, commit, WEIGHTS)
         if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
-            _snapshot(name, commit, tuple(listed(folder / INDEX, what)))
+            for file in listed(folder / INDEX, what):
+                _fetch(name, commit, file)
         weight_files(folder, what)
     return folder
 
@@ -137,13 +139,18 @@ def _hub_config(name: str, revision: str | None) -> Path:
         return Path(hf_hub_download(name, "config.json", revision=revision))
 
 
-@lru_cache(maxsize=64)
-def _snapshot(name: str, commit: str, patterns: tuple[str, ...]) -> Path:
-    """The folder of a hub model's files that fit the patterns."""
-    from huggingface_hub import snapshot_download
+def _fetch(name: str, commit: str, file: str) -> None:
+    """Have a file of a hub model in the cache, if the model has it; what is known of this commit is not asked for again."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError
 
+    if try_to_load_from_cache(name, file, revision=commit) is not None:  # there, or known not to be
+        return
     with _told(name, commit):
-        return Path(snapshot_download(name, revision=commit, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
+        try:
+            hf_hub_download(name, file, revision=commit)
+        except EntryNotFoundError:
+            pass
 
 
 @contextmanager

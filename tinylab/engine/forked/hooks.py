@@ -108,9 +108,10 @@ def _connect(hooks: Hooks, original: str, every: Called) -> Iterator[None]:
     finally:
         _current.reset(token)
     if hooks.whole and called != every:
-        missed = ", ".join(f"{name} of layer {layer}" for name, layer in sorted(every - called)[:3])
-        raise EngineUnsupported(f"a forward pass did not come by {len(every - called)} of {len(every)} hooked modules ({missed}, "
-                                "…): this architecture does not call its modules as others do.")
+        missed = [f"{name} of layer {layer}" for name, layer in sorted(every - called)]
+        told = ", ".join([*missed[:3], *(["…"] if len(missed) > 3 else [])])
+        raise EngineUnsupported(f"a forward pass did not come by {len(missed)} of {len(every)} hooked modules ({told}): "
+                                "this architecture does not call its modules as others do.")
 
 
 def _through(name: str, layer: int, call: Callable[..., Any]) -> Callable[..., Any]:
