@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylab.config.groups import ModelConfig
-from tinylab.errors import ModelError, first_sentence
+from tinylab.errors import ModelError, TinylabError, first_sentence
 from tinylab.machine.gpus import take_gpu
 from tinylab.models.device import check_dtype
 from tinylab.models.folder import TOKENIZER_FILES, read_object
@@ -93,7 +93,6 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
     """A model on the CPU, or its modules alone on the meta device."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     what = f"model.path={config.path}" if config.path is not None else f"model.name={config.name}"
@@ -116,10 +115,9 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
             else:
                 with torch.device("meta"):
                     model = AutoModelForCausalLM.from_config(shape, dtype=dtype, trust_remote_code=False)
-        except torch.OutOfMemoryError:
+        except (torch.OutOfMemoryError, TinylabError):
             raise
-        except (OSError, SafetensorError, StrictDataclassError, ImportError, ArithmeticError, AttributeError, LookupError,
-                RuntimeError, TypeError, ValueError) as error:  # whatever other people's code says of a file that it cannot use
+        except Exception as error:  # what a file makes other libraries raise: tokenizers raises a bare one
             expected = "config.json, model.safetensors and tokenizer files of an architecture that transformers knows"
             source = folder if config.path is not None else identity.name
             reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ is not None else error
