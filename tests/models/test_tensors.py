@@ -73,11 +73,11 @@ def test_weights_that_are_not_the_architectures_are_refused_by_name(case: str, f
     assert "\n" not in str(caught.value)
 
 
-def test_numbers_too_large_for_the_dtype_are_named(folder: Path) -> None:
-    change(folder, lambda tensors: {**tensors, "transformer.ln_f.bias": tensors["transformer.ln_f.bias"] + 1e6})
-    load_model(ModelConfig(path=str(folder)), "cpu")
-    with pytest.raises(ModelError, match=r"infinite numbers as float16 \(transformer.ln_f.bias\)"):
-        load_model(ModelConfig(path=str(folder), dtype="float16"), "cpu")
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_numbers_that_are_none_are_named_in_every_dtype(dtype: str, folder: Path) -> None:
+    change(folder, lambda tensors: {**tensors, "transformer.ln_f.bias": tensors["transformer.ln_f.bias"] * torch.nan})
+    with pytest.raises(ModelError, match=rf"infinite numbers as {dtype} \(transformer.ln_f.bias\)"):
+        load_model(ModelConfig(path=str(folder), dtype=dtype), "cpu")
 
 
 def test_what_old_versions_saved_beside_the_weights_is_no_weight(folder: Path) -> None:

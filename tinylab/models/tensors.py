@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from math import isinf, isnan
 from typing import TYPE_CHECKING, Any
 
 from tinylab.errors import ModelError
@@ -46,7 +47,7 @@ def check_tensors(info: Mapping[str, Any], what: str, architecture: str) -> None
 
 
 def check_numbers(model: nn.Module, what: str, dtype: str) -> None:
-    """Refuse weights that hold NaN or infinite numbers.
+    """Refuse weights that hold NaN or infinite numbers; what overflows in 16 bits alone is told when it makes logits overflow.
 
     Raises:
         ModelError: a tensor does.
@@ -56,8 +57,8 @@ def check_numbers(model: nn.Module, what: str, dtype: str) -> None:
     broken = []
     for name, parameter in model.named_parameters():
         if parameter.numel() and parameter.is_floating_point():
-            low, high = torch.aminmax(parameter)
-            if not (torch.isfinite(low) and torch.isfinite(high)):
+            low, high = map(float, torch.aminmax(parameter.detach()))
+            if isnan(low) or (parameter.element_size() > 2 and (isinf(low) or isinf(high))):
                 broken.append(name)
     if broken:
         raise ModelError(f"{what}: the weights hold NaN or infinite numbers as {dtype} ({_some(broken)}); expected finite ones, "
