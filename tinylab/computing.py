@@ -174,5 +174,6 @@ def _check_finite(impact: Impact, config: Config) -> None:
     numbers += [values for run in impact.unmodified.values() for name, values in run.items() if not named(name).may_be_undefined]
     broken = sum(int((~np.isfinite(values)).sum()) for values in numbers)
     if broken:
+        wider = "float64" if config.model.dtype in ("float32", "bfloat16") else "float32 (or bfloat16, or float64)"
         raise TinylabError(f"{broken} numbers are not finite: the model overflows in {config.model.dtype} on "
-                           f"{config.condition.tag}; use model.dtype=float32 (or bfloat16, or float64), nothing was written.")
+                           f"{config.condition.tag}; use model.dtype={wider}, nothing was written.")
