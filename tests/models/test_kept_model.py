@@ -131,7 +131,9 @@ def test_a_verify_slice_shares_the_runs_model_where_it_is_the_same(
     assert (verdict["verdict"], verdict["dtype_verify"]) == ("pass", dtype)
 
 
-def test_a_model_that_overflows_is_told_a_wider_dtype(tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_overflows_is_told_a_wider_dtype(
+    tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     line = ["model=local", f"model.path={own_model(tmp_path / 'own', 1e38)}", *SHORT]
     assert tinylab(*line) == 1
     assert "the model overflows in float32 on cond_a; use model.dtype=float64, nothing was written" in capsys.readouterr().err
