@@ -86,16 +86,24 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
     if plan.sweep_folder is None:
         if plan.explicit_folder:
             args.overrides.append(passed_on("hydra.run.dir", plan.folders[0]))
-        return _run(args, parser, RunFolder(plan.folders[0]), "hydra.run.dir" if plan.explicit_folder else "output_dir")
+        return _run(args, parser, plan)
     return _sweep(args, parser, plan)
 
 
-def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, folder: RunFolder, key: str) -> int:
+def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:
     """Run one job; raises what went wrong in it. After a user's mistake no empty folders stay behind."""
+    folder = RunFolder(plan.folders[0])
     refuse_strangers(folder)
     _there.clear()
     _there.update(folder.there())
-    made = check_writable(folder.path, key)
+    made: list[Path] = []
+    try:
+        for place, key in ((Path(plan.first.output_dir), "output_dir"),  # where locks lie
+                           (folder.path, "hydra.run.dir" if plan.explicit_folder else "output_dir")):
+            made = [*check_writable(place, key), *made]
+    except OutputError:
+        _remove_empty(made)
+        raise
     _failures.clear()
     try:
         with hydras_own_errors():
@@ -105,10 +113,14 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, folder: RunF
     if not _failures:
         return 0
     if isinstance(_failures[0], UserError):
-        for empty in made:
-            if empty.is_dir() and not any(empty.iterdir()):
-                empty.rmdir()
+        _remove_empty(made)
     raise _failures[0]
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:

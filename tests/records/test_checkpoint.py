@@ -242,6 +242,7 @@ def test_keeping_waits_until_it_is_worth_it(tmp_path: Path, monkeypatch: pytest.
 LONG = ("condition=facts", "engine=reference", "battery.scales=[0.0,0.5]", "plots=false", "threads=1", "condition.n_examples=60")
 
 
+@pytest.mark.faults
 def test_a_run_that_is_killed_goes_on_when_it_is_typed_again(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tinylab", *LONG]
     for folder in ("whole", "cut"):

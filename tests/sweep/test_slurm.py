@@ -140,7 +140,7 @@ def test_a_job_has_as_many_threads_as_cpus_were_reserved(machine: Cluster, tmp_p
 # --- one job is lost ---
 
 
-@pytest.mark.parametrize("launcher", ["submitit_local", pytest.param("submitit_slurm", marks=slurm_only)])
+@pytest.mark.parametrize("launcher", [pytest.param(name, marks=slurm_only) for name in ("submitit_local", "submitit_slurm")])
 def test_a_killed_job_is_named_the_others_finish_and_the_same_again_computes_it_alone(
     launcher: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -38,7 +38,7 @@ def check_writable(folder: Path, key: str) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # has no name that a kill could leave behind
             pass
-        for probe in folder.glob(".tinylab-probe-*"):  # of earlier versions that were killed
+        for probe in (*folder.glob(".tinylab-probe-*"), *folder.parent.glob(".tinylab-probe-*")):  # of earlier versions, killed
             probe.unlink(missing_ok=True)
     except OSError as error:
         for parent in made:
