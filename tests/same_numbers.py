@@ -41,6 +41,7 @@ ALLOWED = (
     Allowed("manifest.json", "provenance.peak_memory_bytes", DIFFER, "depends on what the process did before"),
     Allowed("manifest.json", "provenance.git.*", DIFFER, "one tree is a checkout, the other its commit without git"),
     Allowed("manifest.json", "provenance.packages.*", DIFFER, "the version of tinylab itself"),
+    Allowed("manifest.json", "provenance.results_version", DIFFER, "raised since, for prompts of other kinds than these"),
     Allowed("manifest.json", "provenance.config_digest", DIFFER, "a hash of the config, which may gain keys"),
     Allowed("manifest.json", "failures.*.error.message", DIFFER, "words for a person"),
     Allowed("manifest.json", "*", GAIN, "a manifest may tell more"),
@@ -70,6 +71,9 @@ UNCOMPARED = {
     "multirun.yaml": "what Hydra composed, help texts and folders included; every run has its own config.yaml",
 }
 """Files that must be there, whatever is in them."""
+NO_EFFECT = re.compile(r"\b0 of \d+ components change ")
+OF_ITS_LISTS = ("heads", "layers", "expected_by_chance", "notes", "per_metric")
+"""What a group of runs in which nothing has an effect told of the components that came first, which it lists no more."""
 ID = re.compile(r"_[0-9a-f]{12}(?![0-9A-Za-z])")
 """How a run id ends the name of a folder."""
 
@@ -164,6 +168,8 @@ def _compare_values(document: str, key: str, before: Any, after: Any) -> Iterato
 
 
 def _compare_keys(document: str, key: str, before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    if document == "invariants.json" and any(NO_EFFECT.search(str(note)) for note in after.get("notes", [])):
+        before, after = ({name: value for name, value in group.items() if name not in OF_ITS_LISTS} for group in (before, after))
     for name in before.keys() | after.keys():
         inner = _under(key, name)
         if name not in after:
