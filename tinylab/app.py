@@ -27,7 +27,7 @@ from tinylab.machine.parent import end_with_parent, name_parent
 from tinylab.machine.printing import unfailing
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import check_writable
-from tinylab.records.strangers import refuse_strange_sweep, refuse_strangers
+from tinylab.records.strangers import planned_folders, refuse_strange_sweep, refuse_strangers
 from tinylab.sweep.naming import passed_on
 from tinylab.sweep.plan import Plan, make_plan
 
@@ -84,26 +84,26 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
         dry_run(plan.configs, plan.folders)
         return 0
     if plan.sweep_folder is None:
-        if plan.explicit_folder:
-            args.overrides.append(passed_on("hydra.run.dir", plan.folders[0]))
+        args.overrides.append(passed_on("hydra.run.dir", plan.folders[0]))
         return _run(args, parser, plan)
     return _sweep(args, parser, plan)
 
 
 def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:
     """Run one job; raises what went wrong in it. After a user's mistake no empty folders stay behind."""
-    folder = RunFolder(plan.folders[0])
-    refuse_strangers(folder)
+    folder, key = RunFolder(plan.folders[0]), "hydra.run.dir" if plan.explicit_folder else "output_dir"
+    refuse_strangers(folder, "hydra.run.dir")
     _there.clear()
     _there.update(folder.there())
     made: list[Path] = []
     try:
-        for place, key in ((Path(plan.first.output_dir), "output_dir"),  # where locks lie
-                           (folder.path, "hydra.run.dir" if plan.explicit_folder else "output_dir")):
-            made = [*check_writable(place, key), *made]
+        for place, by in ((Path(plan.first.output_dir), "output_dir"), (folder.path, key)):  # the first for locks
+            made = [*check_writable(place, by), *made]
     except OutputError:
         _remove_empty(made)
         raise
+    if plan.explicit_folder:
+        folder.marker.touch()
     _failures.clear()
     try:
         with hydras_own_errors():
@@ -113,6 +113,8 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) 
     if not _failures:
         return 0
     if isinstance(_failures[0], UserError):
+        if folder.marker.resolve() not in _there and [*folder.path.glob("*")] == [folder.marker]:
+            folder.marker.unlink()
         _remove_empty(made)
     raise _failures[0]
 
@@ -133,8 +135,9 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     assert plan.sweep_folder is not None
     if plan.explicit_folder and plan.sweep_folder.is_dir():
         refuse_strange_sweep(plan.sweep_folder)
+    own = planned_folders(plan.sweep_folder)
     for path in plan.folders:
-        refuse_strangers(RunFolder(path))
+        refuse_strangers(RunFolder(path), "hydra.sweep.dir", own=path.resolve() in own)
     check_writable(plan.sweep_folder, "hydra.sweep.dir" if plan.explicit_folder else "output_dir")
     plan.write_manifest()
     args.multirun, args.run = True, False

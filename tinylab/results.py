@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def load_run(path: str | Path) -> Run:
         OutputError: it is not the folder of a complete run.
     """
     folder = RunFolder(Path(path))
-    settle(folder)
+    with suppress(OutputError):  # in an archive that cannot be written files are read as they are, and checked
+        settle(folder)
     content = read_json(folder.manifest) if os.path.lexists(folder.manifest) else None
     if content is None or content.get("status") != "complete" or "jobs" in content:
         status = "no manifest" if content is None else f"not a complete run (status {content.get('status')})"

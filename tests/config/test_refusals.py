@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Command, only
+from tinylab.config.files import check_aliases
 from typed import SHORT, composed, snapshot
 
 LONG, ACCENTS = "a" * 300, "\u00e9" * 122  # 244 bytes: too many beside an id
@@ -137,6 +138,19 @@ def test_a_factory_of_log_handlers_is_refused(tinylab: Command, tmp_path: Path, 
         f"# @package _global_\nrun_name: mine\nhydra:\n  job_logging:\n    handlers: {handler}\n")
     said = refused(tinylab, capsys, tmp_path, "--config-dir", "conf", "experiment=mine")
     assert "hydra.job_logging.handlers.x.()=os.getcwd" in said and "no objects" in said
+
+
+def test_what_looks_like_aliases_in_a_large_file_is_none_and_depth_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "requests.yaml").write_text("url: 'http://x?a=1&b=2'\ncode: f(*args)\n" * 10_000)
+    (tmp_path / "deep.yaml").write_text(f"a: &x 1\nv: *x\nd: {'[' * 3000}{']' * 3000}\n")
+    check_aliases(str(tmp_path))
+
+
+def test_a_formatter_of_logs_may_be_chosen_as_hydra_lets_it_be(tinylab: Command, tmp_path: Path) -> None:
+    (tmp_path / "conf/hydra/job_logging").mkdir(parents=True)
+    (tmp_path / "conf/hydra/job_logging/mine.yaml").write_text(
+        "defaults: [default]\nformatters: {plain: {(): logging.Formatter, format: '%(message)s'}}\n")
+    assert tinylab("--config-dir", "conf", "hydra/job_logging=mine", *SHORT, "dry_run=true") == 0
 
 
 def test_aliases_that_stand_for_little_are_fine(tmp_path: Path) -> None:

@@ -166,3 +166,25 @@ def test_an_overwrite_that_fails_while_it_is_reckoned_leaves_a_complete_run(
         patch.setattr(experiment, "summarise", broken)
         tinylab(*SHORT, "overwrite=true")
     assert load_run(run).impact.equals(before.impact)
+
+
+def test_two_processes_that_end_one_change_do_not_fail_each_other(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(run)
+    content = folder.read()
+    assert content is not None
+    monkeypatch.setattr(renewing_module, "settle", lambda _: None)  # killed before the end
+    with renewing(folder) as new:
+        write_text(new.file("summary"), folder.file("summary").read_text())
+        put_in_place(folder, content)
+    monkeypatch.undo()
+    assert folder.stage.manifest.is_file()
+    artifacts = RunFolder.artifacts
+
+    def ended_by_another(self: RunFolder, told: dict[str, Any]) -> list[str]:
+        monkeypatch.undo()
+        settle(RunFolder(run))
+        return artifacts(self, told)
+
+    monkeypatch.setattr(RunFolder, "artifacts", ended_by_another)
+    settle(folder)
+    assert load_run(run).summary["run_id"] == content["run_id"] and not folder.stage.path.exists()

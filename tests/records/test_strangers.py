@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import Command, only
 from tinylab import computing
+from tinylab.errors import OutputError
+from tinylab.records.manifest import RunFolder
 from typed import SHORT, snapshot
 
 MISTAKE = ("battery.heads=[98]", *SHORT)
@@ -92,3 +97,63 @@ def test_an_attempt_that_was_cut_off_is_no_stranger(tinylab: Command, monkeypatc
         patch.setattr(computing, "_evaluate", cut_off)
         assert tinylab(*SHORT, "hydra.run.dir=mine") == 130
     assert tinylab(*SHORT, "hydra.run.dir=mine") == 0
+
+
+NUMBERED = ("-m", "condition=cond_a,cond_b", *SHORT, "hydra.sweep.dir=mine", "hydra.sweep.subdir=${hydra.job.num}")
+
+
+def test_a_sweep_in_a_chosen_folder_goes_on_whatever_became_of_its_jobs(tinylab: Command) -> None:
+    """A job that was killed while it loaded its model, one whose manifest was removed."""
+    assert tinylab(*NUMBERED) == 0
+    for file in Path("mine/0").rglob("*"):
+        if file.is_file() and file.name != "run.log":
+            file.unlink()
+    Path("mine/0/.attempts").write_text('{"command": "another", "pid": 1}\n')
+    Path("mine/1/manifest.json").unlink()
+    assert tinylab(*NUMBERED) == 0
+    assert all(json.loads(Path(f"mine/{job}/manifest.json").read_text())["status"] == "complete" for job in (0, 1))
+
+
+@pytest.mark.parametrize("jobs", [None, ["x"], [{"folder": "0"}], [{"folder": 0, "run_id": "a"}]])
+def test_a_manifest_of_a_sweep_that_is_damaged_is_one_sentence(
+    jobs: Any, tinylab: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(Path("mine"), {"manifest.json": json.dumps({"status": "running", "jobs": jobs})})
+    assert tinylab(*NUMBERED) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("tinylab: mine/manifest.json: jobs") and said.count("\n") == 1
+
+
+def test_a_chosen_folder_stays_the_runs(tinylab: Command) -> None:
+    """After a mistake, where Hydra keeps its own files in it, and after the manifest was removed."""
+    chosen = (*SHORT, "hydra.run.dir=exp1", "hydra.output_subdir=.hydra")
+    assert tinylab("battery.heads=[98]", *chosen) == 2
+    assert tinylab(*chosen) == 0
+    Path("exp1/manifest.json").unlink()
+    assert tinylab(*chosen) == 0
+    assert json.loads(Path("exp1/manifest.json").read_text())["status"] == "complete"
+
+
+def test_hidden_files_of_a_prepared_folder_are_no_strangers(tinylab: Command) -> None:
+    make(Path("exp1"), {".gitkeep": "", ".DS_Store": "x"})
+    assert tinylab(*SHORT, "hydra.run.dir=exp1") == 0
+
+
+def test_a_disk_that_cannot_be_read_for_now_damages_no_manifest(tinylab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tinylab(*SHORT) == 0
+    folder = RunFolder(only(Path("outputs"), "runs/*"))
+
+    def fails(*_: object, **__: object) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", fails)
+        with pytest.raises(OutputError, match="Input/output error"):
+            folder.set_aside()
+    assert folder.manifest.is_file() and not folder.damaged.exists()
+
+
+def test_a_folder_that_a_preset_names_by_the_time_is_one_folder(tinylab: Command) -> None:
+    make(Path("conf/experiment"), {"dated.yaml": "# @package _global_\nhydra: {run: {dir: 'dated/${now:%f}'}}\n"})
+    assert tinylab("--config-dir", "conf", "experiment=dated", *SHORT) == 0
+    assert (only(Path("dated"), "*") / "manifest.json").is_file()

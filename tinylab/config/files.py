@@ -18,7 +18,8 @@ MOST_VALUES = 100_000
 """Values of a config, with every alias written out."""
 DEEPEST = 4
 """Folders below the given one in which configs are looked for here."""
-ALIASED = re.compile(rb"&\w.*\*\w", re.DOTALL)
+ALIASED = re.compile(rb"(?:^|[\s\[{,])&[\w-]+(?:$|[\s\[{]).*(?:^|[\s\[{,])\*[\w-]+(?:$|[\s,\]}])", re.DOTALL | re.MULTILINE)
+"""An anchor, and behind it an alias."""
 
 
 def check_aliases(folder: str) -> None:
@@ -34,9 +35,10 @@ def check_aliases(folder: str) -> None:
             raise ConfigError(f"{file}: has {len(content):,} bytes and aliases; expected at most {LARGEST:,}, or none.")
         try:
             root = yaml.compose(content, yaml.SafeLoader)
-        except (yaml.YAMLError, UnicodeDecodeError):  # whoever loads it says so
+            too_many = root is not None and _values(root, {}) > MOST_VALUES
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError):  # whoever loads it says so
             continue
-        if root is not None and _values(root, {}) > MOST_VALUES:
+        if too_many:
             raise ConfigError(f"{file}: its aliases stand for over {MOST_VALUES:,} values, or for themselves; write them out.")
 
 
@@ -58,6 +60,9 @@ def _yaml_files(folder: Path) -> Iterator[tuple[Path, bytes]]:
     for place, folders, names in os.walk(folder):
         deep = len(Path(place).relative_to(folder).parts)
         folders[:] = [name for name in folders if not name.startswith(".")] if deep < DEEPEST else []
+        if "manifest.json" in names:  # a run or a sweep, whose configs are not composed again
+            folders.clear()
+            continue
         for file in (Path(place, name) for name in names if name.endswith(".yaml")):
             with suppress(OSError):  # whoever loads it says so
                 if file.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,7 +34,7 @@ def check_plugins(hydra: DictConfig, *, multirun: bool) -> None:
     callbacks: dict[str, Any] = plain["callbacks"]
     allowed = {"launcher._target_", "sweeper._target_", *(f"callbacks.{name}._target_" for name in callbacks)}
     for key, value in _targets(plain, ""):
-        if key not in allowed:
+        if key not in allowed and not _makes_a_log(key, value):
             raise ConfigError(f"hydra.{key}={value}: configs make no objects here; only batteries, launchers, sweepers and "
                               "callbacks have a _target_.")
     for name, node in callbacks.items():
@@ -47,6 +48,16 @@ def _targets(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         if key in ("_target_", "()"):
             yield f"{prefix}{key}", value
         yield from _targets(value, f"{prefix}{key}.")
+
+
+def _makes_a_log(key: str, value: Any) -> bool:
+    """Whether it is what logging itself lets be chosen: a formatter, a filter or a handler of a log."""
+    if not key.endswith(".()") or key.partition(".")[0] not in ("job_logging", "hydra_logging"):
+        return False
+    try:
+        return issubclass(get_class(str(value)), logging.Formatter | logging.Filter | logging.Handler)
+    except (ImportError, ValueError):
+        return False
 
 
 def _check_callback(key: str, node: Any) -> None:

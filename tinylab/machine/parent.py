@@ -47,3 +47,5 @@ def _descends_from(pid: int) -> bool:
         return pid in [ancestor.pid for ancestor in psutil.Process().parents()]
     except psutil.NoSuchProcess:  # an ancestor ended just now: ask again
         return True
+    except psutil.AccessDenied:  # /proc hides those of others
+        return psutil.pid_exists(pid)

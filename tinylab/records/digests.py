@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,13 @@ def fault(files: Mapping[str, Path], digests: Mapping[str, Any]) -> str | None:
 
 def _sha256(file: Path) -> str:
     try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        stat = file.stat()
+        return _of_content(file, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     except OSError as error:
         raise OutputError(f"{file}: cannot be read ({error.strerror or error}); expected a file written by tinylab.") from error
+
+
+@lru_cache(maxsize=4096)
+def _of_content(file: Path, _inode: int, _size: int, _mtime_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

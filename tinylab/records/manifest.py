@@ -60,6 +60,16 @@ class RunFolder:
         """Who started this run as a job of a sweep and did not come to its end (`tinylab.sweep.attempts`)."""
         return self.path / ".attempts"
 
+    @property
+    def marker(self) -> Path:
+        """Says that a folder that somebody chose is this run's: it was free when the run began."""
+        return self.path / ".tinylab"
+
+    @property
+    def damaged(self) -> Path:
+        """A manifest that was set aside."""
+        return self.manifest.with_name(f"{self.manifest.name}.damaged")
+
     def file(self, artifact: str) -> Path:
         """The path of an artifact, by its key in the manifest; what is not listed is an impact table."""
         return self.path / self.ARTIFACTS.get(artifact, f"metrics/{artifact}.parquet")
@@ -85,13 +95,18 @@ class RunFolder:
         return read_document(RunManifest, self.manifest) if os.path.lexists(self.manifest) else None
 
     def set_aside(self) -> OutputError | None:
-        """Rename a manifest that cannot be read, or is none of ours, so that the run can be computed; returns what is wrong."""
+        """Rename a manifest that is damaged, or none of ours, so that the run can be computed; returns what is wrong.
+
+        Raises:
+            OutputError: the disk does not let it be read.
+        """
         try:
             self.read()
         except OutputError as error:
-            damaged = self.manifest.with_name(f"{self.manifest.name}.damaged")
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
+                raise  # a disk that fails for now, say: what is in it is not known to be damaged
             with suppress(OSError):  # who cannot rename it cannot write another one either, and will be told
-                self.manifest.replace(damaged)
+                self.manifest.replace(self.damaged)
             return error
         return None
 
@@ -151,7 +166,7 @@ class RunFolder:
 
     def there(self) -> set[Path]:
         """What is here, of the names that a run writes, before a command begins: it leaves that as it is."""
-        ours = (*self.files(), self.path, self.path / "metrics")
+        ours = (*self.files(), self.marker, self.path, self.path / "metrics")
         return {path.resolve() for path in ours if os.path.lexists(path)}
 
     def discard(self, kept: Collection[Path] = ()) -> None:
@@ -160,7 +175,7 @@ class RunFolder:
         Args:
             kept: what was here before (`there`).
         """
-        for file in self.files():
+        for file in (*self.files(), self.marker):
             if file.resolve() not in kept:
                 file.unlink(missing_ok=True)
         for folder in (self.path / "metrics", self.path):

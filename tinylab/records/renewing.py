@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tinylab.errors import OutputError
@@ -62,10 +62,12 @@ def settle(folder: RunFolder) -> None:
         for key in folder.artifacts(content):
             if new.file(key).is_file():
                 folder.file(key).parent.mkdir(parents=True, exist_ok=True)
-                new.file(key).replace(folder.file(key))
+                with suppress(FileNotFoundError):  # another process ends the same change
+                    new.file(key).replace(folder.file(key))
             elif key not in content and key != "log":  # it may have begun since
                 folder.file(key).unlink(missing_ok=True)
-        new.manifest.replace(folder.manifest)
+        with suppress(FileNotFoundError):
+            new.manifest.replace(folder.manifest)
     except OSError as error:
         raise OutputError(f"{folder.path}: new files cannot be put in place ({error.strerror or error}); the same command again "
                           "does, once the folder can be written.") from error

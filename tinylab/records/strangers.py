@@ -16,8 +16,13 @@ LOG_LINE = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) [\w.]+: ")
 SHOWN = 3
 
 
-def refuse_strangers(folder: RunFolder) -> None:
+def refuse_strangers(folder: RunFolder, key: str, *, own: bool = False) -> None:
     """Check that a folder is free for a run, or holds one: whatever became of it.
+
+    Args:
+        folder: of the run.
+        key: of the config that chose it.
+        own: whether it is known to be the run's, whatever is in it.
 
     Raises:
         OutputError: it has files of somebody else, or its log is a link to another file.
@@ -25,18 +30,19 @@ def refuse_strangers(folder: RunFolder) -> None:
     if os.path.islink(folder.file("log")):
         raise OutputError(f"{folder.file('log')} is a link, expected a file of the run's own; remove it, or choose "
                           "another folder.")
-    if not os.path.isdir(folder.path) or IDENTITY.search(folder.path.resolve().name):
+    own = own or os.path.isfile(folder.marker) or IDENTITY.search(folder.path.resolve().name) is not None
+    if own or not os.path.isdir(folder.path):
         return
-    names = sorted(path.name for path in folder.path.iterdir())
+    names = sorted(path.name for path in folder.path.iterdir() if not path.name.startswith("."))  # which no run writes over
     if names and not _is_a_runs(folder, names):
         more = ", …" if len(names) > SHOWN else ""
         raise OutputError(f"{folder.path} holds files that are no run of tinylab's ({', '.join(names[:SHOWN])}{more}), expected "
-                          "an empty folder, a new one or a run's; choose another one with hydra.run.dir=…, or leave that out.")
+                          f"an empty folder, a new one or a run's; choose another one with {key}=…, or leave that out.")
 
 
 def _is_a_runs(folder: RunFolder, names: list[str]) -> bool:
-    own = {path.relative_to(folder.path).parts[0] for path in folder.files()} | {folder.attempts.name, folder.stage.path.name}
-    only_own = all(name in own or name.startswith(tuple(f".{one}." for one in own)) for name in names)
+    own = {path.relative_to(folder.path).parts[0] for path in (*folder.files(), folder.damaged)}
+    only_own = own.issuperset(names)
     if folder.manifest.name not in names:
         return only_own and {*names} & own == {"run.log"} and _is_a_log(folder.file("log"))
     try:
@@ -54,14 +60,29 @@ def refuse_strange_sweep(folder: Path) -> None:
     """Check that a folder is free for a sweep, or holds one.
 
     Raises:
-        OutputError: it has files that a sweep would write over.
+        OutputError: it has files that a sweep would write over, or a sweep's manifest that is damaged.
     """
+    from tinylab.records.checking import check_read  # not for the command line's help: pydantic takes a while
+    from tinylab.records.manifests import SweepPlan
+
     manifest = folder / "manifest.json"
     if manifest.is_file():
-        fine = "jobs" in read_json(manifest)
+        if fine := "jobs" in (content := read_json(manifest)):
+            check_read(SweepPlan, content, str(manifest))
     else:
         fine = not any((folder / name).exists() for name in ("multirun.yaml", "artifacts"))
         fine = fine or any(IDENTITY.search(path.name) for path in folder.iterdir())
     if not fine:
         raise OutputError(f"{folder} holds files that are no sweep of tinylab's, such as its manifest.json, multirun.yaml or "
                           "artifacts; choose another folder with hydra.sweep.dir=…, or leave that out.")
+
+
+def planned_folders(sweep: Path) -> set[Path]:
+    """The folders of jobs that a sweep's own manifest lists: they are its own whatever is in them. None without a manifest."""
+    from tinylab.records.checking import read_document
+    from tinylab.records.manifests import SweepPlan
+
+    try:
+        return {(sweep / job["folder"]).resolve() for job in read_document(SweepPlan, sweep / "manifest.json")["jobs"]}
+    except OutputError:
+        return set()
