@@ -75,7 +75,8 @@ def plainly(run: Run, kind: TableKind, metric: str, rank: str, k: int) -> Rankin
     by_rank = {"magnitude": change, "highest": values, "lowest": -values}[rank]
     score = {place if isinstance(place, tuple) else (place,): of.max() for place, of in by_rank.groupby(component)}
     size = {place if isinstance(place, tuple) else (place,): of.max() for place, of in change.groupby(component)}
-    ordered = sorted((place for place in score if size[place] > 1e-9), key=lambda place: (-score[place], place))
+    least = 1e-6 * max(1, abs(run.baselines[metric]))
+    ordered = sorted((place for place in score if size[place] > least), key=lambda place: (-score[place], place))
     return Ranking(ordered[:k], len(score), sum(score[place] == score[ordered[k - 1]] for place in ordered[k:]))
 
 

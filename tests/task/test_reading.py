@@ -175,7 +175,8 @@ def test_the_last_of_several_choices_is_no_answer(prompt: str, target: str, foil
     assert len(load(write_jsonl(tmp_path / "c.jsonl", [row])).pairs) == 1
 
 
-@pytest.mark.parametrize("prompt", ["It is Rome.", "Paris is not Rome", "She likes Paris and then Rome:", "the doctor Rome"])
+@pytest.mark.parametrize("prompt", ["It is Rome.", "Paris is not Rome", "She likes Paris and then Rome:", "the doctor Rome",
+                                    "Paris, Rome", "She met Paris, then Rome; Rome"])
 def test_an_answer_that_is_there_already_is_not_one_of_several_choices(prompt: str, tmp_path: Path) -> None:
     row = {"clean": prompt, "corrupt": "It is", "target": " Rome", "foil": " Paris"}
     assert load(write_jsonl(tmp_path / "c.jsonl", [FIRST, row])).dropped == {"prompt ends with its answer": 1}

@@ -20,7 +20,7 @@ from tinylab.task.corpus import Condition, PromptPair
 from tinylab.task.notes import APART, BEGUN, JOINED, MERGED, SPECIAL
 from tinylab.task.tokens import TokenPair, tokenise
 
-PIECES = ["<s>", "▁", "P", "Q", "a", "b", ":", "\n", "▁P", "▁Q", "▁Pa", "Pa"]
+PIECES = ["<s>", "▁", "P", "Q", "a", "b", ":", "\n", "▁P", "▁Q", "▁Pa", "Pa", "("]
 
 
 def llama(add_bos: bool = True) -> CausalModel:
@@ -64,6 +64,13 @@ def test_an_answer_on_a_line_of_its_own_has_no_space() -> None:
     """Alone, the answer is ▁Pa, and no spelling of it gives Pa."""
     kept, (pair,) = cut(llama(), ("a:\n", "b:\n", "Pa", "Q"), single_token=True)
     assert (pair.target, pair.foil) == ids("Pa", "Q")
+    assert kept.noted == {JOINED: 1}
+
+
+def test_an_answer_in_a_bracket_has_no_space() -> None:
+    """As of multiple choice: after "(" comes P, and no spelling of it gives that alone."""
+    kept, (pair,) = cut(llama(), ("a (", "b (", "P", "Q"), single_token=True)
+    assert (pair.target, pair.foil) == ids("P", "Q")
     assert kept.noted == {JOINED: 1}
 
 

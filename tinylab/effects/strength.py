@@ -21,9 +21,7 @@ from tinylab.measures.metrics import named
 from tinylab.measures.statistics import bootstrap_interval
 
 NOISE = 1e-6
-"""A change at most this large has no sign worth comparing."""
-ROUNDING = 2.0**-48
-"""Two means of equal numbers, of order 1 or more, differ by at most this fraction of them: such a change is none."""
+"""A change at most this large, as a fraction of levels over 1, is none: float32 and the forked engine round as much."""
 
 
 def change_of_cells(table: pd.DataFrame, kind: TableKind, baselines: dict[str, Any], metric: str) -> pd.DataFrame:
@@ -102,7 +100,7 @@ def scores(rows: pd.DataFrame, component: Sequence[str], unmodified: dict[int, f
     level = pd.Series(unmodified).reindex(values.index.get_level_values("run")).to_numpy()
     size = (values - level).abs()
     score = size if rank == "magnitude" else -values if rank == "lowest" else values
-    told = pd.DataFrame({"score": score, "effect": size > ROUNDING * np.maximum(1, np.abs(level))})
+    told = pd.DataFrame({"score": score, "effect": size > NOISE * np.maximum(1, np.abs(level))})
     return told.groupby(level=["run", *component]).max()
 
 

@@ -6,15 +6,17 @@ Weights come from safetensors inside the folder alone, since other formats can r
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from tinylab.errors import ModelError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
+                   "tekken.json")
 _MORE = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", INDEX)
-SMALL = (*_MORE, *TOKENIZER_FILES, "sentencepiece.bpe.model", "adapter_config.json")
+SMALL = (*_MORE, *TOKENIZER_FILES, "adapter_config.json")
 """What is downloaded of a hub model beside its weights, where it has them."""
 _LARGEST = 2**28
 """Bytes of a JSON file that is read whole."""
@@ -112,6 +114,17 @@ def _check_links(folder: Path, what: str) -> None:
         target = file.resolve()
         if not target.exists():
             raise ModelError(f"{what}: {file.name} is a link that leads nowhere ({target}); copy or download it again.")
-        blob = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
-        if inside not in target.parents and not blob:
+        if inside not in target.parents and not _is_a_blob(file, target):
             raise ModelError(f"{what}: {file.name} is a link that leads out of the folder ({target}); put the file itself there.")
+
+
+def _is_a_blob(file: Path, target: Path) -> bool:
+    """Whether a link of a snapshot leads to its model's blobs in the hub's cache, or on to the store that models share."""
+    if not file.is_symlink():
+        return False
+    blob = Path(os.path.normpath(file.parent / os.readlink(file)))
+    if blob.parent.name != "blobs" or not blob.parent.parent.name.startswith("models--"):
+        return False
+    shared = blob.parent.parent.parent.resolve() / "blobs"
+    in_store = shared in target.parents and (shared / ".huggingface-shared-blobs").is_file()
+    return target.parent == blob.parent.resolve() or in_store

@@ -103,19 +103,19 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
             shape = _shape(folder, what)  # its error names an unknown architecture
             if config.path is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
                 raise ModelError(f"{what}: no tokenizer in it; expected one of {', '.join(TOKENIZER_FILES)}.")
-            _check_tokenizer(folder, what)
+            _check_tokenizer(folder, what, shape.model_type)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if weights:
                 model, info = AutoModelForCausalLM.from_pretrained(
                     folder, config=shape, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
                     ignore_mismatched_sizes=True,  # they are refused below, by name
                 )
-                check_tensors(info, what, type(model).__name__)
+                check_tensors(info, what, type(model).__name__, towers=hasattr(shape, "vision_config"))
                 check_numbers(model, what, config.dtype)
             else:
                 with torch.device("meta"):
                     model = AutoModelForCausalLM.from_config(shape, dtype=dtype, trust_remote_code=False)
-        except (torch.OutOfMemoryError, TinylabError):
+        except (torch.OutOfMemoryError, MemoryError, TinylabError):
             raise
         except Exception as error:  # what a file makes other libraries raise: tokenizers raises a bare one
             expected = "config.json, model.safetensors and tokenizer files of an architecture that transformers knows"
@@ -138,13 +138,17 @@ def _folder(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> P
     return hub_folder(identity.name, identity.revision, weights=weights)
 
 
-def _check_tokenizer(folder: Path, what: str) -> None:
-    """Refuse a tokenizer that is code of the folder's own.
+def _check_tokenizer(folder: Path, what: str, model_type: str) -> None:
+    """Refuse a tokenizer that is code of the folder's own, unless transformers has another one for that type of model.
 
     Raises:
         ModelError: it is.
     """
+    from transformers.models.auto import tokenization_auto
     from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    if model_type in getattr(tokenization_auto, "MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS", ()):
+        return
 
     file = folder / "tokenizer_config.json"
     content = read_object(file, what) if file.is_file() else {}

@@ -18,22 +18,26 @@ if TYPE_CHECKING:
 NOT_WEIGHTS = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.(bias|masked_bias|causal_mask)$|inv_freq$"
                          r"|(^|\.)position_ids$|(^|\.)embed_positions\.weights$")
 """Masks, rotary frequencies and positions, which earlier versions of transformers saved among the weights and compute today."""
+TOWERS = re.compile(r"^(model\.)?(vision_model|vision_tower|visual|multi_modal_projector)\.")
+"""What reads images, and hands them to the language model."""
 _TOLD = 3
 """Names that a message has at most."""
 
 
-def check_tensors(info: Mapping[str, Any], what: str, architecture: str) -> None:
+def check_tensors(info: Mapping[str, Any], what: str, architecture: str, *, towers: bool = False) -> None:
     """Refuse weights that are not the architecture's.
 
     Args:
         info: what `from_pretrained(…, output_loading_info=True)` tells.
         what: the model, for the message.
         architecture: the class that was loaded.
+        towers: whether the file is of a model that reads images too, of which the language model alone may be loaded.
 
     Raises:
         ModelError: a tensor is missing, has another shape, or has no place in the architecture.
     """
     unexpected = [name for name in info["unexpected_keys"] if not NOT_WEIGHTS.search(name)]
+    unexpected = [name for name in unexpected if not (towers and TOWERS.search(name))]
     found = {
         "lack": list(info["missing_keys"]),
         "have in another shape": [f"{name} {list(got)} for {list(expected)}" for name, got, expected in info["mismatched_keys"]],

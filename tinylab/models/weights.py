@@ -73,13 +73,14 @@ def hub_folder(name: str, commit: str, *, weights: bool) -> Path:
     what = f"model.name={name}"
     folder = _hub_config(name, commit).parent
     for file in SMALL:
-        _fetch(name, commit, file)
+        if not _fetch(name, commit, file):
+            break  # no network: what is in the cache has to do
     check_folder(folder, what)
     if weights:
-        _fetch(name, commit, WEIGHTS)
+        _fetch(name, commit, WEIGHTS, needed=not (folder / INDEX).is_file())
         if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
             for file in listed(folder / INDEX, what):
-                _fetch(name, commit, file)
+                _fetch(name, commit, file, needed=True)
         weight_files(folder, what)
     return folder
 
@@ -139,18 +140,30 @@ def _hub_config(name: str, revision: str | None) -> Path:
         return Path(hf_hub_download(name, "config.json", revision=revision))
 
 
-def _fetch(name: str, commit: str, file: str) -> None:
-    """Have a file of a hub model in the cache, if the model has it; what is known of this commit is not asked for again."""
+def _fetch(name: str, commit: str, file: str, *, needed: bool = False) -> bool:
+    """Have a file of a hub model in the cache, if the model has it; what is known of this commit is not asked for again.
+
+    Returns:
+        Whether that is known now; it is not where the hub cannot be reached.
+
+    Raises:
+        ModelError: the hub cannot be reached, and the file is needed.
+    """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     if try_to_load_from_cache(name, file, revision=commit) is not None:  # there, or known not to be
-        return
+        return True
     with _told(name, commit):
         try:
             hf_hub_download(name, file, revision=commit)
+        except LocalEntryNotFoundError:
+            if needed:
+                raise
+            return False
         except EntryNotFoundError:
             pass
+    return True
 
 
 @contextmanager

@@ -201,15 +201,20 @@ def _ends_with(prompt: str, answer: str, other: str) -> bool:
     before, found, after = prompt.rpartition(answer.strip())
     if not found or re.search(r"\w", after) is not None or re.match(r"\w", before[-1:]) is not None:
         return False
-    return not _offers(before, other)
+    return not _offers(before, other, after)
 
 
-def _offers(before: str, other: str) -> bool:
-    """Whether what stands before an answer makes it one of several: it ends with "or", or lists the other answer."""
+def _offers(before: str, other: str, after: str) -> bool:
+    """Whether what stands around an answer makes it one of several: "or" before it, or the other answer in a list that is asked.
+
+    A list that ends in nothing but the answer goes on with it, and asks for nothing.
+    """
     *_, end = [0, *(word.end() for word in re.finditer(r"\w+", before))]
     text, between, wanted = before[:end], before[end:], re.findall(r"\w+", other)
     if re.search(r"\bor$", text[-3:], re.IGNORECASE) is not None:
         return True
+    if re.fullmatch(r"[\s,;]*", between) is not None and re.search(r"[:?)\]]", after) is None:
+        return False
     for item in reversed(re.split(_BETWEEN, text)) if re.search(_BETWEEN, between) is not None else []:
         words = re.findall(r"\w+", item)
         if wanted and wanted in (words[-len(wanted):], words[-len(wanted) - 1:-1]):  # (A) other (B) answer

@@ -20,6 +20,8 @@ from tinylab.measures.readings import READOUT
 from tinylab.task.corpus import Condition, PromptPair, drop
 from tinylab.task.notes import APART, BEGUN, JOINED, MERGED, SPECIAL, text_notes
 
+OPENING = "([{<\"'\u201c\u2018\u00ab/="
+"""Behind these an answer follows without a space, whatever the tokenizer makes of it alone."""
 Encode = Callable[[str], list[int]]
 Lost = Callable[[str], Sequence[str]]
 TOLD_WORDS = 10
@@ -136,7 +138,7 @@ def _answer(encode: Encode, lost: Lost, prompt: str, answer: str) -> tuple[Seque
         return alone, MERGED
     if READOUT.answer(after) == READOUT.answer(alone):
         return alone, None
-    if prompt[-1].isspace() or answer[0].isspace() or alone[-len(after):] == after:
+    if prompt[-1].isspace() or prompt[-1] in OPENING or answer[0].isspace() or alone[-len(after):] == after:
         return after, JOINED
     return alone, APART
 
