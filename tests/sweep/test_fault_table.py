@@ -163,25 +163,43 @@ def little_memory(mebibytes: int) -> Iterator[Path]:
         group.rmdir()
 
 
+HUNGRY = """
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tinylab.batteries.heads_zero import HeadsZero
+
+
+@dataclass(kw_only=True)
+class Hungry(HeadsZero):
+    kind: ClassVar = "hungry"
+
+    def cells(self, n_layers, n_heads):
+        self.eaten = [bytearray(b"x" * 2**26) for _ in range(64)]
+        return super().cells(n_layers, n_heads)
+"""
+"""A battery that takes four gigabytes before it has any cells."""
+
+
 @with_launchers("basic", "joblib", "submitit_local", "ray")
 def test_a_job_that_the_kernel_kills_for_want_of_memory_is_named(desk: Desk) -> None:
-    with (desk.folder / "huge.jsonl").open("w") as corpus:
-        corpus.write('{"clean": "' + " a" * (200 * 2**20) + '", "corrupt": "b c", "target": " d", "foil": " e"}\n')
-    own = desk.folder / "conf/condition/huge.yaml"
+    (desk.folder / "hungry.py").write_text(HUNGRY, encoding="utf-8")
+    desk.environment["PYTHONPATH"] = os.pathsep.join([str(desk.folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    own = desk.folder / "conf/battery/hungry.yaml"
     own.parent.mkdir(parents=True)
-    own.write_text("defaults: [jsonl, _self_]\npath: huge.jsonl\ntag: huge\n", encoding="utf-8")
+    own.write_text("defaults: [h1, _self_]\nname: hungry\n_target_: hungry.Hungry\n", encoding="utf-8")
     with little_memory(3000 if desk.launcher == "ray" else 1300) as group:  # Ray's own processes take some
-        code, said = desk.typed("-m", "--config-dir", "conf", "condition=facts,huge", *SWEEP[2:], group=group)
+        code, said = desk.typed("-m", "--config-dir", "conf", "battery=h1,hungry", "condition=facts", *SWEEP[2:], group=group)
     if desk.launcher == "basic":
         assert code == -signal.SIGKILL
         command = [sys.executable, "-m", "tinylab.aggregate", str(desk.sweep())]
         code = subprocess.run(command, capture_output=True, check=False, env=desk.environment).returncode
     assert code == 3, said
-    assert [(one["condition"], one["error"]["type"]) for one in desk.failures()] == [
-        ("huge", "WorkerDied" if desk.launcher in {"joblib", "ray"} else "Interrupted")
+    assert [(one["battery"], one["error"]["type"]) for one in desk.failures()] == [
+        ("hungry", "WorkerDied" if desk.launcher in {"joblib", "ray"} else "Interrupted")
     ]
     assert "killed" in desk.failures()[0]["error"]["message"]
-    assert [run.manifest["condition"] for run in load_sweep(desk.sweep()).runs] == ["facts"]
+    assert [run.manifest["battery"]["name"] for run in load_sweep(desk.sweep()).runs] == ["h1"]
 
 
 # --- interruption ---

@@ -46,6 +46,7 @@ def started(
 ) -> Iterator[subprocess.Popen[str]]:
     """A command that is running, in a process group of its own and maybe a control group, with Ctrl-C as in a terminal."""
     code = ("import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "signal.signal(signal.SIGHUP, signal.SIG_DFL); "  # whoever runs the tests may have it ignored, as nohup does
             "from tinylab.app import main; sys.exit(main())")
     if group is not None:
         code = f"import os; open({str(group)!r}, 'w').write(str(os.getpid())); {code}"
