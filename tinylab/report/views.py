@@ -28,7 +28,7 @@ class View:
 
 def title_of(manifest: dict[str, Any]) -> str:
     """What a run was: battery with its settings, condition, model."""
-    return f"{manifest['described']} on {manifest['condition']}, {manifest['model']}"
+    return f"{manifest.get('described') or manifest['battery']['name']} on {manifest['condition']}, {manifest['model']}"
 
 
 def run_view(folder: RunFolder, manifest: dict[str, Any]) -> View:
