@@ -41,7 +41,7 @@ class Checkpoint:
         self._pause, self._kept_at = WAIT, time.monotonic()
 
     def restore(self, empty: EvaluationState) -> EvaluationState:
-        """See `tinylab.engine.base.Keeper`. A file of other work, or that cannot be read, does not count."""
+        """See `tinylab.engine.base.Checkpointer`. A file of other work, or that cannot be read, does not count."""
         if not self._path.is_file():
             return empty
         try:
@@ -56,7 +56,7 @@ class Checkpoint:
         return found
 
     def keep(self, state: EvaluationState) -> None:
-        """See `tinylab.engine.base.Keeper`. What cannot be kept is told once, and fails nothing."""
+        """See `tinylab.engine.base.Checkpointer`. What cannot be kept is told once, and fails nothing."""
         if time.monotonic() - self._kept_at < self._pause:
             return
         began = time.monotonic()
