@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinylab.report import console, observers
+from tinylab.report.views import title_of
 from typed import SHORT
 
 Command = Callable[..., int]
@@ -40,3 +41,7 @@ def test_a_sweeps_report_that_breaks_is_logged_and_fails_no_sweep(
     assert tinylab("-m", "condition=cond_a,cond_b", *SHORT) == 0
     (sweep,) = Path("outputs/sweeps").glob("*/manifest.json")
     assert json.loads(sweep.read_text())["status"] == "complete"
+
+
+def test_a_run_of_before_that_does_not_describe_its_battery_has_a_title() -> None:
+    assert title_of({"battery": {"name": "h1"}, "condition": "facts", "model": "tiny"}) == "h1 on facts, tiny"
