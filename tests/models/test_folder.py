@@ -99,6 +99,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a bottomless config": (lambda at: (at / "config.json").write_text("[" * 100_000), "config.json is not JSON"),
     "a tokenizer config that is a list": (
         lambda at: (at / "tokenizer_config.json").write_text("[]"), "tokenizer_config.json is not a JSON object, got a list"),
+    "a length that is no number": (
+        lambda at: config(at, "tokenizer_config.json", model_max_length={}), "cannot be loaded .*not supported between"),
     "a tokenizer that is none": (lambda at: (at / "tokenizer.json").write_text("[]"), "cannot be loaded"),
     "layers that are no number": (lambda at: config(at, n_layer="four"), "cannot be loaded as a causal language model"),
     "a model type that is a list": (lambda at: config(at, model_type=["gpt2"]), "cannot be loaded"),

@@ -18,6 +18,15 @@ class Lexicon:
         self.backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         self._gaps: dict[str, list[str]] = {}
 
+    def try_out(self) -> None:
+        """Ask everything once, so that settings of which the tokenizer cannot make anything are found before it is needed.
+
+        Raises:
+            Exception: what the tokenizer's own code makes of them.
+        """
+        self.tokenizer.decode(self.tokenizer.encode("a"))
+        _ = self.lost("a"), self.prefix, self.specials
+
     def lost(self, text: str) -> list[str]:
         """The parts of a text that no token stands for: left out, or behind a token for the unknown.
 

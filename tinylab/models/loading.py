@@ -18,6 +18,7 @@ from tinylab.errors import ModelError, TinylabError, first_sentence
 from tinylab.machine.gpus import take_gpu
 from tinylab.models.device import check_dtype
 from tinylab.models.folder import TOKENIZER_FILES, read_object
+from tinylab.models.lexicon import Lexicon
 from tinylab.models.network import CausalModel
 from tinylab.models.tensors import check_numbers, check_tensors
 from tinylab.models.weights import ModelIdentity, hub_folder, identify, model_folder
@@ -105,6 +106,7 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
                 raise ModelError(f"{what}: no tokenizer in it; expected one of {', '.join(TOKENIZER_FILES)}.")
             _check_tokenizer(folder, what, shape.model_type)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            Lexicon(tokenizer).try_out()
             if weights:
                 model, info = AutoModelForCausalLM.from_pretrained(
                     folder, config=shape, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
