@@ -10,7 +10,7 @@ PEERS := .venv-peers
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation schemas check bench bench-peers clean
+.PHONY: demo test test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation schemas check bench bench-peers clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -21,6 +21,12 @@ test: $(VENV)/.dev ## the whole suite
 test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; engines and models with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(SPREAD) tests/engine tests/interventions tests/embedded/test_embedded_model.py tests/models/test_hub.py
+
+real-models: $(VENV)/.dev ## fetch two trained models (350 MB) into .real-models and convert them (2 GB)
+	$(BIN)/python tests/real_models.py
+
+test-real: real-models ## runs on trained models: GGUF files, tokenizers, templates, what a command costs
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m real tests/real
 
 test-same: $(VENV)/.dev ## every file, column and number is that of the base commit, which has to be in the clone
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m same tests/test_same_numbers.py

@@ -88,8 +88,8 @@ class ModelConfig:
         """What results call the model: its hub id, its folder's name, or which planted one it is."""
         if self.path is None:
             return str(self.name)
-        folder = Path(self.path.removeprefix("pkg://")).expanduser().resolve().name
-        return folder if self.variant is None else f"planted-{self.variant}"
+        name = Path(self.path.removeprefix("pkg://")).expanduser().resolve().name.removesuffix(".gguf")
+        return name if self.variant is None else f"planted-{self.variant}"
 
 
 @dataclass(kw_only=True)

@@ -18,10 +18,19 @@ from tinylab.errors import ModelError, TinylabError, first_sentence
 from tinylab.machine.gpus import take_gpu
 from tinylab.models.device import check_dtype
 from tinylab.models.folder import TOKENIZER_FILES, read_object
+from tinylab.models.gguf import (
+    as_transformers_reads,
+    check_config,
+    check_numbers_taken,
+    is_gguf,
+    load_weights,
+    read_header,
+)
 from tinylab.models.lexicon import Lexicon
 from tinylab.models.network import CausalModel
 from tinylab.models.tensors import check_numbers, check_tensors
 from tinylab.models.weights import ModelIdentity, hub_folder, identify, model_folder
+from tinylab.paths import locate
 
 ATTENTIONS = (None, "eager", "sdpa")
 EXPERTS = (None, "eager", "grouped_mm", "batched_mm")
@@ -94,42 +103,81 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
     """A model on the CPU, or its modules alone on the meta device."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     what = f"model.path={config.path}" if config.path is not None else f"model.name={config.name}"
-    dtype = getattr(torch, config.dtype)
-    with _quiet_transformers():
-        folder = _folder(config, identity, weights=weights)
+    packed = config.path is not None and is_gguf(config.path)
+    with quiet_transformers():
+        source = locate(str(config.path)) if packed else _folder(config, identity, weights=weights)
         try:
-            shape = _shape(folder, what)  # its error names an unknown architecture
-            if config.path is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-                raise ModelError(f"{what}: no tokenizer in it; expected one of {', '.join(TOKENIZER_FILES)}.")
-            _check_tokenizer(folder, what, shape.model_type)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            read = _read_gguf if packed else _read_folder
+            model, tokenizer, quantisation = read(source, config, what, weights=weights)
             Lexicon(tokenizer).try_out()
             if weights:
-                model, info = AutoModelForCausalLM.from_pretrained(
-                    folder, config=shape, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # they are refused below, by name
-                )
-                check_tensors(info, what, type(model).__name__, towers=hasattr(shape, "vision_config"))
                 check_numbers(model, what, config.dtype)
-            else:
-                with torch.device("meta"):
-                    model = AutoModelForCausalLM.from_config(shape, dtype=dtype, trust_remote_code=False)
         except (torch.OutOfMemoryError, MemoryError, TinylabError):
             raise
         except Exception as error:  # what a file makes other libraries raise: tokenizers raises a bare one
             expected = "config.json, model.safetensors and tokenizer files of an architecture that transformers knows"
-            source = folder if config.path is not None else identity.name
+            told = identity.name if config.path is None else source
             reason = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ is not None else error
-            raise ModelError(f"{source}: cannot be loaded as a causal language model ({first_sentence(reason)}); "
-                             f"expected {expected}.") from error
+            raise ModelError(f"{told}: cannot be loaded as a causal language model ({first_sentence(reason)}); "
+                             f"expected {'a whole file' if packed else expected}.") from error
     if config.dtype == "float64":
         model.set_experts_implementation("eager")  # the grouped matmul for mixtures of experts has no float64
     model.eval()
     model.requires_grad_(False)
-    return CausalModel(model=model, tokenizer=tokenizer, identity=identity, add_bos=config.add_bos)
+    return CausalModel(model=model, tokenizer=tokenizer, identity=identity, add_bos=config.add_bos, quantisation=quantisation)
+
+
+def _read_folder(folder: Path, config: ModelConfig, what: str, *, weights: bool) -> tuple[Any, Any, None]:
+    """Model and tokenizer of a folder with safetensors."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    dtype = getattr(torch, config.dtype)
+    shape = _shape(folder, what)  # its error names an unknown architecture
+    if config.path is not None and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ModelError(f"{what}: no tokenizer in it; expected one of {', '.join(TOKENIZER_FILES)}.")
+    _check_tokenizer(folder, what, shape.model_type)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if not weights:
+        return _modules(shape, dtype), tokenizer, None
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, config=shape, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below, by name
+    )
+    check_tensors(info, what, type(model).__name__, towers=hasattr(shape, "vision_config"))
+    return model, tokenizer, None
+
+
+def _read_gguf(file: Path, config: ModelConfig, what: str, *, weights: bool) -> tuple[Any, Any, dict[str, Any]]:
+    """Model and tokenizer of a GGUF file, and how it is quantised."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer
+
+    header, dtype = read_header(file, what), getattr(torch, config.dtype)
+    if (way := header.unknown_words) is not None:
+        log.warning("%s: transformers does not know how %s cuts text into words, and cuts it as GPT-2 does: compare the tokens "
+                    "with those of the model's own tokenizer", what, way)
+    with as_transformers_reads(file) as source:
+        shape = _plain(AutoConfig.from_pretrained(**source), what)
+        check_config(header, shape, what)
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        if not weights:
+            return _modules(shape, dtype), tokenizer, header.quantisation()
+        model, info = load_weights(source, shape, dtype)
+    check_tensors(info, what, type(model).__name__, described="its header")
+    check_numbers_taken(header, model, what)
+    return model, tokenizer, header.quantisation()
+
+
+def _modules(shape: Any, dtype: Any) -> Any:
+    """A model's modules without its weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(shape, dtype=dtype, trust_remote_code=False)
 
 
 def _folder(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Path:
@@ -173,7 +221,15 @@ def _shape(folder: Path, what: str) -> Any:
     if content.get("auto_map") and content.get("model_type") not in CONFIG_MAPPING:
         raise ModelError(f"{what}: its config.json asks for code of its own (auto_map) for the model type "
                          f"{content.get('model_type')!r}, which is never run; use a model that transformers has a class for.")
-    shape = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return _plain(AutoConfig.from_pretrained(folder, trust_remote_code=False), what)
+
+
+def _plain(shape: Any, what: str) -> Any:
+    """A config without what its source has no say in.
+
+    Raises:
+        ModelError: it is no decoder's.
+    """
     if shape.is_encoder_decoder:
         raise ModelError(f"{what}: {shape.model_type} is an encoder-decoder, whose decoder cannot run alone; use a causal "
                          "language model (a decoder).")
@@ -190,8 +246,8 @@ def _shape(folder: Path, what: str) -> Any:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No loading bars and reports of other libraries in the middle of our own messages."""
+def quiet_transformers() -> Iterator[None]:
+    """While open: no loading bars and reports of other libraries in the middle of our own messages."""
     from transformers.utils import logging as transformers_logging
 
     level = transformers_logging.get_verbosity()

@@ -29,6 +29,7 @@ class CausalModel:
     tokenizer: Any
     identity: ModelIdentity
     add_bos: bool
+    quantisation: dict[str, Any] | None = None  # of the file's weights, None where they are plain numbers
 
     @property
     def device(self) -> torch.device:

@@ -24,7 +24,8 @@ _TOLD = 3
 """Names that a message has at most."""
 
 
-def check_tensors(info: Mapping[str, Any], what: str, architecture: str, *, towers: bool = False) -> None:
+def check_tensors(info: Mapping[str, Any], what: str, architecture: str, *, towers: bool = False,
+                  described: str = "config.json") -> None:
     """Refuse weights that are not the architecture's.
 
     Args:
@@ -32,6 +33,7 @@ def check_tensors(info: Mapping[str, Any], what: str, architecture: str, *, towe
         what: the model, for the message.
         architecture: the class that was loaded.
         towers: whether the file is of a model that reads images too, of which the language model alone may be loaded.
+        described: what says which tensors there are.
 
     Raises:
         ModelError: a tensor is missing, has another shape, or has no place in the architecture.
@@ -45,9 +47,9 @@ def check_tensors(info: Mapping[str, Any], what: str, architecture: str, *, towe
     }
     told = "; they ".join(f"{verb} {_some(names)}" for verb, names in found.items() if names)
     if told:
-        raise ModelError(f"{what}: its weights are not those of a {architecture} as config.json describes it: they {told}; "
+        raise ModelError(f"{what}: its weights are not those of a {architecture} as {described} describes it: they {told}; "
                          "expected every tensor of the architecture and no other (what is missing would be random numbers), so "
-                         "mend config.json or the names of the tensors.")
+                         f"mend {described} or the names of the tensors.")
 
 
 def check_numbers(model: nn.Module, what: str, dtype: str) -> None:

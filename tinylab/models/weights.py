@@ -16,6 +16,7 @@ from pathlib import Path
 from tinylab.config.groups import ModelConfig
 from tinylab.errors import ModelError, first_sentence
 from tinylab.models.folder import INDEX, SMALL, WEIGHTS, check_folder, determining, listed, weight_files
+from tinylab.models.gguf import is_gguf, read_header
 from tinylab.paths import PACKAGE_SCHEME, locate
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -37,9 +38,10 @@ def identify(config: ModelConfig) -> ModelIdentity:
     Raises:
         ModelError: the folder is not a model, or the hub id cannot be resolved.
     """
+    if config.path is not None and is_gguf(config.path):
+        return ModelIdentity(config.label, None, _digest(model_file(config.path)))
     if config.path is not None:
-        folder = model_folder(config.path)
-        return ModelIdentity(config.label, None, _folder_digest(folder))
+        return ModelIdentity(config.label, None, _folder_digest(model_folder(config.path)))
     assert config.name is not None
     return ModelIdentity(config.name, _hub_commit(config.name, config.revision), None)
 
@@ -57,6 +59,18 @@ def model_folder(path: str) -> Path:
     check_folder(folder, f"model.path={path}", own=path.startswith(PACKAGE_SCHEME))
     weight_files(folder, f"model.path={path}")
     return folder
+
+
+def model_file(path: str) -> Path:
+    """The GGUF file that a config's `path` means.
+
+    Raises:
+        ModelError: there is none.
+    """
+    file = locate(path)
+    if not file.is_file():
+        raise ModelError(f"model.path={path}: no such file; expected a GGUF file.")
+    return file
 
 
 def hub_folder(name: str, commit: str, *, weights: bool) -> Path:
@@ -91,6 +105,8 @@ def loaded_bytes(config: ModelConfig) -> int | None:
     Raises:
         ModelError: see `identify`.
     """
+    if config.path is not None and is_gguf(config.path):
+        return read_header(model_file(config.path), f"model.path={config.path}").numbers * BYTES[config.dtype]
     if config.path is not None:
         folder = model_folder(config.path)
     else:
@@ -115,9 +131,13 @@ def _folder_digest(folder: Path) -> str:
     """sha256 over the names and contents of what determines a local model's numbers."""
     digest = hashlib.sha256()
     for file in determining(folder):
-        stat = file.stat()
-        digest.update(f"{file.name}\0{_file_digest(file, stat.st_size, stat.st_mtime_ns)}\n".encode())
+        digest.update(f"{file.name}\0{_digest(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _digest(file: Path) -> str:
+    stat = file.stat()
+    return _file_digest(file, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)

@@ -61,6 +61,7 @@ def provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str,
         "architecture": type(model.model).__name__,
         "n_layers": model.n_layers,
         "n_heads": model.n_heads,
+        "quantisation": model.quantisation,
         "tokenizer": model.describe_tokenizer(),
         "bos": {"add_bos": model.add_bos, "token_id": model.bos},
         "corpus": {
