@@ -19,6 +19,7 @@ from slurm_cluster import Cluster, NoCluster, cluster, install
 Command = Callable[..., int]
 Within = Callable[[str, float, float], None]
 has_ray = find_spec("hydra_plugins") is not None and find_spec("hydra_plugins.hydra_ray_launcher") is not None
+REAL = Path(os.environ.get("TINYLAB_REAL_MODELS", Path(__file__).parents[1] / ".real-models"))
 needs_ray = pytest.mark.skipif(not has_ray, reason="the extra `ray` is not installed here; make test-ray installs it")
 
 
@@ -100,6 +101,18 @@ def machine() -> Iterator[Cluster]:
                 yield running
         except NoCluster as reason:
             pytest.skip(f"NO SLURM HERE, nothing of it was tested: {reason}")
+
+
+@pytest.fixture
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct: 30 layers × 9 heads, no BOS, a chat template (`make real-models`)."""
+    return REAL / "smollm2"
+
+
+@pytest.fixture
+def gemma3() -> Path:
+    """Gemma 3 270M: 18 layers × 4 heads, sliding windows, BOS, 262,144 words (`make real-models`)."""
+    return REAL / "gemma3"
 
 
 def only(folder: Path, pattern: str) -> Path:

@@ -1,0 +1,271 @@
+"""`make findings`: H1 and H2 on two trained models and the five shipped conditions, written to docs/findings.md.
+
+Runs are those of the command line, reused where they are finished. Every number of the document is computed here from their
+tables; the sentences that go with them are in `PROSE` and claim nothing that `check` does not assert of the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+
+import tinylab
+from benchmarks.report import machine_sentence
+from tinylab.measures.statistics import bootstrap_interval
+from tinylab.results import Run, Sweep
+
+ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs/findings.md"
+REAL = Path(os.environ.get("TINYLAB_REAL_MODELS", ROOT / ".real-models"))
+CONDITIONS = ("facts", "negation", "logic", "ioi", "induction")
+MODELS = {"smollm2": "SmolLM2-135M-Instruct", "gemma3": "Gemma 3 270M"}
+BATTERIES = {
+    "h1": ("H1, each head zeroed", ["battery=h1"]),
+    "layer_resid": ("H2, residual stream", ["battery=h2"]),
+    "mlp_out": ("H2, MLP output", ["battery=h2", "battery.granularity=mlp_out"]),
+    "head_out": ("H2, all heads of a layer", ["battery=h2", "battery.granularity=head_out"]),
+    "per_head": ("H2, each head", ["battery=h2", "battery.granularity=head_out", "battery.per_head=true"]),
+}
+OF_HEADS = ("h1", "per_head")
+EXAMPLES = 32
+TOP = 10
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The sweeps of one model, by battery."""
+
+    name: str
+    sweeps: dict[str, Sweep]
+
+    def run(self, battery: str, condition: str) -> Run:
+        """One run."""
+        return next(run for run in self.sweeps[battery].runs if run.manifest["condition"] == condition)
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Layers, heads."""
+        provenance = self.run("h1", CONDITIONS[0]).manifest["provenance"]
+        return provenance["n_layers"], provenance["n_heads"]
+
+    def able(self, condition: str) -> bool:
+        """Whether the model gets at least half of both sides of a task right."""
+        ability = self.run("h1", condition).summary["ability"]
+        return min(ability[side]["accuracy"] for side in ("clean", "corrupt")) >= 0.5
+
+    def changes(self, battery: str, condition: str) -> pd.DataFrame:
+        """Each example's change of the logit difference, a column for each component; index: example and template."""
+        rows = self.run(battery, condition).per_example.query("metric == 'logit_diff' and control == 'none'")
+        unit = ["layer", "head"] if battery in OF_HEADS else ["layer"]
+        changed = rows.assign(change=rows["value"] - rows["baseline"])
+        return changed.pivot_table(index=["example", "template"], columns=unit, values="change")
+
+    def strongest(self, battery: str, condition: str) -> list[tuple[int, ...]]:
+        """The components with the largest mean |change|."""
+        mean = self.changes(battery, condition).mean()
+        order = mean.abs().sort_values(ascending=False, kind="stable").index[:TOP]
+        return [tuple(np.atleast_1d(component).tolist()) for component in order]
+
+    def recovery(self, battery: str, condition: str) -> pd.Series:
+        """Recovery by layer (or by layer and head)."""
+        impact = self.run(battery, condition).impact.query("metric == 'recovery'")
+        return impact.groupby(["layer", "head"] if battery in OF_HEADS else "layer")["value"].mean()
+
+
+def sweep(model: str, battery: str, examples: int) -> Sweep:
+    """One sweep over the conditions, computed or reused."""
+    name = f"findings_{model}_{battery}"
+    command = [sys.executable, "-m", "tinylab", "-m", f"condition={','.join(CONDITIONS)}", *BATTERIES[battery][1], "model=local",
+               f"model.path={REAL / model}", f"condition.n_examples={examples}", f"sweep_name={name}"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    newest = max((ROOT / "outputs/sweeps").glob(f"{name}_*"), key=lambda folder: folder.stat().st_mtime)
+    return tinylab.load_sweep(newest)
+
+
+def interval(changes: pd.Series, *, by_template: bool) -> str:
+    """The 95 % bootstrap interval of a mean, over examples or over whole templates."""
+    clusters = list(changes.index.get_level_values("template")) if by_template else [None] * len(changes)
+    bounds, _ = bootstrap_interval(changes.to_numpy()[:, None], lambda means: means[:, 0], clusters=clusters)
+    return "–" if bounds is None else f"[{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def ability_table(models: Sequence[Findings]) -> str:
+    """Can the models do the tasks."""
+    rows = []
+    for model in models:
+        for condition in CONDITIONS:
+            run = model.run("h1", condition)
+            sides = [run.summary["ability"][side] for side in ("clean", "corrupt")]
+            corpus = run.manifest["provenance"]["corpus"]
+            dropped = sum(corpus["dropped"].values())
+            rows.append([
+                MODELS[model.name], f"`{condition}`", " / ".join(f"{side['accuracy']:.2f}" for side in sides),
+                " / ".join(f"{side['target_probability']:.2f}" for side in sides),
+                " / ".join(f"{run.summary['baselines'][side]['logit_diff']['mean']:+.2f}" for side in ("clean", "corrupt")),
+                sides[0]["n"], dropped, "yes" if model.able(condition) else "**no**",
+            ])
+    return table(["model", "condition", "top-1, clean / corrupt", "probability of the answer", "logit difference", "pairs",
+                  "rows dropped", "at least half right"], rows)
+
+
+def heads_table(model: Findings, battery: str) -> str:
+    """The heads that matter most in each condition."""
+    rows = []
+    for condition in CONDITIONS:
+        changes = model.changes(battery, condition)
+        templates = changes.groupby("template").mean()
+        for component in model.strongest(battery, condition)[:SHOWN]:
+            own = changes[component]
+            same = int((np.sign(templates[component]) == np.sign(own.mean())).sum())
+            rows.append([f"`{condition}`", ".".join(map(str, component)), f"{own.mean():+.2f}",
+                         interval(own, by_template=False), interval(own, by_template=True), f"{same} of {len(templates)}"])
+    return table(["condition", "head", "change of the logit difference", "95 % over pairs", "95 % over templates",
+                  "templates with that sign"], rows)
+
+
+def shared(model: Findings, battery: str, conditions: Sequence[str]) -> tuple[set[tuple[int, ...]], float, float, float]:
+    """Components among the strongest of every condition; by chance; the mean over pairs of conditions; by chance."""
+    tops = [set(model.strongest(battery, condition)) for condition in conditions]
+    total = model.changes(battery, conditions[0]).shape[1]
+    k = len(tops[0])
+    pairs = [len(a & b) for a, b in combinations(tops, 2)]
+    return set.intersection(*tops), total * (k / total) ** len(tops), float(np.mean(pairs)) if pairs else np.nan, k * k / total
+
+
+def invariants_table(models: Sequence[Findings]) -> str:
+    """Components that are among the strongest of every condition, beside chance."""
+    rows = []
+    for model in models:
+        able = [condition for condition in CONDITIONS if model.able(condition)]
+        for battery in BATTERIES:
+            for told, conditions in (("all five", CONDITIONS), (f"the {len(able)} it can do", able)):
+                if len(conditions) < 2 or (told != "all five" and len(able) == len(CONDITIONS)):
+                    continue
+                found, chance, pairs, pairs_by_chance = shared(model, battery, conditions)
+                names = ", ".join(".".join(map(str, one)) for one in sorted(found)) or "none"
+                rows.append([MODELS[model.name], BATTERIES[battery][0], told, len(found), f"{chance:.2f}", names,
+                             f"{pairs:.1f}", f"{pairs_by_chance:.1f}"])
+    return table(["model", "battery", "conditions", f"shared of {TOP}", "by chance", "which", "shared by two conditions, mean",
+                  "by chance"], rows)
+
+
+def depth_table(models: Sequence[Findings]) -> str:
+    """Where effects lie, as a fraction of the model's depth."""
+    rows = []
+    for condition in CONDITIONS:
+        cells: list[object] = [f"`{condition}`"]
+        for model in models:
+            layers = model.shape[0]
+            resid = model.recovery("layer_resid", condition)
+            half = resid.index[(resid >= 0.5).to_numpy()]
+            cells.append(f"{(int(half[0]) + 1) / layers:.2f} (layer {int(half[0])})" if len(half) else "–")
+            for battery in OF_HEADS:
+                cells.append(f"{np.mean([(layer + 1) / layers for layer, _ in model.strongest(battery, condition)]):.2f}")
+        rows.append(cells)
+    names = [MODELS[model.name] for model in models]
+    what = ("residual stream recovers half at", f"{TOP} strongest heads, H1", f"{TOP} strongest heads, H2")
+    return table(["condition", *(f"{name}: {one}" for name in names for one in what)], rows)
+
+
+def overlap_table(models: Sequence[Findings]) -> str:
+    """Heads that are strongest both when zeroed and when patched."""
+    rows = []
+    for model in models:
+        total = model.shape[0] * model.shape[1]
+        counts = [len(set(model.strongest("h1", c)) & set(model.strongest("per_head", c))) for c in CONDITIONS]
+        rows.append([MODELS[model.name], *counts, f"{TOP * TOP / total:.1f}"])
+    return table(["model", *(f"`{condition}`" for condition in CONDITIONS), "by chance"], rows)
+
+
+def time_table(models: Sequence[Findings]) -> str:
+    """What it took."""
+    rows = []
+    for model in models:
+        for battery, (title, _) in BATTERIES.items():
+            told = [model.run(battery, condition).manifest["provenance"] for condition in CONDITIONS]
+            rows.append([MODELS[model.name], title, sum(t["forwards"] for t in told), f"{sum(t['states'] for t in told):,}",
+                         f"{sum(t['engine_seconds'] for t in told):.0f}", f"{sum(t['wall_seconds'] for t in told):.0f}"])
+    return table(["model", "battery, five conditions", "forward passes", "states", "seconds in the engine", "seconds in all"], rows)
+
+
+def draw_heads(model: Findings, path: Path) -> None:
+    """H1: a panel for each condition; colours are the change as a fraction of the unmodified logit difference."""
+    figure, axes = matplotlib.pyplot.subplots(1, len(CONDITIONS), figsize=(12, 4.4), layout="constrained", sharey=True)
+    for axis, condition in zip(axes, CONDITIONS, strict=True):
+        base = abs(model.run("h1", condition).summary["baselines"]["clean"]["logit_diff"]["mean"])
+        grid = model.changes("h1", condition).mean().unstack("head") / base
+        image = axis.imshow(grid.to_numpy(), cmap="RdBu", vmin=-0.5, vmax=0.5, aspect="auto", origin="lower")
+        axis.set(title=condition + ("" if model.able(condition) else " (cannot do it)"), xlabel="head")
+        axis.set_xticks(range(grid.shape[1]))
+    axes[0].set_ylabel("layer")
+    figure.colorbar(image, ax=list(axes), label="change, fraction of the logit difference")
+    figure.suptitle(f"{MODELS[model.name]}: each head zeroed")
+    figure.savefig(path, dpi=100)
+    matplotlib.pyplot.close(figure)
+
+
+def draw_layers(models: Sequence[Findings], path: Path) -> None:
+    """H2: recovery by relative depth, a line for each condition."""
+    kinds = [battery for battery in BATTERIES if battery not in OF_HEADS and battery != "h1"]
+    figure, axes = matplotlib.pyplot.subplots(len(models), len(kinds), figsize=(12, 6), layout="constrained", sharex=True)
+    for row, model in zip(axes, models, strict=True):
+        for axis, kind in zip(row, kinds, strict=True):
+            for condition in CONDITIONS:
+                found = model.recovery(kind, condition)
+                style = "-" if model.able(condition) else ":"
+                axis.plot((found.index + 1) / model.shape[0], found, style, label=condition)
+            axis.set(title=f"{MODELS[model.name]}: {BATTERIES[kind][0]}", xlabel="depth", ylabel="recovery")
+            axis.axhline(0, color="grey", linewidth=0.5)
+    axes[0][0].legend(fontsize=8)
+    figure.savefig(path, dpi=100)
+    matplotlib.pyplot.close(figure)
+
+
+def write(models: Sequence[Findings], examples: int) -> None:
+    """Write the document and its pictures."""
+    matplotlib.use("agg")
+    for model in models:
+        draw_heads(model, DOCUMENT.with_name(f"findings_{model.name}.png"))
+    draw_layers(models, DOCUMENT.with_name("findings_layers.png"))
+    parts = PROSE.format(
+        examples=examples, top=TOP, machine=machine_sentence(), ability=ability_table(models),
+        **{f"{model.name}_{battery}": heads_table(model, battery) for model in models for battery in OF_HEADS},
+        invariants=invariants_table(models), depth=depth_table(models), overlap=overlap_table(models), time=time_table(models),
+    )
+    DOCUMENT.write_text(parts, encoding="utf-8")
+
+
+PROSE = """# Findings on two trained models
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is not there yet and write the document; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=EXAMPLES, help="pairs of each condition")
+    args = parser.parse_args(argv)
+    models = [Findings(model, {battery: sweep(model, battery, args.examples) for battery in BATTERIES}) for model in MODELS]
+    write(models, args.examples)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
