@@ -100,8 +100,13 @@ class Case:
         """Add a round.
 
         Raises:
-            Failed: the numbers are apart, or not of the same interventions and rows.
+            Failed: the numbers are apart, or not of the same interventions and rows; the first run found a kept verdict of the
+                self-check, or the second did not.
         """
+        found = [(ran.provenance.get("self_check") or {}).get("cached") for ran in (first, second)]
+        if found not in ([None, None], [False, True]):
+            raise Failed(f"{self.model}, {self.battery}, {self.pairs} pairs: a verdict of the self-check was there already for "
+                         f"the first run: {found[0]}, for the second: {found[1]}; expected False and True.")
         for ran in (first, second):
             difference = _difference(ran.numbers, plain.numbers)
             if not difference <= ALLOWED:

@@ -250,6 +250,23 @@ def test_numbers_that_are_not_those_of_the_plain_script_are_no_measurement(
     assert not case.plain
 
 
+@pytest.mark.parametrize(("first", "second", "good"), [
+    (None, None, True), (False, True, True), (True, True, False), (False, False, False), (False, None, False),
+])
+def test_a_second_run_is_one_that_found_what_the_first_kept(first: bool | None, second: bool | None, good: bool) -> None:
+    def ran(cached: bool | None) -> Ran:
+        checked = None if cached is None else {"verdict": "pass", "cached": cached}
+        return Ran(1.0, numbers(2.0), {"engine": "forked", "engine_seconds": 1.0, "self_check": checked})
+
+    case = end_to_end.Case("small", "h1", 1)
+    if good:
+        case.add(ran(first), Ran(2.0, numbers(2.0), {}), ran(second))
+    else:
+        with pytest.raises(Failed, match=f"first run: {first}, for the second: {second}"):
+            case.add(ran(first), Ran(2.0, numbers(2.0), {}), ran(second))
+    assert len(case.second) == good
+
+
 def test_ratios_are_of_medians_and_beside_their_targets() -> None:
     case, told_of = end_to_end.Case("small", "h2", 1), {"engine": "forked", "engine_seconds": 0.5}
     for plain, first, second in ((60, 20, 10), (61, 21, 11), (600, 20, 10)):
