@@ -10,7 +10,7 @@ PEERS := .venv-peers
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation schemas check bench bench-peers clean
+.PHONY: demo test test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation schemas check bench bench-peers bench-real findings clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -75,6 +75,9 @@ bench: $(VENV)/.base ## speed, states, peak and memory against plain hooks; writ
 
 bench-peers: $(PEERS)/.dev ## the same with TransformerLens and nnsight beside it on the distinct prompts
 	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python benchmarks/run.py
+
+bench-real: $(VENV)/.base ## whole runs on two trained models beside a plain script; writes its section of docs/benchmarks.md
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/end_to_end.py
 
 clean: ## remove the environment and caches; outputs/ stays
 	rm -rf $(VENV) $(OLD) $(RAY) $(PEERS) .mypy_cache .ruff_cache .pytest_cache

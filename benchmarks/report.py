@@ -20,6 +20,7 @@ from rich.table import Table
 
 from benchmarks import aggregate
 from benchmarks.curves import PROMPT_TOKENS, LayoutPoint, Point
+from benchmarks.document import kept
 from benchmarks.memory import PLAIN_PASSES, Style
 from benchmarks.profiles import BIASES, EMBEDDED, FEW, HEADS_PER_LAYER, KINDS, MANY, OTHER, OUTSIDE, UNEMBEDDING, Profile
 from benchmarks.side_by_side import ENOUGH_ROUNDS, SAMPLE, Case
@@ -30,7 +31,8 @@ EXCESS_TARGET = 0.05
 PEAK_TARGET = 0.70
 INTRODUCTION = f"""# Benchmarks
 
-Written by `make bench`; every number below is of one run on one machine.
+Written by `make bench`, but "End to end on trained models", which is `make bench-real`'s; all other numbers are of one run on one
+machine.
 
 (a) is one forward pass per intervention with plain module hooks, on one padded batch of all prompts, with the logits of
 every row. (a') is the same with the logits of the reading row only. (b) is the forked engine. All three compute the same
@@ -138,14 +140,15 @@ def machine(results: Results) -> dict[str, str]:
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "platform": platform.platform(),
-        "CPU": f"{_cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch",
+        "CPU": f"{cpu()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads of torch",
         "device": torch.cuda.get_device_name(results.device) if on_gpu else "the CPU",
         "model": f"{results.shape}{parameters}, {results.dtype}",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}",
     }
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """The processor's name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
@@ -185,9 +188,9 @@ def _verdicts(cases: Sequence[Case]) -> Sheet:
             some = _of(cases, task, kind)
             ratio, ceiling = (geometric_mean(values) for values in ([c.ratio for c in some], [_operations(c) for c in some]))
             name = f"(a) / (b), {task.label}, {kind}"
-            rows.append((name, f"≥ {wanted:g}×", f"{ratio:.2f}×", f"{ceiling:.2f}×", _met(ratio >= wanted)))
+            rows.append((name, f"≥ {wanted:g}×", f"{ratio:.2f}×", f"{ceiling:.2f}×", met(ratio >= wanted)))
     excess, peak = max(case.excess for case in cases), min(_forked_peak(case) for case in cases)
-    few, fast = _met(excess <= EXCESS_TARGET), _met(peak >= PEAK_TARGET)
+    few, fast = met(excess <= EXCESS_TARGET), met(peak >= PEAK_TARGET)
     rows.append(("states beyond the lower bound, worst case", f"≤ {EXCESS_TARGET:.0%}", f"{excess:.1%}", "", few))
     rows.append(("matmul peak reached by (b), worst case", f"≥ {PEAK_TARGET:.0%}", f"{peak:.0%}", "", fast))
     return Sheet("Targets", TARGETS_NOTE, ("what", "target", "found", "ratio of operations", "met"), rows)
@@ -197,8 +200,9 @@ def _of(cases: Sequence[Case], task: Task, kind: Kind) -> list[Case]:
     return [case for case in cases if case.task == task and case.workload.kind == kind]
 
 
-def _met(met: bool) -> str:
-    return "met" if met else "**not met**"
+def met(reached: bool) -> str:
+    """Of a target."""
+    return "met" if reached else "**not met**"
 
 
 def _operations(case: Case) -> float:
@@ -213,7 +217,7 @@ def _speed(cases: Sequence[Case]) -> Sheet:
     rows: list[tuple[str, ...]] = []
     for task in TASKS:
         for case in (case for case in cases if case.task == task):
-            times = [_spread(seconds) for seconds in (case.plain, case.reading, case.forked)]
+            times = [spread(seconds) for seconds in (case.plain, case.reading, case.forked)]
             size = f"{len(case.variants)} × {len(case.workload.pairs)}"
             rows.append((*_names(case), size, str(len(case.forked)), *times, f"{case.ratio:.2f}", f"{case.reading_ratio:.2f}"))
         corpora = _of(cases, task, "templated")
@@ -227,7 +231,8 @@ def _names(case: Case) -> tuple[str, str]:
     return case.task.label, case.workload.name
 
 
-def _spread(seconds: Sequence[float]) -> str:
+def spread(seconds: Sequence[float]) -> str:
+    """Median (least to most)."""
     return f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})" if len(seconds) > 1 else f"{seconds[0]:.2f}"
 
 
@@ -264,8 +269,8 @@ def _differences(cases: Sequence[Case]) -> Sheet:
 
 def _beside(results: Results) -> Sheet:
     rows = [
-        (*_names(case), f"{len(case.variants)} × {len(case.workload.pairs)}", tool, _spread(seconds), _spread(case.plain),
-         _spread(case.forked), f"{median(seconds) / median(case.forked):.2f}", f"{case.beside_difference[tool]:.1e}")
+        (*_names(case), f"{len(case.variants)} × {len(case.workload.pairs)}", tool, spread(seconds), spread(case.plain),
+         spread(case.forked), f"{median(seconds) / median(case.forked):.2f}", f"{case.beside_difference[tool]:.1e}")
         for case in results.cases for tool, seconds in case.beside.items()
     ]
     columns = (
@@ -334,14 +339,16 @@ def _sweeps(points: Sequence[aggregate.Point]) -> Sheet:
 
 
 def write(results: Results, out: Path, raw: Path, console: Console) -> None:
-    """The document, the raw numbers, and the tables on the console."""
+    """The document, but what another command writes of it, the raw numbers, and the tables on the console."""
     tables = sheets(results)
     for table in tables:
         table.show(console)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n\n".join([INTRODUCTION, *(table.markdown() for table in tables)]) + "\n", encoding="utf-8")
     raw.parent.mkdir(parents=True, exist_ok=True)
     raw.write_text(json.dumps(_raw(results), indent=1) + "\n", encoding="utf-8")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    other = kept(out.read_text(encoding="utf-8")) if out.is_file() else ""
+    parts = [INTRODUCTION, *(table.markdown() for table in tables), other]
+    out.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
     console.print(f"wrote {out} and {raw}")
 
 

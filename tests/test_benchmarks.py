@@ -13,14 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from rich.console import Console
+from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks import overhead
+from benchmarks import end_to_end, overhead
 from benchmarks.baselines import PlainRuns
 from benchmarks.bound import lower_bound
+from benchmarks.document import put
+from benchmarks.end_to_end import Failed, Ran
 from benchmarks.measure import counted
 from benchmarks.peers import KINDS, PeerRuns, installed
+from benchmarks.report import Results, write
 from benchmarks.side_by_side import SCORER, Case, forked_flops
 from benchmarks.workloads import SHAPES, TASKS, Task, Workload, corpus, distinct, embedded_model, gpt2, random_model
 from tinylab.engine.forked.budget import Budget
@@ -184,3 +191,117 @@ def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
         assert all(difference <= 1e-4 for difference in case["beside_difference"].values()), case
     assert [(sweep["runs"], sweep["rows"]) for sweep in measured["sweeps"]] == [(4, 4 * 400 * 4 * 3)]
     assert all(sweep[part] > 0 for sweep in measured["sweeps"] for part in ("whole", "mebibytes", "read", "join", "rank"))
+
+
+@pytest.fixture
+def small_model(tmp_path: Path) -> Path:
+    """A folder of models that holds a random Llama of 2 layers × 4 heads, whose tokenizer is the embedded model's."""
+    tokenizer = Tokenizer.from_file(str(ROOT / "tinylab/assets/tiny/tokenizer.json"))
+    words = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|endoftext|>")
+    config = LlamaConfig(vocab_size=len(words), initializer_range=0.2, pad_token_id=None, hidden_size=32, intermediate_size=64,
+                         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "models/small")
+    words.save_pretrained(tmp_path / "models/small")
+    return tmp_path / "models"
+
+
+def test_whole_runs_give_the_numbers_of_a_plain_script_beside_them(small_model: Path, tmp_path: Path) -> None:
+    document, raw = tmp_path / "benchmarks.md", tmp_path / "raw.json"
+    document.write_text("# Before\n")
+    command = [sys.executable, str(ROOT / "benchmarks/end_to_end.py"), "--models", "small", "--pairs", "6", "--rounds", "1",
+               "--threads", "1", "--out", str(document), "--raw", str(raw)]
+    environment = {**os.environ, "TINYLAB_REAL_MODELS": str(small_model)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    cases = json.loads(raw.read_text(encoding="utf-8"))["cases"]
+    sizes = [(case["model"], case["battery"], case["interventions"], case["pairs"], case["engine"]) for case in cases]
+    assert sizes == [("small", "h1", 8, 6, "forked"), ("small", "h2", 2, 6, "forked")]
+    for case in cases:
+        assert case["difference"] <= 1e-5, case  # logits of order 1 in float32
+        assert case["effect"] > 0.1, case
+        for seconds in ("plain", "first", "second", "engine_first", "engine_second"):
+            assert len(case[seconds]) == 1 and case[seconds][0] > 0, case
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith("# Before\n") and text.count(f"## {end_to_end.TITLE}") == 1
+    assert "| small | H1 all heads | 8 × 6 | 1 |" in text and "| small | H2 layer_resid last | 2 × 6 | 1 |" in text
+    assert str(ROOT) not in text
+
+
+def numbers(*values: float, example: int = 7) -> pd.DataFrame:
+    """Logit differences of heads 0, 1, … of layer 0 on one example."""
+    index = pd.MultiIndex.from_tuples([(0, head, example) for head in range(len(values))], names=["layer", "head", "example"])
+    return pd.DataFrame({"value": values, "baseline": 1.0}, index=index)
+
+
+@pytest.mark.parametrize(("first", "second", "told"), [
+    (numbers(2.0, 3.002), numbers(2.0, 3.0), "differ by 0.002 logits, more than 0.001"),
+    (numbers(2.0, 3.0), numbers(2.0, 3.002), "differ by 0.002 logits, more than 0.001"),
+    (numbers(2.0, float("nan")), numbers(2.0, 3.0), "differ by nan logits"),
+    (numbers(2.0), numbers(2.0, 3.0), "has 1 logit differences, the plain script 2"),
+    (numbers(2.0, 3.0, example=8), numbers(2.0, 3.0), "of other interventions or rows"),
+], ids=["first", "second", "no number", "fewer", "other rows"])
+def test_numbers_that_are_not_those_of_the_plain_script_are_no_measurement(
+    first: pd.DataFrame, second: pd.DataFrame, told: str
+) -> None:
+    case, told_of = end_to_end.Case("small", "h1", 1), {"engine": "forked", "engine_seconds": 1.0}
+    with pytest.raises(Failed, match=told):
+        case.add(Ran(1.0, first, told_of), Ran(1.0, numbers(2.0, 3.0), {}), Ran(1.0, second, told_of))
+    assert not case.plain
+
+
+@pytest.mark.parametrize(("first", "second", "good"), [
+    (None, None, True), (False, True, True), (True, True, False), (False, False, False), (False, None, False),
+])
+def test_a_second_run_is_one_that_found_what_the_first_kept(first: bool | None, second: bool | None, good: bool) -> None:
+    def ran(cached: bool | None) -> Ran:
+        checked = None if cached is None else {"verdict": "pass", "cached": cached}
+        return Ran(1.0, numbers(2.0), {"engine": "forked", "engine_seconds": 1.0, "self_check": checked})
+
+    case = end_to_end.Case("small", "h1", 1)
+    if good:
+        case.add(ran(first), Ran(2.0, numbers(2.0), {}), ran(second))
+    else:
+        with pytest.raises(Failed, match=f"first run: {first}, for the second: {second}"):
+            case.add(ran(first), Ran(2.0, numbers(2.0), {}), ran(second))
+    assert len(case.second) == good
+
+
+def test_ratios_are_of_medians_and_beside_their_targets() -> None:
+    case, told_of = end_to_end.Case("small", "h2", 1), {"engine": "forked", "engine_seconds": 0.5}
+    for plain, first, second in ((60, 20, 10), (61, 21, 11), (600, 20, 10)):
+        ran = [Ran(seconds, numbers(2.0, 3.0), told_of) for seconds in (first, plain, second)]
+        case.add(ran[0], ran[1], ran[2])
+    assert case.row() == (
+        "small", "H2 layer_resid last", "2 × 1", "3",
+        "61.00 (60.00 to 600.00)", "20.00 (20.00 to 21.00)", "10.00 (10.00 to 11.00)",
+        "3.05 (≥ 3: met)", "6.10 (≥ 6: met)", "0.0e+00", "2.0e+00",
+    )
+
+
+def test_a_model_that_is_not_there_is_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TINYLAB_REAL_MODELS", str(tmp_path))
+    with pytest.raises(SystemExit) as end:
+        end_to_end.main(["--models", "nothing"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'nothing'}: no model; `make real-models` fetches")
+
+
+def test_each_command_leaves_the_others_part_of_the_document(tmp_path: Path) -> None:
+    document, console = tmp_path / "benchmarks.md", Console(quiet=True)
+
+    def bench() -> str:
+        write(Results("gpt2", "cpu", "float32"), document, tmp_path / "raw.json", console)
+        return document.read_text(encoding="utf-8")
+
+    alone = bench()
+    document.write_text(put(alone, "## End\n\nold"), encoding="utf-8")
+    both = bench()
+    assert both.startswith(alone.rstrip()) and both.count("## End\n\nold") == 1
+    assert put(both, "## End\n\nnew") == both.replace("old", "new")
+    assert bench() == both
+    document.write_text(both.replace("<!-- end of make bench-real -->", ""), encoding="utf-8")
+    with pytest.raises(ValueError, match="put back the one that is missing"):
+        bench()
