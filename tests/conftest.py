@@ -22,6 +22,9 @@ has_ray = find_spec("hydra_plugins") is not None and find_spec("hydra_plugins.hy
 needs_ray = pytest.mark.skipif(not has_ray, reason="the extra `ray` is not installed here; make test-ray installs it")
 
 
+REAL = Path(os.environ.get("TINYLAB_REAL_MODELS", Path(__file__).parents[1] / ".real-models"))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ that tests measure")
     parser.addoption("--device", default="cpu", help="where test_families.py puts its models: cpu (the default), or cuda")
@@ -32,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker is not None and hasattr(os, "sched_setaffinity"):  # threads of two processes on the same cores wait for each other
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    kept = tempfile.TemporaryDirectory(prefix="tinylab-cache-")  # never the user's; for commands that tests start, too
+    os.environ["TINYLAB_CACHE"] = kept.name
+    config.add_cleanup(kept.cleanup)
     if config.getoption("--device") != "cpu":
         import torch
 
@@ -42,6 +48,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     measured = session.config.stash.get(validation.KEPT, {})
     if session.config.getoption("--write-docs") and exitstatus == pytest.ExitCode.OK and measured:
         validation.write(measured)
+
+
+@pytest.fixture
+def smollm2() -> Path:
+    return REAL / "smollm2"
+
+
+@pytest.fixture
+def gemma3() -> Path:
+    return REAL / "gemma3"
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_patching_a_head_by_hand_gives_the_references_numbers(within: Within) ->
     handle.remove()
     patch = Variant((Intervention(HEAD_OUT, 1, Patch(), 2),), "corrupt", Own("clean"), "last")
     found = ReferenceEngine(model).evaluate([pair], [patch], LOGITS)
-    within("patched by hand", np.abs(found.values[0, 0] - expected).max(), 0.0)
+    within("patched by hand", np.abs(found.values[0, 0] - expected).max(), 1e-6)  # one row of logits sums in another order
     assert np.abs(expected - found.baselines["corrupt"][0]).max() > 1e-3
 
 

@@ -62,7 +62,7 @@ def test_a_family_that_cannot_be_forked_falls_back_with_a_warning(
     assert choice.reason is not None
     assert any("reference engine" in record.getMessage() for record in caplog.records if record.name.startswith("tinylab"))
     found = choice.engine.evaluate(pairs[:2], variants_of(h1_cells()[:2]), LOGITS)
-    assert logits_gap(found.baselines["clean"], model, [pair.clean for pair in pairs[:2]]) == 0
+    assert logits_gap(found.baselines["clean"], model, [pair.clean for pair in pairs[:2]]) <= 1e-6  # one row of logits at a time
     with pytest.raises(EngineUnsupported, match="engine=auto or engine=reference"):
         choose_engine(model, EngineConfig(name="forked"), pairs)
 
