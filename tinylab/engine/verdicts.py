@@ -34,7 +34,7 @@ LIMITS = ("sliding_window", "attention_chunk_size", "max_position_embeddings", "
 def kept_difference(key: dict[str, Any] | None) -> float | None:
     """The largest difference that a check under this key found; None where none is kept."""
     found = None if key is None else recall(KIND, key)
-    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
+    return found if isinstance(found, float) and math.isfinite(found) else None
 
 
 def keep_difference(key: dict[str, Any] | None, difference: float) -> None:
