@@ -203,7 +203,8 @@ def _with_partner(prompt: tuple[int, ...]) -> TokenPair:
 def check_variants(model: CausalModel, variants: Sequence[Variant] = ()) -> list[Variant]:
     """Interventions at the last and at all positions, in the first layer, the last, and one of each other type.
 
-    Any two of layer, site, operation and positions stand together in at least one of them.
+    Any two of layer, site, operation and positions stand together in at least one of them. Two begin in one pass, at the first
+    layer and all positions: neither may see the other.
 
     Args:
         model: the model.
@@ -219,6 +220,7 @@ def check_variants(model: CausalModel, variants: Sequence[Variant] = ()) -> list
             operations.setdefault(type(intervention.operation), intervention.operation)
     everywhere: tuple[Positions, ...] = ("last", "all")
     choices = [sorted({0, model.n_layers - 1, *kinds.values()}), list(sites), list(operations.values()), everywhere]
+    beside = [(0, site, operations[Scale], "all") for site in choices[1][:2]]
     return [
         Variant(
             (Intervention(site, layer, operation, model.n_heads - 1 if site.units == "heads" else None),),
@@ -226,20 +228,24 @@ def check_variants(model: CausalModel, variants: Sequence[Variant] = ()) -> list
             Own("clean") if operation.needs_source else None,
             positions,
         )
-        for layer, site, operation, positions in each_two(choices)
+        for layer, site, operation, positions in each_two(choices, beside)
     ]
 
 
-def each_two(choices: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+def each_two(choices: Sequence[Sequence[Any]], begin: Sequence[tuple[Any, ...]] = ()) -> list[tuple[Any, ...]]:
     """Few combinations, one of each choice, such that any options of two choices stand together in one of them.
 
     Greedy: the combination with most pairs that are not there yet, until none is left.
+
+    Args:
+        choices: the options of each.
+        begin: combinations that are among them in any case.
     """
     every = list(product(*(range(len(options)) for options in choices)))
     pairs = {places: set(combinations(enumerate(places), 2)) for places in every}
-    left, chosen = set().union(*pairs.values()), []
+    chosen = [tuple(options.index(option) for options, option in zip(choices, row, strict=True)) for row in begin]
+    left = set().union(*pairs.values()).difference(*(pairs[places] for places in chosen))
     while left:
-        best = max(every, key=lambda places: len(pairs[places] & left))  # the first of equals
-        chosen.append(tuple(options[place] for options, place in zip(choices, best, strict=True)))
-        left -= pairs[best]
-    return chosen
+        chosen.append(max(every, key=lambda places: len(pairs[places] & left)))  # the first of equals
+        left -= pairs[chosen[-1]]
+    return [tuple(options[place] for options, place in zip(choices, places, strict=True)) for places in chosen]
