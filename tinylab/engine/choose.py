@@ -147,15 +147,15 @@ def _both(
     """All prompts as they are, and the first (or its begin) acted on: the forked engine's logits and the reference's, [R, W]."""
     together = 16 * sum(len(pair.clean) + len(pair.corrupt) for pair in prompts)  # one trie for all of them
     forked, plain = ForkedEngine(model, together), ReferenceEngine(model)
-    acted = [(pair, *(engine.evaluate([pair], variants, every) for engine in (forked, plain)))
-             for pair, variants in _acts(prompts[0], checked)]
+    acts = _acts(prompts[0], checked)
+    acted = [(forked.evaluate([pair], variants, every), plain.evaluate([pair], variants, every)) for pair, variants in acts]
     unmodified = forked.evaluate(prompts, [], every)
-    known = {pair: {run: found.baselines[run][0] for run in RUNS} for pair, _, found in acted}
+    known = {pair: {run: one.baselines[run][0] for run in RUNS} for (pair, _), (_, one) in zip(acts, acted, strict=True)}
     others = [pair for pair in dict.fromkeys(prompts) if pair not in known]
     read = plain.evaluate(others, [], every)
     known |= {pair: {run: read.baselines[run][place] for run in RUNS} for place, pair in enumerate(others)}
-    found = [rows for _, one, _ in acted for rows in one.values[:, 0]]
-    expected = [rows for _, _, one in acted for rows in one.values[:, 0]]
+    found = [rows for one, _ in acted for rows in one.values[:, 0]]
+    expected = [rows for _, one in acted for rows in one.values[:, 0]]
     for run in RUNS:
         found += [*unmodified.baselines[run]]
         expected += [known[pair][run] for pair in prompts]
