@@ -104,11 +104,10 @@ class Turn(Operation):
 
 
 def test_windows_and_switches_that_prompts_reach_are_in_the_key() -> None:
-    model = make(EVERY["mistral"])  # a window of 4 tokens
+    model = make(EVERY["mistral"], sliding_window=6)
     model.identity = ModelIdentity("random", None, "1" * 64)
-    keys = [verdict_key(model, prompts(*lengths), []) for lengths in ((3, 3), (4, 3), (4, 4), (5, 4), (8, 4), (8, 5))]
-    assert keys[1] == keys[2]
-    assert [keys.index(key) for key in keys] == [0, 0, 0, 3, 3, 5]
+    keys = [verdict_key(model, prompts(*lengths), []) for lengths in ((5, 5), (6, 5), (7, 5), (8, 6), (8, 7), (9, 7))]
+    assert [keys.index(key) for key in keys] == [0, 0, 2, 2, 4, 5]
 
 
 def test_weights_without_an_identity_are_always_checked(cache: Path) -> None:
