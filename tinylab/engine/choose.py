@@ -148,7 +148,8 @@ def _both(
     together = 16 * sum(len(pair.clean) + len(pair.corrupt) for pair in prompts)  # one trie for all of them
     forked, plain = ForkedEngine(model, together), ReferenceEngine(model)
     acts = _acts(prompts[0], checked)
-    acted = [(forked.evaluate([pair], variants, every), plain.evaluate([pair], variants, every)) for pair, variants in acts]
+    acted = [(forked.evaluate([pair, _beside(pair)], variants, every), plain.evaluate([pair], variants, every))
+             for pair, variants in acts]
     unmodified = forked.evaluate(prompts, [], every)
     known = {pair: {run: one.baselines[run][0] for run in RUNS} for (pair, _), (_, one) in zip(acts, acted, strict=True)}
     others = [pair for pair in dict.fromkeys(prompts) if pair not in known]
@@ -160,6 +161,12 @@ def _both(
         found += [*unmodified.baselines[run]]
         expected += [known[pair][run] for pair in prompts]
     return np.stack(found), np.stack(expected)
+
+
+def _beside(pair: TokenPair) -> TokenPair:
+    """A pair whose corrupt prompt begins as this one's, patched from the begin of another clean prompt: not the same states."""
+    half = (len(pair.clean) + 1) // 2
+    return TokenPair(pair.corrupt[:half], pair.corrupt[:half], pair.target, pair.foil)
 
 
 def _acts(whole: TokenPair, checked: Sequence[Variant]) -> list[tuple[TokenPair, Sequence[Variant]]]:
