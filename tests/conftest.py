@@ -33,6 +33,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if worker is not None and hasattr(os, "sched_setaffinity"):  # threads of two processes on the same cores wait for each other
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    kept = tempfile.TemporaryDirectory(prefix="tinylab-cache-")  # never the user's; for commands that tests start, too
+    os.environ["TINYLAB_CACHE"] = kept.name
+    config.add_cleanup(kept.cleanup)
     if config.getoption("--device") != "cpu":
         import torch
 

@@ -47,7 +47,8 @@ CLAIMS = {
         "0 and ½ only move exponents: the products are the same bits",
     ),
     "zeroed MLP": Claim("identities", "an MLP zeroed − its last linear map's weights zeroed, reference", "as above"),
-    "patched by hand": Claim("identities", "one head patched − two hooks written in the test, reference", "the same operations"),
+    "patched by hand": Claim("identities", "one head patched − two hooks written in the test, reference",
+                             "the same operations, but for the logits of one row"),
     "every cell, float32": Claim("engines", "every cell of H1 and H2, every metric, float32", SUMS),
     "every cell, float64": Claim(
         "engines", "every cell of H1 and H2, every metric, float64", "RMSNorm computes in float32 whatever the dtype"

@@ -110,6 +110,7 @@ def compute(
         "engine": engine.name,
         "engine_fallback_reason": ready.choice.reason,
         "self_check_max_difference": ready.choice.max_difference,
+        "self_check": ready.choice.verdict,
         "seeds": list(config.seeds),
         "forwards": evaluation.forwards,
         "states": evaluation.states,

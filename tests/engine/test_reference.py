@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from both_engines import CELLS, LOGITS, ROUNDING, everything, logits_gap, variants_of, without_head
+from both_engines import CELLS, LOGITS, ROUNDING, everything, h1_cells, logits_gap, variants_of, without_head
 from conftest import Within
-from families import ALIGNED, HEADS, LAYERS, WIDTH, answered, family, plain_logits
+from families import ALIGNED, EVERY, HEADS, LAYERS, WIDTH, answered, family, make, plain_logits
 from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.engine.base import Engine
@@ -97,8 +97,32 @@ def test_patching_a_head_by_hand_gives_the_references_numbers(within: Within) ->
     handle.remove()
     patch = Variant((Intervention(HEAD_OUT, 1, Patch(), 2),), "corrupt", Own("clean"), "last")
     found = ReferenceEngine(model).evaluate([pair], [patch], LOGITS)
-    within("patched by hand", np.abs(found.values[0, 0] - expected).max(), 0.0)
+    within("patched by hand", np.abs(found.values[0, 0] - expected).max(), 1e-6)  # one row of logits sums in another order
     assert np.abs(expected - found.baselines["corrupt"][0]).max() > 1e-3
+
+
+def test_the_reading_row_alone_gets_logits(name: str) -> None:
+    model = make(EVERY[name])
+    pairs, rows = answered(model, ALIGNED[:2]), list[int]()
+    model.model.get_output_embeddings().register_forward_pre_hook(lambda _m, args: rows.append(args[0].shape[:-1].numel()))
+    found = ReferenceEngine(model).evaluate(pairs, variants_of(h1_cells()[:2]), LOGITS)
+    assert rows == [1] * found.forwards
+
+
+def test_an_architecture_that_gives_all_logits_is_read_at_the_same_row() -> None:
+    model = make(EVERY["gpt2"])
+    pairs = answered(model, ALIGNED[:4])
+    expected = ReferenceEngine(model).evaluate(pairs, [], LOGITS).baselines["clean"]
+    takes = type(model.model).forward
+
+    def forward(input_ids: torch.Tensor, use_cache: bool) -> Any:
+        return takes(model.model, input_ids=input_ids, use_cache=use_cache)
+
+    other = CausalModel(model.model, None, model.identity, False)
+    other.model.forward = forward
+    found = ReferenceEngine(other).evaluate(pairs, [], LOGITS).baselines["clean"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert other.last_logits(1) == {}
 
 
 def test_heads_are_query_heads() -> None:

@@ -15,6 +15,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 ENGINES = ("auto", "forked", "reference")
 
+SELF_CHECKS = ("cached", "always")
+
 RANKS = ("magnitude", "highest", "lowest")
 
 TAG_BYTES = 200
@@ -64,6 +66,7 @@ class ModelConfig:
     revision: str | None = None
     dtype: str = "float32"
     add_bos: bool = True
+    verify_digest: bool = False
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -105,15 +108,17 @@ class DeviceConfig:
 
 @dataclass(kw_only=True)
 class EngineConfig:
-    """Which engine evaluates the interventions, and the budget of states per forward pass."""
+    """Which engine evaluates the interventions, whether a kept self-check will do, and the budget of states per forward pass."""
 
     name: str = "auto"
     max_states: int | None = None
+    self_check: str = "cached"
 
     def __post_init__(self) -> None:
         """Check the values."""
         one_of("engine.name", self.name, ENGINES)
         at_least("engine.max_states", self.max_states, 1)
+        one_of("engine.self_check", self.self_check, SELF_CHECKS)
 
 
 @dataclass(kw_only=True)

@@ -97,7 +97,8 @@ def _heads(model: CausalModel, hidden: torch.Tensor, length: int) -> list[torch.
             handle = model.attention(layer).register_forward_pre_hook(partial(before_attention, layer), with_kwargs=True)
             stack.callback(handle.remove)
             stack.callback(model.projection(layer).register_forward_pre_hook(partial(before_projection, layer)).remove)
-        model.model(input_ids=torch.zeros(1, length, dtype=torch.long, device=model.device), use_cache=False)
+        model.model(input_ids=torch.zeros(1, length, dtype=torch.long, device=model.device), use_cache=False,
+                    **model.last_logits(0))
     for layer in range(model.n_layers):
         if called[layer] != 2:
             raise ModelError(f"battery.keep_value_bias=true: the attention of layer {layer} of {model.identity.name} "

@@ -2,6 +2,11 @@
 
 A family that ignores transformers' attention interface, or a rotary scaling that looks at the length, would make
 the forked engine silently wrong. So before a run both engines evaluate a few prompts, and every logit has to agree.
+
+What is tried is chosen, not multiplied out: the reference engine makes a forward pass for each variant, which on a real model
+costs more than the run. Prompts of all lengths are read as they are, in one trie; one is acted on, and any two of a layer, a
+site, an operation and positions stand together in one intervention. A long prompt is acted on twice, and its begin in all ways.
+A verdict is kept (`tinylab.engine.verdicts`).
 """
 
 from __future__ import annotations
@@ -9,19 +14,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 import torch
 
+from tinylab.arrays import FloatArray
 from tinylab.config.groups import EngineConfig
 from tinylab.engine.base import Engine
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.engine.trial import check_sites
+from tinylab.engine.verdicts import keep_difference, kept_difference, verdict_key
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Operation, Patch, Scale
 from tinylab.interventions.sites import SITES
-from tinylab.interventions.sources import Own
+from tinylab.interventions.sources import RUNS, Own
 from tinylab.interventions.variants import Intervention, Positions, Variant
 from tinylab.measures.metrics import Scorer
 from tinylab.measures.readings import CleanRun
@@ -30,6 +39,8 @@ from tinylab.task.tokens import TokenPair
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest accepted difference of a logit, as a fraction of the largest logit (at least 1)."""
+LONG = 64
+"""Tokens of a prompt beyond which few interventions are tried on the whole of it."""
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +51,14 @@ class Choice:
     engine: Engine
     max_difference: float | None
     reason: str | None
+    cached: bool = False  # what it found lay in the user's cache
+
+    @property
+    def verdict(self) -> dict[str, Any] | None:
+        """The self-check for the manifest; None where none was needed."""
+        if self.max_difference is None and self.reason is None:
+            return None
+        return {"verdict": "pass" if self.reason is None else "fail", "cached": self.cached}
 
 
 class AllLogits(Scorer):
@@ -58,7 +77,7 @@ def choose_engine(
 
     Args:
         model: the loaded model.
-        config: `auto` falls back to the reference engine with a warning, `forked` does not.
+        config: `auto` falls back to the reference engine with a warning, `forked` does not; whether a kept verdict will do.
         pairs: the run's prompts; the self-check uses the longest and the shortest.
         variants: the run's; their sites and kinds of operation are checked beside the shipped ones.
 
@@ -70,13 +89,31 @@ def choose_engine(
     if config.name == "reference":
         return Choice(ReferenceEngine(model), None, None)
     try:
-        difference = self_check(model, pairs, variants)
+        difference, cached = _difference(model, config, pairs, variants)
     except EngineUnsupported as error:
         if config.name == "forked":
             raise EngineUnsupported(f"engine=forked cannot be used: {error} Use engine=auto or engine=reference.") from error
         log.warning("%s Using the reference engine: the same numbers, one forward pass per intervention and prompt.", error)
         return Choice(ReferenceEngine(model), None, str(error))
-    return Choice(ForkedEngine(model, config.max_states), difference, None)
+    return Choice(ForkedEngine(model, config.max_states), difference, None, cached)
+
+
+def _difference(
+    model: CausalModel, config: EngineConfig, pairs: Sequence[TokenPair], variants: Sequence[Variant]
+) -> tuple[float, bool]:
+    """What the self-check finds, or found when it passed before, and whether it is the latter.
+
+    Raises:
+        EngineUnsupported: see `self_check`.
+    """
+    _check_rotary(model, pairs)
+    key = verdict_key(model, pairs, check_variants(model, variants))
+    if config.self_check == "cached" and (kept := kept_difference(key)) is not None:
+        log.info("self-check: passed before on this model and lengths like these (engine.self_check=always checks again)")
+        return kept, True
+    difference = self_check(model, pairs, variants)
+    keep_difference(key, difference)
+    return difference, False
 
 
 def self_check(model: CausalModel, pairs: Sequence[TokenPair], variants: Sequence[Variant] = ()) -> float:
@@ -88,19 +125,13 @@ def self_check(model: CausalModel, pairs: Sequence[TokenPair], variants: Sequenc
     _check_rotary(model, pairs)
     every = AllLogits(tuple(str(word) for word in range(model.model.get_output_embeddings().weight.shape[0])))
     prompts, checked = check_prompts(pairs), check_variants(model, variants)
-    together = 16 * sum(len(pair.clean) + len(pair.corrupt) for pair in prompts)  # one trie for all of them
     try:
-        both = [
-            ForkedEngine(model, together).evaluate(prompts, checked, every),
-            ReferenceEngine(model).evaluate(prompts[:-1], checked, every),  # the last is the first once more
-        ]
+        found, expected = _both(model, prompts, checked, every)
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise EngineUnsupported(f"The forked engine cannot run {type(model.model).__name__} ({what}).") from error
-    found, expected = (np.stack([*e.baselines.values(), *e.values]) for e in both)
-    expected = np.concatenate([expected, expected[:, :1]], axis=1)
     with np.errstate(invalid="ignore"):  # of logits that overflow: the difference is no number, and nothing is allowed
         difference = float(np.abs(found - expected).max())
     allowed = TOLERANCES[model.dtype] * max(1.0, float(np.abs(expected).max()))
@@ -108,6 +139,43 @@ def self_check(model: CausalModel, pairs: Sequence[TokenPair], variants: Sequenc
         raise EngineUnsupported(f"On {model.identity.name} the forked engine's logits differ from the reference engine's by "
                                 f"{difference:.2g}, more than {allowed:.2g}.")
     return difference
+
+
+def _both(
+    model: CausalModel, prompts: Sequence[TokenPair], checked: Sequence[Variant], every: AllLogits
+) -> tuple[FloatArray, FloatArray]:
+    """All prompts as they are, and the first (or its begin) acted on: the forked engine's logits and the reference's, [R, W]."""
+    together = 16 * sum(len(pair.clean) + len(pair.corrupt) for pair in prompts)  # one trie for all of them
+    forked, plain = ForkedEngine(model, together), ReferenceEngine(model)
+    acts = _acts(prompts[0], checked)
+    acted = [(forked.evaluate([pair, _beside(pair)], variants, every), plain.evaluate([pair], variants, every))
+             for pair, variants in acts]
+    unmodified = forked.evaluate(prompts, [], every)
+    known = {pair: {run: one.baselines[run][0] for run in RUNS} for (pair, _), (_, one) in zip(acts, acted, strict=True)}
+    others = [pair for pair in dict.fromkeys(prompts) if pair not in known]
+    read = plain.evaluate(others, [], every)
+    known |= {pair: {run: read.baselines[run][place] for run in RUNS} for place, pair in enumerate(others)}
+    found = [rows for one, _ in acted for rows in one.values[:, 0]]
+    expected = [rows for _, one in acted for rows in one.values[:, 0]]
+    for run in RUNS:
+        found += [*unmodified.baselines[run]]
+        expected += [known[pair][run] for pair in prompts]
+    return np.stack(found), np.stack(expected)
+
+
+def _beside(pair: TokenPair) -> TokenPair:
+    """A pair whose corrupt prompt begins as this one's, patched from the begin of another clean prompt: not the same states."""
+    half = (len(pair.clean) + 1) // 2
+    return TokenPair(pair.corrupt[:half], pair.corrupt[:half], pair.target, pair.foil)
+
+
+def _acts(whole: TokenPair, checked: Sequence[Variant]) -> list[tuple[TokenPair, Sequence[Variant]]]:
+    """What is done to which prompts: of a long one, everything to its begin, and to the whole of it little."""
+    if len(whole.clean) <= LONG:
+        return [(whole, checked)]
+    begin = TokenPair(whole.clean[:LONG], whole.corrupt[:LONG], whole.target, whole.foil)
+    few = list({variant.positions: variant for variant in reversed(checked)}.values())
+    return [(whole, few), (begin, checked)]
 
 
 def _check_rotary(model: CausalModel, pairs: Sequence[TokenPair]) -> None:
@@ -127,13 +195,11 @@ def _check_rotary(model: CausalModel, pairs: Sequence[TokenPair]) -> None:
 
 
 def check_prompts(pairs: Sequence[TokenPair]) -> list[TokenPair]:
-    """The longest prompt, its first half, the shortest, and the longest again, each with a partner of its own length."""
+    """The longest prompt with a partner of its own length; its first half beside the shortest; and the former again."""
     prompts = [prompt for pair in pairs for prompt in (pair.clean, pair.corrupt)]
     longest, shortest = max(prompts, key=len), min(prompts, key=len)
-    half = (len(longest) + 1) // 2
     whole = _with_partner(longest)
-    part = TokenPair(whole.clean[:half], whole.corrupt[:half], whole.target, whole.foil)
-    return [whole, part, _with_partner(shortest), whole]
+    return [whole, TokenPair(longest[: (len(longest) + 1) // 2], shortest, whole.target, whole.foil), whole]
 
 
 def _with_partner(prompt: tuple[int, ...]) -> TokenPair:
@@ -142,14 +208,17 @@ def _with_partner(prompt: tuple[int, ...]) -> TokenPair:
 
 
 def check_variants(model: CausalModel, variants: Sequence[Variant] = ()) -> list[Variant]:
-    """Each site at the last and at all positions, in one layer of each distinct type and in the last.
+    """Interventions at the last and at all positions, in the first layer, the last, and one of each other type.
+
+    Any two of layer, site, operation and positions stand together in at least one of them. Two begin in one pass, at the first
+    layer and all positions: neither may see the other.
 
     Args:
         model: the model.
         variants: whose sites and kinds of operation are checked beside the shipped ones.
     """
     types = getattr(model.config, "layer_types", None) or [""] * model.n_layers
-    kinds = {(types[layer], type(model.mlp(layer))): layer for layer in reversed(range(model.n_layers))}
+    kinds = {(types[layer], type(model.mlp(layer))): layer for layer in [*range(model.n_layers), 0]}  # the first stays
     own = [intervention for variant in variants for intervention in variant.interventions]
     sites = dict.fromkeys([*SITES.values(), *(intervention.site for intervention in own)])
     operations: dict[type[Operation], Operation] = {Scale: Scale(0.5), Patch: Patch()}
@@ -157,6 +226,8 @@ def check_variants(model: CausalModel, variants: Sequence[Variant] = ()) -> list
         if not intervention.operation.needs_bias:
             operations.setdefault(type(intervention.operation), intervention.operation)
     everywhere: tuple[Positions, ...] = ("last", "all")
+    choices = [sorted({0, model.n_layers - 1, *kinds.values()}), list(sites), list(operations.values()), everywhere]
+    beside = [(0, site, operations[Scale], "all") for site in choices[1][:2]]
     return [
         Variant(
             (Intervention(site, layer, operation, model.n_heads - 1 if site.units == "heads" else None),),
@@ -164,8 +235,24 @@ def check_variants(model: CausalModel, variants: Sequence[Variant] = ()) -> list
             Own("clean") if operation.needs_source else None,
             positions,
         )
-        for layer in sorted({*kinds.values(), model.n_layers - 1})
-        for site in sites
-        for positions in everywhere
-        for operation in operations.values()
+        for layer, site, operation, positions in each_two(choices, beside)
     ]
+
+
+def each_two(choices: Sequence[Sequence[Any]], begin: Sequence[tuple[Any, ...]] = ()) -> list[tuple[Any, ...]]:
+    """Few combinations, one of each choice, such that any options of two choices stand together in one of them.
+
+    Greedy: the combination with most pairs that are not there yet, until none is left.
+
+    Args:
+        choices: the options of each.
+        begin: combinations that are among them in any case.
+    """
+    every = list(product(*(range(len(options)) for options in choices)))
+    pairs = {places: set(combinations(enumerate(places), 2)) for places in every}
+    chosen = [tuple(options.index(option) for options, option in zip(choices, row, strict=True)) for row in begin]
+    left = set().union(*pairs.values()).difference(*(pairs[places] for places in chosen))
+    while left:
+        chosen.append(max(every, key=lambda places: len(pairs[places] & left)))  # the first of equals
+        left -= pairs[chosen[-1]]
+    return [tuple(options[place] for options, place in zip(choices, places, strict=True)) for places in chosen]

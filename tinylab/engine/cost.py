@@ -30,6 +30,7 @@ class Shape:
     vocabulary: int
     itemsize: int
     weights: int  # bytes
+    all_rows: bool  # get logits, whichever are asked for
 
     @staticmethod
     def of(model: CausalModel) -> Shape:
@@ -43,7 +44,7 @@ class Shape:
             layers=model.n_layers, n_heads=model.n_heads, hidden=int(model.config.hidden_size), heads=heads,
             keys=heads // model.n_heads * per_key,
             widest=model.widest, vocabulary=int(unembedding.shape[0]), itemsize=unembedding.element_size(),
-            weights=sum(stored.values()),
+            weights=sum(stored.values()), all_rows=not model.last_logits(1),
         )
 
     @property
@@ -54,7 +55,7 @@ class Shape:
 
 
 def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:
-    """What the reference engine will need: a forward pass of the whole prompt for each variant, and all its logits."""
+    """What the reference engine will need: a forward pass of the whole prompt for each variant, and its last row's logits."""
     lengths = {"clean": [len(pair.clean) for pair in pairs], "corrupt": [len(pair.corrupt) for pair in pairs]}
     tokens = {run: sum(found) for run, found in lengths.items()}
     states = shape.layers * (sum(tokens.values()) + sum(tokens[variant.target] for variant in variants))
@@ -62,7 +63,7 @@ def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Vari
     sources = {(i.site, i.layer) for variant in variants for i in variant.interventions if i.operation.needs_source}
     kept = 2 * longest * len(sources) * max(shape.hidden, shape.heads) * shape.itemsize
     block = shape.itemsize * (block_numbers(shape, longest, longest) + 2 * longest * longest * shape.n_heads)
-    activations = kept + block + logits_bytes(shape, longest, 1) + FIXED
+    activations = kept + block + logits_bytes(shape, longest if shape.all_rows else 1, 1) + FIXED
     return Prediction(len(pairs) * (len(variants) + 2), states, shape.weights, activations)
 
 

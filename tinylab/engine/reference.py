@@ -93,7 +93,9 @@ class ReferenceEngine:
         self._states += len(prompt) * self._model.n_layers
         forget_lengths(self._model)
         ids = torch.tensor([prompt], device=self._model.device)
-        logits: torch.Tensor = self._model.model(input_ids=ids, use_cache=False).logits[:, READOUT.row(len(prompt))]
+        row = READOUT.row(len(prompt)) - len(prompt)  # from the end
+        found = self._model.model(input_ids=ids, use_cache=False, **self._model.last_logits(-row))
+        logits: torch.Tensor = found.logits[:, row]
         return logits
 
 

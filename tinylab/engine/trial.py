@@ -69,7 +69,7 @@ def check_vocabulary(model: CausalModel, pairs: Sequence[TokenPair]) -> None:
 
 @torch.no_grad()
 def check_causal(model: CausalModel, pair: TokenPair) -> None:
-    """Refuse a model whose logits depend on later tokens, as those of a masked language model do.
+    """Refuse a model whose logits depend on later tokens, as those of a masked language model do: the last but one is looked at.
 
     Raises:
         ModelError: they do.
@@ -80,7 +80,7 @@ def check_causal(model: CausalModel, pair: TokenPair) -> None:
         return
 
     def logits(last: int) -> torch.Tensor:
-        return _run(model, [*tokens[:-1], last])[:-1].double()
+        return _run(model, [*tokens[:-1], last], 2)[-2].double()
 
     before, after = logits(tokens[-1]), logits(other)
     allowed = TOLERANCES[model.dtype] * max(1.0, float(before.abs().max()))
@@ -179,7 +179,7 @@ def _watch(model: CausalModel, tokens: Sequence[int], modules: set[Module]) -> _
                 stack.callback(model.projection(layer).register_forward_hook(partial(at, layer, False)).remove)
                 stack.callback(block.register_forward_hook(partial(at, None, False)).remove)
         stack.enter_context(_Products(seen, len(tokens)))
-        _run(model, tokens)
+        _run(model, tokens, 0)
     return seen
 
 
@@ -242,7 +242,7 @@ def _beside_mlp(model: CausalModel, tokens: Sequence[int], layers: Iterable[int]
             stack.callback(model.blocks[layer].register_forward_hook(partial(keep, layer)).remove)
             for module in (model.projection(layer), model.mlp(layer)):
                 stack.callback(module.register_forward_hook(zeroed).remove)
-        _run(model, tokens)
+        _run(model, tokens, 0)
         found = {}
         for layer in chosen:
             if adding := _reaching(left[layer], matrices[layer]):
@@ -281,8 +281,9 @@ def _hidden(output: Any) -> Any:
     return output[0] if isinstance(output, tuple | list) else output
 
 
-def _run(model: CausalModel, tokens: Sequence[int]) -> torch.Tensor:
-    """Logits [T, W]."""
+def _run(model: CausalModel, tokens: Sequence[int], rows: int) -> torch.Tensor:
+    """Logits of the last rows at least, [rows, W]."""
     forget_lengths(model)
-    logits: torch.Tensor = model.model(input_ids=torch.tensor([list(tokens)], device=model.device), use_cache=False).logits[0]
+    ids = torch.tensor([list(tokens)], device=model.device)
+    logits: torch.Tensor = model.model(input_ids=ids, use_cache=False, **model.last_logits(rows)).logits[0]
     return logits

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from tinylab.errors import ModelError
@@ -85,6 +86,22 @@ class CausalModel:
         """The longest prompt in tokens, None if the config names no limit."""
         limit = getattr(self.config, "max_position_embeddings", None)
         return None if limit is None else int(limit)
+
+    @cached_property
+    def _keeps_logits(self) -> bool:
+        return "logits_to_keep" in signature(self.model.forward).parameters
+
+    def last_logits(self, rows: int) -> dict[str, Any]:
+        """What a forward pass is asked so that only the last rows of its prompt get logits.
+
+        Args:
+            rows: how many, 0 for none; counted from the end they are the same where an architecture can but give all.
+        """
+        import torch
+
+        if not self._keeps_logits:
+            return {}
+        return {"logits_to_keep": rows or torch.empty(0, dtype=torch.long)}  # the number 0 means all
 
     @property
     def vocabulary(self) -> int:

@@ -1,11 +1,14 @@
 """Weights: which ones a config means, told without loading them.
 
-A hub id means the commit that its revision resolves to, a folder means the digest of its files.
+A hub id means the commit that its revision resolves to, a folder means the digest of its files. Digests of large files are kept
+in the user's cache (`tinylab.cache`), so that weights are read once: when they are loaded.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from functools import lru_cache
 from math import prod
 from pathlib import Path
 
+from tinylab.cache import keep, recall
 from tinylab.config.groups import ModelConfig
 from tinylab.errors import ModelError, first_sentence
 from tinylab.models.folder import INDEX, SMALL, WEIGHTS, check_folder, determining, listed, weight_files
@@ -21,6 +25,10 @@ from tinylab.paths import PACKAGE_SCHEME, locate
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Of one weight, by dtype."""
+LARGE = 2**20
+"""Bytes of a file from which on its digest is kept."""
+SETTLED = 2 * 10**9
+"""Nanoseconds after a change from which on a file's times tell it from any later content: file systems' clocks are coarse."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +44,14 @@ def identify(config: ModelConfig) -> ModelIdentity:
     """What the config's weights are, without loading them.
 
     Raises:
-        ModelError: the folder is not a model, or the hub id cannot be resolved.
+        ModelError: the folder is not a model, or the hub id cannot be resolved; with `verify_digest`, a file is not what its
+            kept digest says.
     """
     if config.path is not None and is_gguf(config.path):
-        return ModelIdentity(config.label, None, _digest(model_file(config.path)))
+        return ModelIdentity(config.label, None, _file_digest(model_file(config.path), verify=config.verify_digest))
     if config.path is not None:
-        return ModelIdentity(config.label, None, _folder_digest(model_folder(config.path)))
+        folder = model_folder(config.path)
+        return ModelIdentity(config.label, None, _folder_digest(folder, verify=config.verify_digest))
     assert config.name is not None
     return ModelIdentity(config.name, _hub_commit(config.name, config.revision), None)
 
@@ -127,21 +137,49 @@ def _parameters(file: Path) -> int:
         return 0
 
 
-def _folder_digest(folder: Path) -> str:
+def _folder_digest(folder: Path, *, verify: bool) -> str:
     """sha256 over the names and contents of what determines a local model's numbers."""
     digest = hashlib.sha256()
     for file in determining(folder):
-        digest.update(f"{file.name}\0{_digest(file)}\n".encode())
+        digest.update(f"{file.name}\0{_file_digest(file, verify=verify)}\n".encode())
     return digest.hexdigest()
 
 
-def _digest(file: Path) -> str:
-    stat = file.stat()
-    return _file_digest(file, stat.st_size, stat.st_mtime_ns)
+def _file_digest(file: Path, *, verify: bool) -> str:
+    """sha256 of a file; of a large one that is as it was, the one that is kept.
+
+    Args:
+        file: a model's.
+        verify: read it in any case.
+
+    Raises:
+        ModelError: it was read, and the digest that is kept is another.
+    """
+    marks = _marks(file)
+    if marks["size"] < LARGE:
+        return _of_content(file, **marks)
+    key = {"file": str(file.resolve()), **marks}
+    kept = recall("weights", key)
+    if isinstance(kept, str) and not verify:
+        return kept
+    settled = time.time_ns() - max(marks["mtime_ns"], marks["ctime_ns"]) > SETTLED
+    found = _of_content(file, **marks)
+    if kept not in (None, found):
+        raise ModelError(f"{file}: sha256 is {found[:12]}…, but {str(kept)[:12]}… was kept for this size and these times: "
+                         "the file changed without a trace, or the cache is wrong; look at the file, then clear tinylab's cache.")
+    if kept is None and settled and _marks(file) == marks:
+        keep("weights", key, found)
+    return found
+
+
+def _marks(file: Path) -> dict[str, int]:
+    """What changes with a file's content."""
+    stat = os.stat(file)
+    return {"size": stat.st_size, "inode": stat.st_ino, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
 
 
 @lru_cache(maxsize=64)
-def _file_digest(file: Path, _size: int, _mtime_ns: int) -> str:
+def _of_content(file: Path, **_marks: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

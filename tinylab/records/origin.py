@@ -95,6 +95,15 @@ class Corpus(OpenRecord):
         return used
 
 
+class SelfCheck(OpenRecord):
+    """The comparison of the engines before a run; open for other versions."""
+
+    verdict: Literal["pass", "fail"]
+    """Whether the forked engine's logits were the reference engine's."""
+    cached: Flag
+    """Whether the verdict is one of an earlier run, on this model and lengths like these."""
+
+
 class Git(OpenRecord):
     """tinylab's own checkout, null where it is none; open for other versions."""
 
@@ -149,6 +158,8 @@ class Provenance(OpenRecord):
     """Why the forked engine was not used; null where it was, or where it was not asked for."""
     self_check_max_difference: Size | None
     """The largest difference between the engines before the run, in logits; null where it was not checked."""
+    self_check: SelfCheck | None = None
+    """What it said; null where it was not made."""
     seeds: Distinct[Index]
     """Seeds of whatever is random."""
     forwards: Index

@@ -51,6 +51,16 @@ def test_forked_wraps_the_models_own_eager_attention_too(name: str) -> None:
     assert gap(found, ReferenceEngine(model).evaluate(pairs, variants_of(h1_cells()[::4]), LOGITS)) <= ROUNDING[torch.float32]
 
 
+def test_a_pass_that_begins_behind_an_mlp_returns_what_its_block_expects() -> None:
+    """Llama 4's experts return their router's logits beside the hidden states; here no row goes through them in layer 1."""
+    model = family("llama4")
+    pairs = answered(model, ALIGNED[2:8])
+    variants = [Variant((Intervention(MLP_OUT, layer, Patch()),), "corrupt", Own("clean"), "all") for layer in range(LAYERS)]
+    for chosen in ([variant] for variant in variants):
+        found, expected = (engine.evaluate(pairs, chosen, LOGITS) for engine in (ForkedEngine(model), ReferenceEngine(model)))
+        assert gap(found, expected) <= ROUNDING[torch.float32]
+
+
 @pytest.mark.parametrize("max_states", [1, 12, 40])
 def test_many_small_passes_give_the_numbers_of_one_large_pass(name: str, max_states: int, within: Within) -> None:
     model = family(name)

@@ -69,6 +69,7 @@ class ActivationCache:
     sites: dict[tuple[Site, int], torch.Tensor] = field(default_factory=dict)
     keys: dict[int, Keys] = field(default_factory=dict)
     tails: dict[int, tuple[Any, ...] | None] = field(default_factory=dict)  # what a block returns behind the hidden states
+    mlp_tails: dict[int, tuple[Any, ...] | None] = field(default_factory=dict)  # and what an MLP does
 
     @cached_property
     def _places(self) -> IntArray:

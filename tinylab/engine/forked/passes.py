@@ -218,8 +218,13 @@ class Pass:
             lambda nodes: self._cache.site(MLP_OUT, layer, nodes).reshape(len(nodes), *middle, -1),
         )
         value = self._seen("mlp", "out", layer, value)
-        whole = not outputs or isinstance(outputs[0], torch.Tensor)
-        return value if whole else (value, *outputs[-1][1:])
+        if outputs:
+            tail = None if isinstance(outputs[-1], torch.Tensor) else tuple(outputs[-1][1:])
+        else:  # no row needs the MLP: its block expects what it gave the unmodified runs
+            tail = self._cache.mlp_tails[layer]
+        if self._cache_plan is not None:
+            self._cache.mlp_tails[layer] = tail
+        return value if tail is None else (value, *tail)
 
     def _with_forked(self, rows: torch.Tensor, count: int, copies: Callable[[IntArray], torch.Tensor]) -> torch.Tensor:
         """Rows with those of `count` variants that fork here appended, copies of the cached activations."""
