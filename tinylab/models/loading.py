@@ -19,6 +19,7 @@ from tinylab.machine.gpus import take_gpu
 from tinylab.models.device import check_dtype
 from tinylab.models.folder import TOKENIZER_FILES, read_object
 from tinylab.models.network import CausalModel
+from tinylab.models.placement import on_one_device, placing, spread, tidy_after
 from tinylab.models.tensors import check_numbers, check_tensors
 from tinylab.models.weights import ModelIdentity, hub_folder, identify, model_folder
 
@@ -27,7 +28,7 @@ EXPERTS = (None, "eager", "grouped_mm", "batched_mm")
 """Implementations that a config.json may choose: those of torch. Others are packages, or code that would be downloaded."""
 log = logging.getLogger(__name__)
 
-_kept: dict[tuple[ModelIdentity, str, str, bool], CausalModel] = {}
+_kept: dict[tuple[Any, ...], CausalModel] = {}
 """What `kept_model` loaded last in this process; never more than one."""
 
 
@@ -47,7 +48,8 @@ def kept_model(config: ModelConfig, device: str, identity: ModelIdentity | None 
         ModelError: see `load_model`.
         DeviceError: see `load_model`.
     """
-    key = (identity or identify(config), config.dtype, device, config.add_bos)
+    limits = str(config.max_memory)
+    key = (identity or identify(config), config.dtype, device, config.add_bos, config.device_map, limits, config.quantize)
     if key in _kept:
         log.info("kept from the last run: %s, %s on %s", key[0].name, config.dtype, device)
         return _kept[key]
@@ -63,20 +65,24 @@ def load_model(config: ModelConfig, device: str, identity: ModelIdentity | None 
 
     Args:
         config: which model.
-        device: where it goes.
+        device: where it goes; with a `device_map`, where it computes: cuda means all GPUs, cpu none of them.
         identity: what its weights are, None if that is yet to be found.
 
     Raises:
-        ModelError: not a model, not a causal language model, not on the hub, no network and not in the cache.
-        DeviceError: the device lacks the dtype.
+        ModelError: not a model, not a causal language model, not on the hub, no network and not in the cache; a package that its
+            placement needs is not installed.
+        DeviceError: the device lacks the dtype, or is not there.
     """
-    if device == "cuda":
+    if device == "cuda" and config.device_map is None:
         take_gpu()
     check_dtype(device, config.dtype)
-    loaded = _load(config, identity or identify(config), weights=True)
-    loaded.model = loaded.model.to(device)
-    log.info("loaded %s: %d layers × %d heads, %s on %s", loaded.identity.name, loaded.n_layers, loaded.n_heads, config.dtype,
-             device)
+    loaded = _load(config, identity or identify(config), weights=True, device=device)
+    if on_one_device(config):
+        loaded.model = loaded.model.to(device)
+    kept = "".join(f", {count} modules on {name}" for name, count in (spread(loaded.model) or {}).items())
+    bits = "" if config.quantize == "none" else f" and {config.quantize}"
+    log.info("loaded %s: %d layers × %d heads, %s%s on %s%s", loaded.identity.name, loaded.n_layers, loaded.n_heads, config.dtype,
+             bits, device, kept)
     return loaded
 
 
@@ -89,8 +95,8 @@ def skeleton(config: ModelConfig) -> CausalModel:
     return _load(config, identify(config), weights=False)
 
 
-def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> CausalModel:
-    """A model on the CPU, or its modules alone on the meta device."""
+def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool, device: str = "cpu") -> CausalModel:
+    """A model on the CPU or placed as its config says, or its modules alone on the meta device."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -106,10 +112,13 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
             _check_tokenizer(folder, what, shape.model_type)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if weights:
-                model, info = AutoModelForCausalLM.from_pretrained(
-                    folder, config=shape, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
-                    ignore_mismatched_sizes=True,  # they are refused below, by name
-                )
+                with placing(config, device, what) as placement:
+                    model, info = AutoModelForCausalLM.from_pretrained(
+                        folder, config=shape, dtype=dtype, use_safetensors=True, trust_remote_code=False,
+                        output_loading_info=True, ignore_mismatched_sizes=True,  # they are refused below, by name
+                        **placement,
+                    )
+                tidy_after(model, placement)
                 check_tensors(info, what, type(model).__name__, towers=hasattr(shape, "vision_config"))
                 check_numbers(model, what, config.dtype)
             else:

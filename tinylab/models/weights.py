@@ -6,6 +6,7 @@ A hub id means the commit that its revision resolves to, a folder means the dige
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from tinylab.paths import PACKAGE_SCHEME, locate
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Of one weight, by dtype."""
+QUANTIZED = {"8bit": 1.0, "4bit": 0.5}
+"""Bytes of one weight of a quantised matrix, without its scales."""
+KEEPS_DTYPE = re.compile("embed|wte|wpe|head")
+"""Names of matrices that are not quantised: those of words."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def hub_folder(name: str, commit: str, *, weights: bool) -> Path:
 
 
 def loaded_bytes(config: ModelConfig) -> int | None:
-    """Bytes of the weights in the config's dtype, read off the files' headers; None where they are not on this machine.
+    """Bytes of the weights as the config loads them, read off the files' headers; None where they are not on this machine.
 
     Raises:
         ModelError: see `identify`.
@@ -97,18 +102,22 @@ def loaded_bytes(config: ModelConfig) -> int | None:
         assert config.name is not None
         folder = _hub_config(config.name, config.revision).parent
     files = sorted(folder.glob("*.safetensors"))
-    return sum(map(_parameters, files)) * BYTES[config.dtype] if files else None
+    return int(sum(_bytes(file, config) for file in files)) if files else None
 
 
-def _parameters(file: Path) -> int:
-    """How many numbers a safetensors file holds; 0 if it is none, which loading will tell."""
+def _bytes(file: Path, config: ModelConfig) -> float:
+    """Bytes of a safetensors file's tensors as they are loaded; 0 if it is none, which loading will tell."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="np") as tensors:
-            return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}
     except (SafetensorError, OSError):
         return 0
+    quantized = QUANTIZED.get(config.quantize, BYTES[config.dtype])
+    dtype: float = BYTES[config.dtype]
+    return sum(int(prod(shape)) * (quantized if len(shape) == 2 and not KEEPS_DTYPE.search(name) else dtype)
+               for name, shape in shapes.items())
 
 
 def _folder_digest(folder: Path) -> str:
