@@ -22,6 +22,19 @@ has_ray = find_spec("hydra_plugins") is not None and find_spec("hydra_plugins.hy
 needs_ray = pytest.mark.skipif(not has_ray, reason="the extra `ray` is not installed here; make test-ray installs it")
 
 
+REAL = Path(os.environ.get("TINYLAB_REAL_MODELS", Path(__file__).parents[1] / ".real-models"))
+
+
+@pytest.fixture
+def smollm2() -> Path:
+    return REAL / "smollm2"
+
+
+@pytest.fixture
+def gemma3() -> Path:
+    return REAL / "gemma3"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ that tests measure")
     parser.addoption("--device", default="cpu", help="where test_families.py puts its models: cpu (the default), or cuda")

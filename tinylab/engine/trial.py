@@ -206,7 +206,7 @@ def _flaw_of_heads(model: CausalModel, seen: _Seen, layer: int, width: int) -> s
     what = f"layer {layer} ({type(model.attention(layer)).__name__})"
     if layer in seen.elsewhere:
         return f"{what} is not the only attention of its block, expected one"
-    heads = seen.heads.get(layer)
+    heads = [] if layer in model.linear else seen.heads.get(layer)
     if not heads:
         return f"{what} has no attention weights, so no heads (linear attention, or a kind that is not known here)"
     if len(heads) > 1:

@@ -83,6 +83,12 @@ class CausalModel:
         size = getattr(self.config, "attention_chunk_size", None)
         return {layer: int(size) for layer, kind in enumerate(kinds) if kind == "chunked_attention" and size is not None}
 
+    @cached_property
+    def linear(self) -> frozenset[int]:
+        """The layers whose attention is linear by the config, whatever products it makes."""
+        kinds = getattr(self.config, "layer_types", None) or []
+        return frozenset(layer for layer, kind in enumerate(kinds) if kind == "linear_attention")
+
     @property
     def context(self) -> int | None:
         """The longest prompt in tokens, None if the config names no limit."""
