@@ -111,4 +111,4 @@ def hidden_states(output: Any) -> Any:
 
 def _changed(output: Any, value: torch.Tensor) -> Any:
     """What a module returns, with other hidden states."""
-    return (value, *output[1:]) if isinstance(output, tuple) else value
+    return type(output)([value, *output[1:]]) if isinstance(output, tuple | list) else value
