@@ -266,7 +266,7 @@ def fresh_logits(name: str, prompt: tuple[int, ...], dtype: torch.dtype = torch.
 def plain_logits(model: CausalModel, prompt: tuple[int, ...]) -> torch.Tensor:
     """Logits [W] at a prompt's last token by plain transformers."""
     with torch.no_grad():
-        logits: torch.Tensor = model.model(torch.tensor([prompt])).logits[0, -1]
+        logits: torch.Tensor = model.model(torch.tensor([prompt]), use_cache=False).logits[0, -1]
     return logits
 
 

@@ -107,6 +107,7 @@ def compute(
         "identity_version": IDENTITY_VERSION,
         "results_version": RESULTS_VERSION,
         "dtype": config.model.dtype,
+        "quantize": None if config.model.quantize == "none" else config.model.quantize,
         "engine": engine.name,
         "engine_fallback_reason": ready.choice.reason,
         "self_check_max_difference": ready.choice.max_difference,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
@@ -10,6 +11,7 @@ from rich.table import Table
 from tinylab.engine.base import Prediction, readable
 from tinylab.models.device import resolve_device
 from tinylab.models.loading import skeleton
+from tinylab.models.weights import loaded_bytes
 from tinylab.records.changes import since_earlier_run
 from tinylab.records.identity import resolve
 from tinylab.records.manifest import RunFolder
@@ -84,4 +86,6 @@ def forecast(config: Config) -> tuple[int, int, Prediction]:
         device = resolve_device(config.device.type)
         budget = Budget.of(device, config.engine.max_states)
         cost = predict(Shape.of(model), device, prepared.tokens, variants, budget)
+    if config.model.quantize != "none":
+        cost = replace(cost, weights=loaded_bytes(config.model) or cost.weights)
     return len(prepared.tokens), len(prepared.cells), cost

@@ -20,7 +20,7 @@ from conftest import Command, only, write_jsonl
 from gguf_files import TEXT, bpe, write_gguf
 from tinylab.config.groups import ModelConfig
 from tinylab.convert import main as convert
-from tinylab.errors import ModelError
+from tinylab.errors import ConfigError, ModelError
 from tinylab.models.loading import load_model, skeleton
 from tinylab.models.weights import loaded_bytes
 
@@ -152,6 +152,12 @@ def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ModelError, match=rf"is read with {package}, which cannot be imported; pip install 'tinylab\[gguf\]'"):
         load(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("setting", [{"device_map": "auto"}, {"quantize": "8bit"}])
+def test_a_file_is_neither_spread_nor_packed_again(setting: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"m.gguf: a GGUF file is unpacked in memory, .* python -m tinylab.convert makes"):
+        ModelConfig(path="m.gguf", **setting)
 
 
 @needs_reader

@@ -42,6 +42,7 @@ def filled_in(asked: VerifySliceConfig, config: Config) -> VerifySliceConfig:
     dtype = asked.dtype or config.model.dtype
     device = resolve_device(asked.device or "cpu")
     check_dtype(device, dtype)
+    replace(config.model, dtype=dtype)
     coarser = max(dtype, config.model.dtype, key=lambda name: TOLERANCES[name])
     return VerifySliceConfig(
         device=device,

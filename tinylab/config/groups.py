@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 ENGINES = ("auto", "forked", "reference")
 
 SELF_CHECKS = ("cached", "always")
+
+DEVICE_MAPS = ("auto",)
+
+QUANTIZATIONS = ("none", "8bit", "4bit")
+
+MEMORY = re.compile(r"[1-9][0-9]*(KB|MB|GB|KiB|MiB|GiB)")
+"""An amount of memory, as accelerate reads it."""
 
 RANKS = ("magnitude", "highest", "lowest")
 
@@ -67,10 +75,14 @@ class ModelConfig:
     dtype: str = "float32"
     add_bos: bool = True
     verify_digest: bool = False
+    device_map: str | None = None
+    max_memory: dict[Any, str] | None = None  # by the number of a GPU, or a name
+    quantize: str = "none"
 
     def __post_init__(self) -> None:
         """Check the values."""
         one_of("model.dtype", self.dtype, DTYPES)
+        self._check_placement()
         if self.name is None and self.path is None:
             raise ConfigError("model: expected model.name=<hub id> or model.path=<folder>, got neither.")
         if self.name is not None and self.path is not None:
@@ -85,6 +97,24 @@ class ModelConfig:
             if self.path is None or not self.path.endswith(f"/planted/{self.variant}"):
                 raise ConfigError(f"model.variant={self.variant}: only model=planted has variants, got model.path={self.path}; "
                                   "leave model.variant out, or use model=local for a folder of your own.")
+
+    def _check_placement(self) -> None:
+        """Check where the weights go, and in how many bits."""
+        if self.device_map is not None:
+            one_of("model.device_map", self.device_map, DEVICE_MAPS)
+        elif self.max_memory is not None:
+            raise ConfigError("model.max_memory: nothing heeds it without model.device_map=auto; add that, or leave it out.")
+        for name, size in (self.max_memory or {}).items():
+            if not MEMORY.fullmatch(size):
+                raise ConfigError(f"model.max_memory: {name} gets {size}, expected whole KB, MB, GB, KiB, MiB or GiB; "
+                                  "write model.max_memory={cpu:8GiB}.")
+        one_of("model.quantize", self.quantize, QUANTIZATIONS)
+        if self.path is not None and self.path.endswith(".gguf") and (self.device_map is not None or self.quantize != "none"):
+            raise ConfigError(f"model.path={self.path}: a GGUF file is unpacked in memory, so neither model.device_map nor "
+                              "model.quantize can be used; python -m tinylab.convert makes a folder of it that can.")
+        if self.quantize != "none" and self.dtype == "float64":
+            raise ConfigError(f"model.quantize={self.quantize} beside dtype=float64: such weights compute in 16 or 32 bits; use "
+                              "model.dtype=float32, or model.quantize=none.")
 
     @property
     def label(self) -> str:

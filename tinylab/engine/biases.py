@@ -86,7 +86,8 @@ def _heads(model: CausalModel, hidden: torch.Tensor, length: int) -> list[torch.
 
     def before_attention(layer: int, _module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         called[layer] += 1
-        return with_first((args, kwargs), hidden.expand_as(first((args, kwargs))).contiguous())
+        given = first((args, kwargs))
+        return with_first((args, kwargs), hidden.to(given.device).expand_as(given).contiguous())
 
     def before_projection(layer: int, _module: object, args: tuple[torch.Tensor, ...]) -> None:
         called[layer] += 1

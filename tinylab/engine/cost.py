@@ -38,8 +38,9 @@ class Shape:
         heads = model.head_width * model.n_heads
         per_key = int(getattr(model.config, "num_key_value_heads", None) or model.n_heads)
         unembedding = model.model.get_output_embeddings().weight
+        tied = getattr(model.model, "all_tied_weights_keys", {})  # accelerate takes them apart
         stored = {p.data_ptr() if p.device.type != "meta" else id(p): p.numel() * p.element_size()
-                  for p in model.model.parameters()}
+                  for name, p in model.model.named_parameters() if p.device.type != "meta" or name not in tied}
         return Shape(
             layers=model.n_layers, n_heads=model.n_heads, hidden=int(model.config.hidden_size), heads=heads,
             keys=heads // model.n_heads * per_key,

@@ -13,18 +13,18 @@ Letters: T tokens, H heads, D width of the hidden states.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from tinylab.engine.beside import beside_mlp, hidden_states
 from tinylab.engine.biases import TOLERANCES
-from tinylab.engine.calls import first, with_first
+from tinylab.engine.calls import first
 from tinylab.errors import ModelError
 from tinylab.interventions.sites import Module, Site
 from tinylab.interventions.variants import Variant
@@ -109,7 +109,7 @@ def flaws(model: CausalModel, prompt: Sequence[int], places: Iterable[Place]) ->
     found = {place: flaw for place in asked if (flaw := _flaw(model, seen, place, length)) is not None}
     outputs = [(site, layer) for site, layer in asked if (site.module, site.side) == ("mlp", "out")]
     outputs = [place for place in outputs if place not in found]
-    beside = _beside_mlp(model, tokens, {layer for _, layer in outputs}) if outputs else {}
+    beside = beside_mlp(model, {layer for _, layer in outputs}, partial(_run, model, tokens, 0)) if outputs else {}
     return found | {(site, layer): beside[layer] for site, layer in outputs if layer in beside}
 
 
@@ -162,7 +162,7 @@ def _watch(model: CausalModel, tokens: Sequence[int], modules: set[Module]) -> _
         seen.inputs[module, layer] = first((args, kwargs))
 
     def leave(module: Module, layer: int, _module: object, _args: object, output: Any) -> None:
-        seen.outputs[module, layer] = _hidden(output)
+        seen.outputs[module, layer] = hidden_states(output)
 
     def at(layer: int | None, before: bool, *_: object) -> None:
         seen.layer, seen.before = layer, before
@@ -206,7 +206,7 @@ def _flaw_of_heads(model: CausalModel, seen: _Seen, layer: int, width: int) -> s
     what = f"layer {layer} ({type(model.attention(layer)).__name__})"
     if layer in seen.elsewhere:
         return f"{what} is not the only attention of its block, expected one"
-    heads = seen.heads.get(layer)
+    heads = [] if layer in model.linear else seen.heads.get(layer)
     if not heads:
         return f"{what} has no attention weights, so no heads (linear attention, or a kind that is not known here)"
     if len(heads) > 1:
@@ -217,68 +217,6 @@ def _flaw_of_heads(model: CausalModel, seen: _Seen, layer: int, width: int) -> s
         return None
     return (f"{what} has {count} attention heads of width {each} and an output projection that takes {width}, expected "
             f"num_attention_heads={model.n_heads} of {width}/{model.n_heads}")
-
-
-def _beside_mlp(model: CausalModel, tokens: Sequence[int], layers: Iterable[int]) -> dict[int, str]:
-    """The layers whose blocks add more than what attention and the MLP write, and what."""
-    left: dict[int, torch.Tensor] = {}
-
-    def zeroed(_module: object, _args: object, output: Any) -> Any:
-        return (torch.zeros_like(output[0]), *output[1:]) if isinstance(output, tuple) else torch.zeros_like(output)
-
-    def alone(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return with_first((args, kwargs), first((args, kwargs)).detach())
-
-    def keep(layer: int, _module: object, _args: object, output: Any) -> None:
-        left[layer] = _hidden(output)
-
-    chosen = sorted(set(layers))
-    matrices = {layer: {name: p for name, p in model.blocks[layer].named_parameters() if p.dim() > 1 and p.is_floating_point()}
-                for layer in chosen}
-    with ExitStack() as stack:
-        stack.enter_context(_differentiable([p for own in matrices.values() for p in own.values()]))
-        for layer in chosen:
-            stack.callback(model.blocks[layer].register_forward_pre_hook(alone, with_kwargs=True).remove)
-            stack.callback(model.blocks[layer].register_forward_hook(partial(keep, layer)).remove)
-            for module in (model.projection(layer), model.mlp(layer)):
-                stack.callback(module.register_forward_hook(zeroed).remove)
-        _run(model, tokens, 0)
-        found = {}
-        for layer in chosen:
-            if adding := _reaching(left[layer], matrices[layer]):
-                block, mlp = type(model.blocks[layer]).__name__, type(model.mlp(layer)).__name__
-                found[layer] = (f"the {block} of layer {layer} adds more to the residual stream than what its attention and its "
-                                f"{mlp} write ({', '.join(adding)})")
-    return found
-
-
-def _reaching(value: torch.Tensor, parameters: dict[str, nn.Parameter]) -> list[str]:
-    """The modules whose weight matrices a value depends on."""
-    if not value.requires_grad:
-        return []
-    noise = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value.device, value.dtype)
-    slopes = torch.autograd.grad((value * noise).sum(), list(parameters.values()), allow_unused=True, retain_graph=True)
-    reached = [name for name, slope in zip(parameters, slopes, strict=True) if slope is not None and bool((slope != 0).any())]
-    return list(dict.fromkeys(name.partition(".")[0] for name in reached))
-
-
-@contextmanager
-def _differentiable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """While open, what is computed tells which of these parameters it depends on."""
-    before: list[bool] = [parameter.requires_grad for parameter in parameters]
-    with torch.enable_grad():
-        try:
-            for parameter in parameters:
-                parameter.requires_grad_(True)
-            yield
-        finally:
-            for parameter, had in zip(parameters, before, strict=True):
-                parameter.requires_grad_(had)
-
-
-def _hidden(output: Any) -> Any:
-    """The hidden states that a module returns, whatever it returns behind them."""
-    return output[0] if isinstance(output, tuple | list) else output
 
 
 def _run(model: CausalModel, tokens: Sequence[int], rows: int) -> torch.Tensor:

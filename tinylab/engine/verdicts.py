@@ -22,6 +22,7 @@ import transformers
 from tinylab.cache import keep, recall
 from tinylab.interventions.variants import Variant
 from tinylab.models.network import CausalModel
+from tinylab.models.placement import spread
 from tinylab.task.tokens import TokenPair
 
 KIND = "self_checks"
@@ -61,6 +62,8 @@ def verdict_key(model: CausalModel, pairs: Sequence[TokenPair], checked: Sequenc
     return {
         "weights": {"revision": identity.revision, "digest": identity.digest, "architecture": type(model.model).__name__},
         "dtype": str(model.dtype),
+        "bits": str(getattr(config, "quantization_config", None)),
+        "spread": spread(model.model),
         "device": _device(model.device),
         "attention": str(config._attn_implementation),
         "experts": str(getattr(config, "_experts_implementation", None)),

@@ -28,6 +28,7 @@ from tinylab.models.gguf import (
 )
 from tinylab.models.lexicon import Lexicon
 from tinylab.models.network import CausalModel
+from tinylab.models.placement import on_one_device, placing, spread, tidy_after
 from tinylab.models.tensors import check_numbers, check_tensors
 from tinylab.models.weights import ModelIdentity, hub_folder, identify, model_folder
 from tinylab.paths import locate
@@ -37,7 +38,7 @@ EXPERTS = (None, "eager", "grouped_mm", "batched_mm")
 """Implementations that a config.json may choose: those of torch. Others are packages, or code that would be downloaded."""
 log = logging.getLogger(__name__)
 
-_kept: dict[tuple[ModelIdentity, str, str, bool], CausalModel] = {}
+_kept: dict[tuple[Any, ...], CausalModel] = {}
 """What `kept_model` loaded last in this process; never more than one."""
 
 
@@ -57,7 +58,8 @@ def kept_model(config: ModelConfig, device: str, identity: ModelIdentity | None 
         ModelError: see `load_model`.
         DeviceError: see `load_model`.
     """
-    key = (identity or identify(config), config.dtype, device, config.add_bos)
+    limits = str(config.max_memory)
+    key = (identity or identify(config), config.dtype, device, config.add_bos, config.device_map, limits, config.quantize)
     if key in _kept:
         log.info("kept from the last run: %s, %s on %s", key[0].name, config.dtype, device)
         return _kept[key]
@@ -73,20 +75,24 @@ def load_model(config: ModelConfig, device: str, identity: ModelIdentity | None 
 
     Args:
         config: which model.
-        device: where it goes.
+        device: where it goes; with a `device_map`, where it computes: cuda means all GPUs, cpu none of them.
         identity: what its weights are, None if that is yet to be found.
 
     Raises:
-        ModelError: not a model, not a causal language model, not on the hub, no network and not in the cache.
-        DeviceError: the device lacks the dtype.
+        ModelError: not a model, not a causal language model, not on the hub, no network and not in the cache; a package that its
+            placement needs is not installed.
+        DeviceError: the device lacks the dtype, or is not there.
     """
-    if device == "cuda":
+    if device == "cuda" and config.device_map is None:
         take_gpu()
     check_dtype(device, config.dtype)
-    loaded = _load(config, identity or identify(config), weights=True)
-    loaded.model = loaded.model.to(device)
-    log.info("loaded %s: %d layers × %d heads, %s on %s", loaded.identity.name, loaded.n_layers, loaded.n_heads, config.dtype,
-             device)
+    loaded = _load(config, identity or identify(config), weights=True, device=device)
+    if on_one_device(config):
+        loaded.model = loaded.model.to(device)
+    kept = "".join(f", {count} modules on {name}" for name, count in (spread(loaded.model) or {}).items())
+    bits = "" if config.quantize == "none" else f" and {config.quantize}"
+    log.info("loaded %s: %d layers × %d heads, %s%s on %s%s", loaded.identity.name, loaded.n_layers, loaded.n_heads, config.dtype,
+             bits, device, kept)
     return loaded
 
 
@@ -99,8 +105,8 @@ def skeleton(config: ModelConfig) -> CausalModel:
     return _load(config, identify(config), weights=False)
 
 
-def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> CausalModel:
-    """A model on the CPU, or its modules alone on the meta device."""
+def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool, device: str = "cpu") -> CausalModel:
+    """A model on the CPU or placed as its config says, or its modules alone on the meta device."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
 
@@ -110,7 +116,7 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
         source = locate(str(config.path)) if packed else _folder(config, identity, weights=weights)
         try:
             read = _read_gguf if packed else _read_folder
-            model, tokenizer, quantisation = read(source, config, what, weights=weights)
+            model, tokenizer, quantisation = read(source, config, what, device if weights else None)
             Lexicon(tokenizer).try_out()
             if weights:
                 check_numbers(model, what, config.dtype)
@@ -129,8 +135,8 @@ def _load(config: ModelConfig, identity: ModelIdentity, *, weights: bool) -> Cau
     return CausalModel(model=model, tokenizer=tokenizer, identity=identity, add_bos=config.add_bos, quantisation=quantisation)
 
 
-def _read_folder(folder: Path, config: ModelConfig, what: str, *, weights: bool) -> tuple[Any, Any, None]:
-    """Model and tokenizer of a folder with safetensors."""
+def _read_folder(folder: Path, config: ModelConfig, what: str, device: str | None) -> tuple[Any, Any, None]:
+    """Model and tokenizer of a folder with safetensors; without a device the modules alone."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -140,18 +146,20 @@ def _read_folder(folder: Path, config: ModelConfig, what: str, *, weights: bool)
         raise ModelError(f"{what}: no tokenizer in it; expected one of {', '.join(TOKENIZER_FILES)}.")
     _check_tokenizer(folder, what, shape.model_type)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if not weights:
+    if device is None:
         return _modules(shape, dtype), tokenizer, None
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder, config=shape, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are refused below, by name
-    )
+    with placing(config, device, what) as placement:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder, config=shape, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
+            ignore_mismatched_sizes=True, **placement,  # mismatched sizes are refused below, by name
+        )
+    tidy_after(model, placement)
     check_tensors(info, what, type(model).__name__, towers=hasattr(shape, "vision_config"))
     return model, tokenizer, None
 
 
-def _read_gguf(file: Path, config: ModelConfig, what: str, *, weights: bool) -> tuple[Any, Any, dict[str, Any]]:
-    """Model and tokenizer of a GGUF file, and how it is quantised."""
+def _read_gguf(file: Path, config: ModelConfig, what: str, device: str | None) -> tuple[Any, Any, dict[str, Any]]:
+    """Model and tokenizer of a GGUF file, and how it is quantised; without a device the modules alone."""
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
@@ -163,7 +171,7 @@ def _read_gguf(file: Path, config: ModelConfig, what: str, *, weights: bool) -> 
         shape = _plain(AutoConfig.from_pretrained(**source), what)
         check_config(header, shape, what)
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        if not weights:
+        if device is None:
             return _modules(shape, dtype), tokenizer, header.quantisation()
         model, info = load_weights(source, shape, dtype)
     check_tensors(info, what, type(model).__name__, described="its header")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tinylab.errors import ModelError
 from tinylab.interventions.sites import Module
 from tinylab.models.lexicon import Lexicon
+from tinylab.models.placement import main_device
 from tinylab.models.points import find_attention, find_blocks, find_mlp
 from tinylab.models.weights import ModelIdentity
 
@@ -34,9 +35,8 @@ class CausalModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        device: torch.device = self.model.device
-        return device
+        """Where the weights are; of a model that is spread, the device that takes its inputs."""
+        return main_device(self.model)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -72,7 +72,11 @@ class CausalModel:
     @cached_property
     def widest(self) -> int:
         """Numbers in the widest activation of a row in a block: the MLP's inside, as a rule."""
-        return int(max(max(p.shape[-2:]) for p in self.blocks[0].parameters() if p.dim() > 1))
+        parts: list[Any] = list(self.blocks[0].modules())
+        linear = [part for part in parts if hasattr(part, "in_features")]  # whose weights may be packed into bytes
+        own = [p for part in parts if part not in linear for p in part.parameters(recurse=False) if p.dim() > 1]
+        return max(int(max(size)) for size in [*((part.in_features, part.out_features) for part in linear),
+                                               *(p.shape[-2:] for p in own)])
 
     @cached_property
     def chunks(self) -> dict[int, int]:
@@ -80,6 +84,12 @@ class CausalModel:
         kinds = getattr(self.config, "layer_types", None) or []
         size = getattr(self.config, "attention_chunk_size", None)
         return {layer: int(size) for layer, kind in enumerate(kinds) if kind == "chunked_attention" and size is not None}
+
+    @cached_property
+    def linear(self) -> frozenset[int]:
+        """The layers whose attention is linear by the config, whatever products it makes."""
+        kinds = getattr(self.config, "layer_types", None) or []
+        return frozenset(layer for layer, kind in enumerate(kinds) if kind == "linear_attention")
 
     @property
     def context(self) -> int | None:

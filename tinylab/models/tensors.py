@@ -6,11 +6,12 @@ transformers draws random numbers for what a file lacks, and leaves out what its
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import isinf, isnan
 from typing import TYPE_CHECKING, Any
 
 from tinylab.errors import ModelError
+from tinylab.models.placement import resident
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +62,7 @@ def check_numbers(model: nn.Module, what: str, dtype: str) -> None:
     import torch
 
     broken = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in _in_memory(model):
         if parameter.numel() and parameter.is_floating_point():
             low, high = map(float, torch.aminmax(parameter.detach()))
             if isnan(low) or (parameter.element_size() > 2 and (isinf(low) or isinf(high))):
@@ -69,6 +70,17 @@ def check_numbers(model: nn.Module, what: str, dtype: str) -> None:
     if broken:
         raise ModelError(f"{what}: the weights hold NaN or infinite numbers as {dtype} ({_some(broken)}); expected finite ones, "
                          "so get the file again, or use a model.dtype that holds larger numbers if the file's own are finite.")
+
+
+def _in_memory(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Each parameter once, in memory while it is looked at."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        names = [name for name, parameter in module.named_parameters(recurse=False) if id(parameter) not in seen]
+        if names:
+            seen |= {id(getattr(module, name)) for name in names}
+            with resident(module):
+                yield from ((f"{prefix}.{name}", getattr(module, name)) for name in names)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,10 @@ LARGE = 2**20
 """Bytes of a file from which on its digest is kept."""
 SETTLED = 2 * 10**9
 """Nanoseconds after a change from which on a file's times tell it from any later content: file systems' clocks are coarse."""
+QUANTIZED = {"8bit": 1.0, "4bit": 0.5}
+"""Bytes of one weight of a quantised matrix, without its scales."""
+KEEPS_DTYPE = re.compile("embed|wte|wpe|head")
+"""Names of matrices that are not quantised: those of words."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def hub_folder(name: str, commit: str, *, weights: bool) -> Path:
 
 
 def loaded_bytes(config: ModelConfig) -> int | None:
-    """Bytes of the weights in the config's dtype, read off the files' headers; None where they are not on this machine.
+    """Bytes of the weights as the config loads them, read off the files' headers; None where they are not on this machine.
 
     Raises:
         ModelError: see `identify`.
@@ -123,18 +128,22 @@ def loaded_bytes(config: ModelConfig) -> int | None:
         assert config.name is not None
         folder = _hub_config(config.name, config.revision).parent
     files = sorted(folder.glob("*.safetensors"))
-    return sum(map(_parameters, files)) * BYTES[config.dtype] if files else None
+    return int(sum(_bytes(file, config) for file in files)) if files else None
 
 
-def _parameters(file: Path) -> int:
-    """How many numbers a safetensors file holds; 0 if it is none, which loading will tell."""
+def _bytes(file: Path, config: ModelConfig) -> float:
+    """Bytes of a safetensors file's tensors as they are loaded; 0 if it is none, which loading will tell."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="np") as tensors:
-            return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}
     except (SafetensorError, OSError):
         return 0
+    quantized = QUANTIZED.get(config.quantize, BYTES[config.dtype])
+    dtype: float = BYTES[config.dtype]
+    return sum(int(prod(shape)) * (quantized if len(shape) == 2 and not KEEPS_DTYPE.search(name) else dtype)
+               for name, shape in shapes.items())
 
 
 def _folder_digest(folder: Path, *, verify: bool) -> str:

@@ -69,7 +69,7 @@ def _same_settings(path: Path, manifest: dict[str, Any], resolved: Resolved) -> 
 def _without_what_changes(identity: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in identity.items() if key not in ("identity_version", "results_version")}
     kept["condition"] = {key: value for key, value in identity["condition"].items() if key not in ("sha256", "path")}
-    kept["model"] = {key: value for key, value in identity["model"].items() if key in ("dtype", "add_bos")}
+    kept["model"] = {key: value for key, value in identity["model"].items() if key in ("dtype", "add_bos", "quantize")}
     return kept
 
 

@@ -1,11 +1,11 @@
 """What makes two runs the same: a hash of everything that determines the numbers, and of nothing else.
 
 In the hash: the battery's kind, name and settings, the condition's settings with its corpus' sha256 in place of the path, the
-model's commit or weights digest in place of its path, its dtype and BOS policy, the device type that `auto` chose, the engine,
-the seeds, and `RESULTS_VERSION`. Settings at their defaults are left out, so that an option that comes later changes no
-identity; where code lies is not in it. Neither are names, folders, launcher, logging, plots, threads, `verify_slice`,
-`engine.max_states`, `engine.self_check`, `model.verify_digest`, `invariants`, `dry_run`; nor `metrics`: a metric that a finished
-run lacks is added to it.
+model's commit or weights digest in place of its path, its dtype, quantisation and BOS policy, the device type that `auto` chose,
+the engine, the seeds, and `RESULTS_VERSION`. Settings at their defaults are left out, so that an option that comes later changes
+no identity; where code lies is not in it. Neither are names, folders, launcher, logging, plots, threads, `verify_slice`,
+`engine.max_states`, `engine.self_check`, `model.verify_digest`, `model.device_map`, `model.max_memory`, `invariants`, `dry_run`;
+nor `metrics`: a metric that a finished run lacks is added to it.
 """
 
 from __future__ import annotations
@@ -63,12 +63,13 @@ class Resolved:
             model = {"name": self.model.name, "revision": self.model.revision, "digest": self.model.digest}
             if self.model.digest is not None:
                 del model["name"]
+        quantized = {} if config.model.quantize == "none" else {"quantize": config.model.quantize}
         return {
             "identity_version": IDENTITY_VERSION,
             "results_version": RESULTS_VERSION,
             "battery": battery_identity(config.battery),
             "condition": {**condition, **({"path": path} if self.corpus is None else {"sha256": self.corpus})},
-            "model": {**model, "dtype": config.model.dtype, "add_bos": config.model.add_bos},
+            "model": {**model, "dtype": config.model.dtype, "add_bos": config.model.add_bos, **quantized},
             "device": config.device.type if self.device is None else self.device,
             "engine": config.engine.name,
             "seeds": config.seeds,

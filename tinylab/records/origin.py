@@ -132,6 +132,8 @@ class Provenance(OpenRecord):
     """The prompt pairs."""
     device: Name
     """Where the model ran, such as cpu or cuda."""
+    device_map: dict[Name, Count] | None = None
+    """Modules by where they were kept, the disk included; null where all were on the device."""
     threads: Count
     """Of torch."""
     attention: Name | None
@@ -151,7 +153,9 @@ class Provenance(OpenRecord):
     identity: dict[Name, Json] | None = None
     """What `run_id` is a hash of."""
     dtype: Name
-    """Of the weights as they ran."""
+    """Of the weights as they ran, and of what is computed with quantised ones."""
+    quantize: Name | None = None
+    """The format of quantised weights; null where they were not."""
     engine: Name
     """What evaluated the interventions: forked or reference."""
     engine_fallback_reason: Text | None

@@ -56,6 +56,8 @@ def provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str,
     """Where the numbers come from: model, corpus, software."""
     import torch
 
+    from tinylab.models.placement import spread
+
     return {
         "model": asdict(model.identity),
         "architecture": type(model.model).__name__,
@@ -73,6 +75,7 @@ def provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str,
             "noted": prepared.condition.noted,
         },
         "device": device,
+        "device_map": spread(model.model),
         "threads": torch.get_num_threads(),
         "attention": model.model.config._attn_implementation,
         "packages": package_versions(),

@@ -62,7 +62,7 @@ class Child:
             "model": provenance["model"]["name"],
             "battery": manifest["battery"]["name"],
             "device": provenance["device"],
-            "dtype": provenance["dtype"],
+            "dtype": " ".join(filter(None, (provenance["dtype"], provenance.get("quantize")))),
             "direction": manifest["direction"],
             "positions": manifest["positions"],
         }

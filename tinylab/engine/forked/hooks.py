@@ -140,7 +140,8 @@ def _forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
 
 
 def _attend(
-    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _mask: torch.Tensor | None, **kwargs: Any
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
+    attention_mask: torch.Tensor | None = None, **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The model's own attention over the trie: its mask is replaced."""
     hooks, original, _ = _current.get()
