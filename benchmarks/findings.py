@@ -203,7 +203,8 @@ def time_table(models: Sequence[Findings]) -> str:
             told = [model.run(battery, condition).manifest["provenance"] for condition in CONDITIONS]
             rows.append([MODELS[model.name], title, sum(t["forwards"] for t in told), f"{sum(t['states'] for t in told):,}",
                          f"{sum(t['engine_seconds'] for t in told):.0f}", f"{sum(t['wall_seconds'] for t in told):.0f}"])
-    return table(["model", "battery, five conditions", "forward passes", "states", "seconds in the engine", "seconds in all"], rows)
+    header = ["model", "battery, five conditions", "forward passes", "states", "seconds in the engine", "seconds in all"]
+    return table(header, rows)
 
 
 def draw_heads(model: Findings, path: Path) -> None:
