@@ -17,7 +17,7 @@ from functools import cache
 
 from tinylab.errors import CorpusError
 from tinylab.measures.readings import READOUT
-from tinylab.task.corpus import Condition, PromptPair, drop
+from tinylab.task.corpus import LONG, SEVERAL, UNEQUAL, Condition, PromptPair, drop
 from tinylab.task.notes import APART, BEGUN, JOINED, MERGED, SPECIAL, text_notes
 
 OPENING = "([{<\"'\u201c\u2018\u00ab/="
@@ -66,7 +66,7 @@ def tokenise(
         lost: the parts of a text that no token stands for.
         specials: the tokens that are no text.
         context: the longest prompt in tokens that the model takes, None if it has no limit.
-        single_token: whether an answer of several tokens is an error.
+        single_token: whether a pair with an answer of several tokens is unusable.
         aligned: whether the positions of both prompts must align, so that unequal lengths are unusable.
         strict: whether a pair that would be dropped is an error.
 
@@ -74,28 +74,30 @@ def tokenise(
         The condition with what is left and what is to be known of it, and its pairs as tokens, in the same order.
 
     Raises:
-        CorpusError: a word that the vocabulary lacks, a prompt longer than the context, an answer of several tokens where
-            one is asked for, nothing left to use.
+        CorpusError: a word that the vocabulary lacks, too little left to use.
     """
     encode = cache(encode)
     tokens: dict[int, TokenPair] = {}
     reasons: dict[int, str] = {}
+    details: dict[int, str] = {}
     notes = text_notes(condition.pairs)
     for pair in condition.pairs:
         _check_known(condition, pair, encode, unknown, lost)
         texts = [encode(text) for text in (pair.clean, pair.corrupt, pair.target, pair.foil)]
         clean, corrupt = (_begun(ids, bos) for ids in texts[:2])
-        _check_context(condition, pair, max(len(clean), len(corrupt)), context)
         answers, told = zip(*(_answer(encode, lost, *seam) for seam in
                               ((pair.clean, pair.target), (pair.corrupt, pair.foil))), strict=True)
-        if single_token:
-            _check_single_token(condition, pair, answers)
-        if (reason := _unusable(clean, corrupt, answers, bos, aligned)) is not None:
+        reason = _unusable(clean, corrupt, answers, bos, aligned)
+        if reason is None and context is not None and (length := max(len(clean), len(corrupt))) > context:
+            reason, details[pair.row] = LONG, f"it has {length} tokens, the model's context is {context}"
+        if reason is None and single_token and (name := _several(answers)) is not None:
+            reason, details[pair.row] = SEVERAL, f"{name} {getattr(pair, name)!r}"
+        if reason is not None:
             reasons[pair.row] = reason
             continue
         tokens[pair.row] = TokenPair(clean, corrupt, *map(READOUT.answer, answers))
         notes[pair.row] += [*_token_notes(texts, bos, specials), *dict.fromkeys(note for note in told if note is not None)]
-    kept = drop(condition, reasons, strict)
+    kept = drop(condition, reasons, strict, details)
     noted = Counter(note for pair in kept.pairs for note in notes[pair.row])
     return replace(kept, noted=dict(noted)), [tokens[pair.row] for pair in kept.pairs]
 
@@ -111,7 +113,7 @@ def _unusable(
     if READOUT.answer(answers[0]) == READOUT.answer(answers[1]):
         return "target and foil begin with the same token"
     if aligned and len(clean) != len(corrupt):
-        return "prompts of unequal length"
+        return UNEQUAL
     return None
 
 
@@ -157,15 +159,6 @@ def _check_known(condition: Condition, pair: PromptPair, encode: Encode, unknown
                       "use a condition that was made for this model, or another model.")
 
 
-def _check_context(condition: Condition, pair: PromptPair, length: int, context: int | None) -> None:
-    if context is not None and length > context:
-        raise CorpusError(f"{condition.path}: row {pair.row} has a prompt of {length} tokens, "
-                          f"but the model's context is {context}; shorten it or take another model.")
-
-
-def _check_single_token(condition: Condition, pair: PromptPair, answers: Sequence[Sequence[int]]) -> None:
-    for name, text, ids in zip(("target", "foil"), (pair.target, pair.foil), answers, strict=True):
-        if len(ids) != 1:
-            raise CorpusError(f"{condition.path}: row {pair.row}: {name} {text!r} is {len(ids)} tokens and "
-                              "condition.single_token=true; use a one-token answer, or condition.single_token=false "
-                              "to score its first token.")
+def _several(answers: Sequence[Sequence[int]]) -> str | None:
+    """The first answer of more than one token, by its field."""
+    return next((name for name, ids in zip(("target", "foil"), answers, strict=True) if len(ids) > 1), None)
