@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from tinylab.effects.ability import Telling, ability, sentence, tell
 from tinylab.effects.impact import Impact, assemble
 from tinylab.errors import TinylabError
 from tinylab.interventions.sources import RUNS
@@ -30,7 +31,7 @@ from tinylab.task.notes import ADVICE, look_swapped
 from tinylab.task.preparation import Prepared, prepare
 
 if TYPE_CHECKING:
-    from tinylab.engine.base import Evaluation
+    from tinylab.engine.base import Checkpointer, Evaluation
     from tinylab.engine.choose import Choice
     from tinylab.interventions.variants import Variant
     from tinylab.models.network import CausalModel
@@ -93,11 +94,14 @@ def compute(
     })
     if config.overwrite:
         checkpoint.discard()
-    evaluation = _evaluate(config, ready, checkpoint, scored(metrics))
+    evaluation = _evaluate(config, ready, telling := Telling(checkpoint), scored(metrics))
     engine_seconds = time.monotonic() - engine_began
     impact = assemble(config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation,
                       computed=scored(metrics), wanted=metrics)
     _check_finite(impact, config)
+    told = ability(impact.ability, impact.pairs)
+    if (said := sentence(told)) != telling.said:
+        tell(said, told)
     if look_swapped(*(impact.unmodified[run]["logit_diff"] for run in RUNS)):
         log.warning("after most clean prompts the model prefers the foil, and after most corrupt ones the target: "
                     "are clean and corrupt (condition.clean_field, condition.corrupt_field) swapped?")
@@ -153,14 +157,14 @@ def _tell_dropped(prepared: Prepared, condition: Condition) -> None:
         log.warning("%d of %d rows dropped (%s)", sum(dropped.values()), rows, told)
 
 
-def _evaluate(config: Config, ready: Ready, checkpoint: Checkpoint, names: tuple[str, ...]) -> Evaluation:
+def _evaluate(config: Config, ready: Ready, checkpointer: Checkpointer, names: tuple[str, ...]) -> Evaluation:
     """Evaluate every cell on every example, with a progress bar."""
     tokens = ready.prepared.tokens
     layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} cells, {rate_fmt}, {remaining} left"
     title = f"{config.battery.name} on {config.condition.tag}"
     with tqdm(total=len(ready.variants), desc=title, unit=" cells", bar_format=layout, disable=None) as bar:
         return ready.choice.engine.evaluate(
-            tokens, ready.variants, Scorer(names), lambda done: bar.update(done / len(tokens)), checkpointer=checkpoint
+            tokens, ready.variants, Scorer(names), lambda done: bar.update(done / len(tokens)), checkpointer=checkpointer
         )
 
 
