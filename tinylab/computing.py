@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from tinylab.config.groups import AUTO
 from tinylab.effects.ability import Telling, ability, sentence, tell
 from tinylab.effects.impact import Impact, assemble
 from tinylab.errors import TinylabError
@@ -140,10 +141,18 @@ def _get_ready(resolved: Resolved, warning: str | None) -> Ready:
         log.warning("device=mps has been seen to get signs wrong; add +verify_slice.device=cpu to check these numbers")
     model = kept_model(config.model, device, identity)
     prepared = prepare(config, condition, model)
+    _tell_bos(model)
     _tell_dropped(prepared, condition)
     variants = [cell.variant for cell in prepared.cells]
     value_bias = convention(biases_for(model, variants))
     return Ready(model, device, prepared, choose_engine(model, config.engine, prepared.tokens, variants), value_bias)
+
+
+def _tell_bos(model: CausalModel) -> None:
+    """Say what `model.add_bos=auto` came to."""
+    if (bos := model.describe_bos())["policy"] == AUTO:
+        log.info("model.add_bos=auto: the tokenizer of %s itself puts %s before a text, and so it is with every prompt",
+                 model.identity.name, bos["token"] or "nothing")
 
 
 def _tell_dropped(prepared: Prepared, condition: Condition) -> None:

@@ -166,5 +166,5 @@ def test_a_runs_id_knows_the_weights_and_not_the_name_of_the_variant() -> None:
         with Composer(flags_parser().parse_args([])) as composer:
             return run_id(validate(composer.compose([*overrides, "condition=planted_c", "device=cpu"])))
 
-    own_path = ("model=local", "model.path=pkg://tinylab/assets/planted/twins", "model.dtype=float64")
+    own_path = ("model=local", "model.path=pkg://tinylab/assets/planted/twins", "model.dtype=float64", "model.add_bos=true")
     assert identity("model=planted", "model.variant=twins") == identity(*own_path) != identity("model=planted")

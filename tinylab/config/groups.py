@@ -13,6 +13,9 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
+AUTO = "auto"
+"""Of model.add_bos: what the tokenizer itself puts before a text."""
+
 ENGINES = ("auto", "forked", "reference")
 
 RANKS = ("magnitude", "highest", "lowest")
@@ -63,11 +66,13 @@ class ModelConfig:
     variant: str | None = None
     revision: str | None = None
     dtype: str = "float32"
-    add_bos: bool = True
+    add_bos: Any = True  # true, false or auto
 
     def __post_init__(self) -> None:
         """Check the values."""
         one_of("model.dtype", self.dtype, DTYPES)
+        if not isinstance(self.add_bos, bool) and self.add_bos != AUTO:
+            raise ConfigError(f"model.add_bos={self.add_bos}: expected true, false, or {AUTO} (what the tokenizer itself does).")
         if self.name is None and self.path is None:
             raise ConfigError("model: expected model.name=<hub id> or model.path=<folder>, got neither.")
         if self.name is not None and self.path is not None:

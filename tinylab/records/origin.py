@@ -68,7 +68,11 @@ class Bos(OpenRecord):
     add_bos: Flag
     """Whether they do."""
     token_id: Index | None
-    """Which token; null if the tokenizer has none."""
+    """Which token; null if there is none."""
+    token: Name | None = None
+    """Its name."""
+    policy: Name | None = None
+    """`model.add_bos`: true, false, or auto, what the tokenizer itself puts before a text."""
 
 
 class Corpus(OpenRecord):

@@ -62,7 +62,7 @@ def provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str,
         "n_layers": model.n_layers,
         "n_heads": model.n_heads,
         "tokenizer": model.describe_tokenizer(),
-        "bos": {"add_bos": model.add_bos, "token_id": model.bos},
+        "bos": model.describe_bos(),
         "corpus": {
             "path": prepared.condition.path,
             "sha256": prepared.condition.sha256,
