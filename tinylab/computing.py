@@ -141,16 +141,21 @@ def _get_ready(resolved: Resolved, warning: str | None) -> Ready:
         log.warning("device=mps has been seen to get signs wrong; add +verify_slice.device=cpu to check these numbers")
     model = kept_model(config.model, device, identity)
     prepared = prepare(config, condition, model)
-    _tell_bos(model)
+    _tell_bos(model, prepared.chat)
     _tell_dropped(prepared, condition)
     variants = [cell.variant for cell in prepared.cells]
     value_bias = convention(biases_for(model, variants))
     return Ready(model, device, prepared, choose_engine(model, config.engine, prepared.tokens, variants), value_bias)
 
 
-def _tell_bos(model: CausalModel) -> None:
-    """Say what `model.add_bos=auto` came to."""
-    if (bos := model.describe_bos())["policy"] == AUTO:
+def _tell_bos(model: CausalModel, chat: dict[str, Any] | None) -> None:
+    """Say what `model.add_bos=auto` came to, and how prompts are turns."""
+    if chat is not None:
+        log.info("condition.chat=true: the first prompt is %s", "|".join(chat["tokens"]))
+        if chat["date"] is not None:
+            log.warning("the chat template of %s writes a date into prompts: %s stands there on any day",
+                        model.identity.name, chat["date"])
+    elif (bos := model.describe_bos())["policy"] == AUTO:
         log.info("model.add_bos=auto: the tokenizer of %s itself puts %s before a text, and so it is with every prompt",
                  model.identity.name, bos["token"] or "nothing")
 
@@ -160,7 +165,8 @@ def _tell_dropped(prepared: Prepared, condition: Condition) -> None:
     dropped = prepared.condition.dropped
     rows = len(condition.pairs) + sum(condition.dropped.values())
     for note, count in prepared.condition.noted.items():
-        log.warning("%d of %d rows: %s: %s", count, rows, note, ADVICE[note])
+        example = f" ({shown})" if (shown := prepared.condition.shown.get(note)) is not None else ""
+        log.warning("%d of %d rows: %s: %s%s", count, rows, note, ADVICE[note], example)
     if dropped:
         told = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
         log.warning("%d of %d rows dropped (%s)", sum(dropped.values()), rows, told)

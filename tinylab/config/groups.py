@@ -37,6 +37,8 @@ class ConditionConfig:
     n_examples: int | None = None
     single_token: bool = False
     strict: bool = False
+    chat: bool = False
+    system: str | None = None
     clean_field: str = "clean"
     corrupt_field: str = "corrupt"
     target_field: str = "target"
@@ -47,6 +49,12 @@ class ConditionConfig:
     def __post_init__(self) -> None:
         """Check the values."""
         at_least("condition.n_examples", self.n_examples, 1)
+        if self.system is not None and not self.chat:
+            raise ConfigError("condition.system beside condition.chat=false: only a conversation has a system's turn; use "
+                              "condition.chat=true, or leave condition.system out.")
+        if self.system is not None and not self.system.strip():
+            raise ConfigError("condition.system is empty: expected what the system's turn says; leave it out for what the "
+                              "model's chat template itself puts there.")
         if not isinstance(self.tag, str):
             raise ConfigError(f"condition.tag={self.tag}: got a {type(self.tag).__name__}, expected text; quote it: tag: 'TEXT' "
                               "in a YAML file, \"condition.tag='TEXT'\" on the command line.")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -144,6 +145,10 @@ class CausalModel:
         """Token ids of a text, verbatim, without special tokens of the tokenizer's own accord."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
+
+    def spelt(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as a person reads them: ␣ for the space that is a part of one, ⏎ for a new line."""
+        return [re.sub("[Ġ▁ ]", "␣", re.sub("[Ċ\n]", "⏎", token)) for token in self.tokenizer.convert_ids_to_tokens(list(ids))]
 
     def lost(self, text: str) -> list[str]:
         """The parts of a text that no token stands for."""

@@ -63,6 +63,7 @@ def provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str,
         "n_heads": model.n_heads,
         "tokenizer": model.describe_tokenizer(),
         "bos": model.describe_bos(),
+        **({} if prepared.chat is None else {"chat": prepared.chat}),
         "corpus": {
             "path": prepared.condition.path,
             "sha256": prepared.condition.sha256,

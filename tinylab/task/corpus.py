@@ -61,6 +61,7 @@ class Condition:
     pairs: tuple[PromptPair, ...]
     dropped: dict[str, int]
     noted: dict[str, int] = field(default_factory=dict)  # of the pairs that are used all the same (`tinylab.task.notes`)
+    shown: dict[str, str] = field(default_factory=dict)  # an example of what is noted
 
 
 def corpus_sha256(path: str) -> str:
