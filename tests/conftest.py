@@ -22,6 +22,8 @@ has_ray = find_spec("hydra_plugins") is not None and find_spec("hydra_plugins.hy
 REAL = Path(os.environ.get("TINYLAB_REAL_MODELS", Path(__file__).parents[1] / ".real-models"))
 needs_ray = pytest.mark.skipif(not has_ray, reason="the extra `ray` is not installed here; make test-ray installs it")
 
+REAL = Path(os.environ.get("TINYLAB_REAL_MODELS", Path(__file__).parents[1] / ".real-models"))
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-docs", action="store_true", help="write the tables in docs/ that tests measure")
@@ -46,6 +48,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     measured = session.config.stash.get(validation.KEPT, {})
     if session.config.getoption("--write-docs") and exitstatus == pytest.ExitCode.OK and measured:
         validation.write(measured)
+
+
+@pytest.fixture
+def smollm2() -> Path:
+    return REAL / "smollm2"
+
+
+@pytest.fixture
+def gemma3() -> Path:
+    return REAL / "gemma3"
 
 
 @pytest.fixture

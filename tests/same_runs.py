@@ -73,7 +73,7 @@ def _planted() -> dict[str, Line]:
 
 def _random(name: str, condition: str) -> dict[str, Line]:
     """Runs of a random family."""
-    model = ("model=local", f"model.path=../models/{name}", f"condition={condition}")
+    model = ("model=local", f"model.path=../models/{name}", "model.add_bos=true", f"condition={condition}")
     return {
         f"{name}_h1": (*model, "battery.scales=[0,0.5]", "battery.keep_value_bias=true", TWO_SEEDS),
         f"{name}_resid": (*model, H2, SHAM, "verify_slice.n_examples=2"),

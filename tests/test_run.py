@@ -442,10 +442,10 @@ STOPS: Final[dict[str, tuple[list[str], list[str]]]] = {
     "empty corpus": ([OWN, "condition.path=empty.jsonl"], ["empty.jsonl", "empty"]),
     "row without field": ([OWN, "condition.path=no_foil.jsonl"], ["no_foil.jsonl, line 2", "no field 'foil'"]),
     "multi-token target": (
-        [OWN, "condition.path=long_answer.jsonl", "condition.single_token=true"],
-        ["row 1", "Antananarivo", "tokens", "condition.single_token=false"],
+        [OWN, "condition.path=long_answer.jsonl", "condition.single_token=true", "condition.strict=true"],
+        ["row 1", "Antananarivo", "several tokens", "condition.strict=false"],
     ),
-    "prompt too long": ([OWN, "condition.path=long_prompt.jsonl"], ["row 1", "tokens", "context"]),
+    "prompt too long": ([OWN, "condition.path=long_prompt.jsonl", "condition.strict=true"], ["row 1", "tokens", "context"]),
     "nothing usable": ([OWN, "condition.path=same.jsonl"], ["none of its 1 rows", "same token"]),
     "strict": ([OWN, "condition.path=same.jsonl", "condition.strict=true"], ["row 0", "condition.strict=true"]),
     "unknown split of a shipped one": (["condition.split=tset"], ["tset", "did you mean 'test'"]),

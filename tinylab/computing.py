@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from tinylab.config.groups import AUTO
+from tinylab.effects.ability import Telling, ability, sentence, tell
 from tinylab.effects.impact import Impact, assemble
 from tinylab.errors import TinylabError
 from tinylab.interventions.sources import RUNS
@@ -30,7 +32,7 @@ from tinylab.task.notes import ADVICE, look_swapped
 from tinylab.task.preparation import Prepared, prepare
 
 if TYPE_CHECKING:
-    from tinylab.engine.base import Evaluation
+    from tinylab.engine.base import Checkpointer, Evaluation
     from tinylab.engine.choose import Choice
     from tinylab.interventions.variants import Variant
     from tinylab.models.network import CausalModel
@@ -93,11 +95,14 @@ def compute(
     })
     if config.overwrite:
         checkpoint.discard()
-    evaluation = _evaluate(config, ready, checkpoint, scored(metrics))
+    evaluation = _evaluate(config, ready, telling := Telling(checkpoint), scored(metrics))
     engine_seconds = time.monotonic() - engine_began
     impact = assemble(config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation,
                       computed=scored(metrics), wanted=metrics)
     _check_finite(impact, config)
+    told = ability(impact.ability, impact.pairs)
+    if (said := sentence(told)) != telling.said:
+        tell(said, told)
     if look_swapped(*(impact.unmodified[run]["logit_diff"] for run in RUNS)):
         log.warning("after most clean prompts the model prefers the foil, and after most corrupt ones the target: "
                     "are clean and corrupt (condition.clean_field, condition.corrupt_field) swapped?")
@@ -138,10 +143,23 @@ def _get_ready(resolved: Resolved, warning: str | None) -> Ready:
         log.warning("device=mps has been seen to get signs wrong; add +verify_slice.device=cpu to check these numbers")
     model = kept_model(config.model, device, identity)
     prepared = prepare(config, condition, model)
+    _tell_bos(model, prepared.chat)
     _tell_dropped(prepared, condition)
     variants = [cell.variant for cell in prepared.cells]
     value_bias = convention(biases_for(model, variants))
     return Ready(model, device, prepared, choose_engine(model, config.engine, prepared.tokens, variants), value_bias)
+
+
+def _tell_bos(model: CausalModel, chat: dict[str, Any] | None) -> None:
+    """Say what `model.add_bos=auto` came to, and how prompts are turns."""
+    if chat is not None:
+        log.info("condition.chat=true: the first prompt is %s", "|".join(chat["tokens"]))
+        if chat["date"] is not None:
+            log.warning("the chat template of %s writes a date into prompts: %s stands there on any day",
+                        model.identity.name, chat["date"])
+    elif (bos := model.describe_bos())["policy"] == AUTO:
+        log.info("model.add_bos=auto: the tokenizer of %s itself puts %s before a text, and so it is with every prompt",
+                 model.identity.name, bos["token"] or "nothing")
 
 
 def _tell_dropped(prepared: Prepared, condition: Condition) -> None:
@@ -149,20 +167,21 @@ def _tell_dropped(prepared: Prepared, condition: Condition) -> None:
     dropped = prepared.condition.dropped
     rows = len(condition.pairs) + sum(condition.dropped.values())
     for note, count in prepared.condition.noted.items():
-        log.warning("%d of %d rows: %s: %s", count, rows, note, ADVICE[note])
+        example = f" ({shown})" if (shown := prepared.condition.shown.get(note)) is not None else ""
+        log.warning("%d of %d rows: %s: %s%s", count, rows, note, ADVICE[note], example)
     if dropped:
         told = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
         log.warning("%d of %d rows dropped (%s)", sum(dropped.values()), rows, told)
 
 
-def _evaluate(config: Config, ready: Ready, checkpoint: Checkpoint, names: tuple[str, ...]) -> Evaluation:
+def _evaluate(config: Config, ready: Ready, checkpointer: Checkpointer, names: tuple[str, ...]) -> Evaluation:
     """Evaluate every cell on every example, with a progress bar."""
     tokens = ready.prepared.tokens
     layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} cells, {rate_fmt}, {remaining} left"
     title = f"{config.battery.name} on {config.condition.tag}"
     with tqdm(total=len(ready.variants), desc=title, unit=" cells", bar_format=layout, disable=None) as bar:
         return ready.choice.engine.evaluate(
-            tokens, ready.variants, Scorer(names), lambda done: bar.update(done / len(tokens)), checkpointer=checkpoint
+            tokens, ready.variants, Scorer(names), lambda done: bar.update(done / len(tokens)), checkpointer=checkpointer
         )
 
 

@@ -7,16 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from tinylab.arrays import FloatArray
 from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.effects.impact import Impact, assemble
 from tinylab.effects.summary import summarise
 from tinylab.engine.base import Evaluation
+from tinylab.interventions.sources import RunName
 from tinylab.measures.metrics import scored
 from tinylab.measures.statistics import bootstrap_interval
 from tinylab.task.corpus import PromptPair
 
 EVERY = [0, 1, 2]
+ABILITY: dict[RunName, FloatArray] = {
+    "clean": np.array([[1.0, 0.5], [0.0, 0.25], [1.0, 0.75]]), "corrupt": np.array([[0.0, 0.125], [0.0, 0.0], [1.0, 0.625]]),
+}
 
 
 def pairs(count: int, templates: Sequence[str | None] | None = None) -> list[PromptPair]:
@@ -33,7 +38,7 @@ def h1(seeds: dict[int, list[int]], wanted: Sequence[str] = ("logit_diff", "kl_d
         "clean": np.array([[4.0, 0.0], [5.0, 0.0], [9.0, 0.0]]),
         "corrupt": np.array([[-4.0, 2.0], [-5.0, 3.0], [0.0, 4.0]]),
     }
-    evaluation = Evaluation(baselines, values, forwards=2, states=9)
+    evaluation = Evaluation(baselines, values, forwards=2, states=9, ability=ABILITY)
     return assemble(battery, battery.cells(3, 4), pairs(3), seeds, evaluation, computed=computed, wanted=wanted)
 
 
@@ -47,7 +52,8 @@ def h2(
     battery = ActivationPatch(name="h2", positions="last", sham_control=sham, patch_direction=direction)
     count = len(clean)
     evaluation = Evaluation(
-        {"clean": np.array(clean)[:, None], "corrupt": np.array(corrupt)[:, None]}, np.array(patched)[:, :, None], 1, 1
+        {"clean": np.array(clean)[:, None], "corrupt": np.array(corrupt)[:, None]}, np.array(patched)[:, :, None], 1, 1,
+        {"clean": np.zeros((count, 2)), "corrupt": np.zeros((count, 2))},
     )
     return assemble(
         battery, battery.cells(layers, 4), pairs(count, templates), seeds or {0: list(range(count))}, evaluation,

@@ -124,6 +124,27 @@ def test_a_tokenizer_that_begins_texts_otherwise_is_refused_with_what_to_do(own:
     assert asked_not_to.bos is None
 
 
+@pytest.mark.parametrize(("own", "bos", "expected"), [
+    ("", "<s>", None), ("", None, None), ("<s>", "<s>", 0), ("</s>", "<s>", 3), ("[gMASK]", None, 5),
+])
+def test_auto_does_what_the_tokenizer_itself_does(own: str, bos: str | None, expected: int | None) -> None:
+    """Whatever transformers calls the token."""
+    model = network(own, bos)
+    model.add_bos = "auto"
+    assert model.bos == expected
+    token = None if expected is None else next(word for word, place in WORDS.items() if place == expected)
+    assert model.describe_bos() == {"add_bos": expected is not None, "token_id": expected, "token": token, "policy": "auto"}
+    prefix = [] if expected is None else [expected]
+    assert [*prefix, *model.encode("ab cd")] == model.tokenizer.encode("ab cd")
+
+
+def test_auto_refuses_a_tokenizer_that_begins_texts_with_several_tokens() -> None:
+    model = network("[gMASK] <s>")
+    model.add_bos = "auto"
+    with pytest.raises(ModelError, match=r"=auto puts one token at most .* itself puts \[gMASK\]<s> there; use model"):
+        _ = model.bos
+
+
 def test_a_prefix_is_found_with_a_word_that_the_tokenizer_has() -> None:
     dropping = fast(models.BPE(vocabulary("<s>", "q"), []), own="<s>", bos_token="<s>")
     dropping.backend_tokenizer.decoder = decoders.BPEDecoder()

@@ -149,7 +149,7 @@ def test_a_prompt_beyond_the_context_is_refused(tinylab: Command, tmp_path: Path
     good = corpora.ledger_rows()[0]
     write_jsonl(tmp_path / "mine.jsonl", [{**good, "clean": "pink " * POSITIONS + good["clean"]}])
     assert tinylab("model=planted", "condition=jsonl", "condition.path=mine.jsonl") == 2
-    assert f"the model's context is {POSITIONS}" in capsys.readouterr().err
+    assert "none of its 1 rows can be used (prompt longer than the context: 1)" in capsys.readouterr().err
 
 
 def test_the_longest_prompt_that_fits_is_checked_and_run(tinylab: Command, tmp_path: Path) -> None:
@@ -166,5 +166,5 @@ def test_a_runs_id_knows_the_weights_and_not_the_name_of_the_variant() -> None:
         with Composer(flags_parser().parse_args([])) as composer:
             return run_id(validate(composer.compose([*overrides, "condition=planted_c", "device=cpu"])))
 
-    own_path = ("model=local", "model.path=pkg://tinylab/assets/planted/twins", "model.dtype=float64")
+    own_path = ("model=local", "model.path=pkg://tinylab/assets/planted/twins", "model.dtype=float64", "model.add_bos=true")
     assert identity("model=planted", "model.variant=twins") == identity(*own_path) != identity("model=planted")

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from tinylab.errors import CorpusError
 from tinylab.models.network import CausalModel
 from tinylab.models.weights import ModelIdentity
-from tinylab.task.corpus import Condition, PromptPair
+from tinylab.task.corpus import LONG, SEVERAL, Condition, PromptPair
 from tinylab.task.tokens import Encode, TokenPair, tokenise
 
 BOS = 1
@@ -105,18 +105,42 @@ def test_nothing_left_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(("bos", "context"), [(None, 3), (BOS, 4)])
-def test_a_prompt_as_long_as_the_context_fits_and_one_more_is_an_error(bos: int | None, context: int) -> None:
+def test_a_prompt_as_long_as_the_context_fits_and_one_more_is_dropped(bos: int | None, context: int) -> None:
     long = corpus(GOOD, ("a", "bcd", "x", "y"))
     assert len(cut(long, bos=bos, context=context)[1]) == 2
-    with pytest.raises(CorpusError, match=rf"row 10 has a prompt of {context} tokens.*context is {context - 1}"):
-        cut(long, bos=bos, context=context - 1)
+    condition, tokens = cut(long, bos=bos, context=context - 1)
+    assert (condition.dropped, len(tokens)) == ({LONG: 1}, 1)
+    told = rf"row 10 cannot be used \({LONG}: it has {context} tokens, the model's context is {context - 1}\) and .*strict=true"
+    with pytest.raises(CorpusError, match=told):
+        cut(long, bos=bos, context=context - 1, strict=True)
 
 
 @pytest.mark.parametrize(("row", "name"), [(("ab", "cd", "xx", "y"), "target"), (("ab", "cd", "x", "yy"), "foil")])
-def test_an_answer_of_several_tokens_is_an_error_where_one_is_asked_for(row: tuple[str, str, str, str], name: str) -> None:
-    with pytest.raises(CorpusError, match=rf"row 10: {name} .* is 2 tokens and condition\.single_token=true"):
-        cut(corpus(GOOD, row), single_token=True)
+def test_an_answer_of_several_tokens_is_dropped_where_one_is_asked_for(row: tuple[str, str, str, str], name: str) -> None:
+    condition, tokens = cut(corpus(GOOD, row, dropped={LONG: 1}), single_token=True)
+    assert (condition.dropped, len(tokens)) == ({LONG: 1, SEVERAL: 1}, 1)
+    with pytest.raises(CorpusError, match=rf"row 10 cannot be used \({SEVERAL}: {name} '.*'\) and condition\.strict=true"):
+        cut(corpus(GOOD, row), single_token=True, strict=True)
     assert len(cut(corpus(GOOD, row))[1]) == 2
+
+
+@pytest.mark.parametrize(("good", "bad"), [(1, 9), (2, 18), (2, 17)])
+def test_a_tenth_of_the_rows_is_enough_and_fewer_are_an_error_with_advice(good: int, bad: int) -> None:
+    """The rows that the text alone ruled out are rows of the split too."""
+    several = ("ab", "cd", "xx", "y")
+    assert len(cut(corpus(*[GOOD] * good, *[several] * bad), single_token=True)[1]) == good
+    one_more = corpus(*[GOOD] * good, *[several] * bad, dropped={"empty prompt": 10 * good - good - bad + 1})
+    told = rf"toy.jsonl: only {good} of its {10 * good + 1} rows can be used, fewer than one in 10 \(.*{SEVERAL}: {bad}.*\); "
+    with pytest.raises(CorpusError, match=told + r"condition\.single_token=false .* another condition, or another model"):
+        cut(one_more, single_token=True)
+
+
+@pytest.mark.parametrize(("changes", "advice"), [
+    ({"context": 1}, "a model with a longer context"), ({"aligned": True}, r"battery\.positions=last"),
+])
+def test_the_advice_is_that_of_what_most_rows_were_dropped_for(changes: dict[str, Any], advice: str) -> None:
+    with pytest.raises(CorpusError, match=rf"none of its 1 rows can be used .*{advice}"):
+        cut(corpus(("ab", "c", "x", "y")), **changes)
 
 
 @pytest.mark.parametrize("row", [("~", "cd", "x", "y"), ("ab", "~~", "x", "y")])

@@ -17,7 +17,7 @@ from tinylab.models.loading import skeleton
 from tinylab.models.network import CausalModel
 from tinylab.models.weights import ModelIdentity
 from tinylab.task.corpus import Condition, PromptPair
-from tinylab.task.notes import APART, BEGUN, JOINED, MERGED, SPECIAL
+from tinylab.task.notes import APART, BEGUN, JOINED, MERGED, SPECIAL, UNSPACED
 from tinylab.task.tokens import TokenPair, tokenise
 
 PIECES = ["<s>", "▁", "P", "Q", "a", "b", ":", "\n", "▁P", "▁Q", "▁Pa", "Pa", "("]
@@ -134,6 +134,47 @@ def test_characters_that_a_tokenizer_drops_are_an_error_with_their_row() -> None
         cut(llama(), ("a", "b", " P", " Q"), ("首都:\na", "b", " P", " Q"))
     with pytest.raises(CorpusError, match=r"row 0 has words that the model's vocabulary lacks \('\\t'\)"):
         cut(llama(), ("a\tb", "b", " P", " Q"))
+
+
+def test_a_character_that_falls_back_on_bytes_is_read_and_lost_by_no_tokenizer() -> None:
+    """As Llama 2's and Gemma's: pieces with ▁ for the space, and a token for every byte."""
+    pieces = [("<unk>", 0.0), *((f"<0x{byte:02X}>", -9.0) for byte in range(256)), ("▁", -2.0), ("▁Paris", -1.0), ("▁is", -1.0)]
+    words = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+    words.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    words.add_special_tokens([AddedToken("<s>", special=True, normalized=False)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="<unk>")
+    model = CausalModel(None, tokenizer, ModelIdentity("toy", None, None), add_bos=True)
+    kept, (pair,) = cut(model, ("首 is", "都 is", " Paris", " é"))
+    assert model.encode("首 is") == [258 - 1, *(1 + byte for byte in "首".encode()), 259]
+    assert (kept.noted.get(MERGED), kept.dropped) == (None, {})
+    assert (pair.target, pair.clean[-1]) == (258, 259)
+
+
+def test_answers_that_lack_their_space_are_told_where_most_do_with_an_example() -> None:
+    """The embedded model's tokenizer has a token for Paris after a space."""
+    tiny = skeleton(ModelConfig(path="pkg://tinylab/assets/tiny"))
+    lacking, right = (tuple(row) for row in (("The capital of France is", "The capital of Italy is", "Paris", "Rome"),
+                                             ("The capital of France is", "The capital of Italy is", " Paris", " Rome")))
+    kept, _ = cut(tiny, lacking, lacking, right, spell=tiny.spelt)
+    assert kept.noted[UNSPACED] == 2
+    assert kept.shown[UNSPACED].startswith("row 0 ends in …")
+    assert "with ' Paris' in …␣France|␣is|␣Paris" in kept.shown[UNSPACED]
+    assert UNSPACED not in cut(tiny, lacking, right, spell=tiny.spelt)[0].noted
+
+
+@pytest.mark.parametrize("row", [
+    ("The capital of France is ", "The capital of Italy is ", "Paris", "Rome"),
+    ("The capital of France is (", "The capital of Italy is (", "Paris", "Rome"),
+    ("法国的首都是", "意大利的首都是", "巴黎", "罗马"),
+    ("The capital of France is", "The capital of Italy is", ", Paris", ". Rome"),
+])
+def test_where_no_space_is_wanted_none_is_missed(row: tuple[str, str, str, str]) -> None:
+    tiny = skeleton(ModelConfig(path="pkg://tinylab/assets/tiny"))
+    assert UNSPACED not in cut(tiny, row, spell=tiny.spelt)[0].noted
+
+
+def test_a_tokenizer_that_puts_the_space_itself_misses_none() -> None:
+    assert UNSPACED not in cut(llama(), ("a b", "b a", "Pa", "Q"), spell=llama().spelt)[0].noted
 
 
 def test_a_tokenizer_of_all_bytes_loses_nothing() -> None:

@@ -14,6 +14,9 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
+AUTO = "auto"
+"""Of model.add_bos: what the tokenizer itself puts before a text."""
+
 ENGINES = ("auto", "forked", "reference")
 
 SELF_CHECKS = ("cached", "always")
@@ -44,6 +47,8 @@ class ConditionConfig:
     n_examples: int | None = None
     single_token: bool = False
     strict: bool = False
+    chat: bool = False
+    system: str | None = None
     clean_field: str = "clean"
     corrupt_field: str = "corrupt"
     target_field: str = "target"
@@ -54,6 +59,12 @@ class ConditionConfig:
     def __post_init__(self) -> None:
         """Check the values."""
         at_least("condition.n_examples", self.n_examples, 1)
+        if self.system is not None and not self.chat:
+            raise ConfigError("condition.system beside condition.chat=false: only a conversation has a system's turn; use "
+                              "condition.chat=true, or leave condition.system out.")
+        if self.system is not None and not self.system.strip():
+            raise ConfigError("condition.system is empty: expected what the system's turn says; leave it out for what the "
+                              "model's chat template itself puts there.")
         if not isinstance(self.tag, str):
             raise ConfigError(f"condition.tag={self.tag}: got a {type(self.tag).__name__}, expected text; quote it: tag: 'TEXT' "
                               "in a YAML file, \"condition.tag='TEXT'\" on the command line.")
@@ -73,7 +84,7 @@ class ModelConfig:
     variant: str | None = None
     revision: str | None = None
     dtype: str = "float32"
-    add_bos: bool = True
+    add_bos: Any = True  # true, false or auto
     verify_digest: bool = False
     device_map: str | None = None
     max_memory: dict[Any, str] | None = None  # by the number of a GPU, or a name
@@ -83,6 +94,8 @@ class ModelConfig:
         """Check the values."""
         one_of("model.dtype", self.dtype, DTYPES)
         self._check_placement()
+        if not isinstance(self.add_bos, bool) and self.add_bos != AUTO:
+            raise ConfigError(f"model.add_bos={self.add_bos}: expected true, false, or {AUTO} (what the tokenizer itself does).")
         if self.name is None and self.path is None:
             raise ConfigError("model: expected model.name=<hub id> or model.path=<folder>, got neither.")
         if self.name is not None and self.path is not None:

@@ -27,6 +27,7 @@ class Impact:
     values: dict[str, Float64[np.ndarray, "V B"]]  # by metric; NaN where undefined
     unmodified: dict[RunName, dict[str, Float64[np.ndarray, " B"]]]  # by run and metric
     hidden: dict[str, Float64[np.ndarray, "V B"]]  # computed for another metric, not reported
+    ability: dict[RunName, Float64[np.ndarray, "B 2"]]  # of the unmodified runs, the columns of ABILITY
 
     @property
     def metrics(self) -> list[str]:
@@ -114,4 +115,4 @@ def assemble(
                 unmodified[battery.source.run][name] = np.ones(len(pairs))
     reported = {name: values[name] for name in wanted}
     hidden = {name: column for name, column in values.items() if name not in wanted}
-    return Impact(battery, cells, pairs, seeds, reported, unmodified, hidden)
+    return Impact(battery, cells, pairs, seeds, reported, unmodified, hidden, evaluation.ability)

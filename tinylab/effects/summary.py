@@ -1,4 +1,4 @@
-"""The summary of a run: unmodified baselines, each metric over all cells with its interval, controls."""
+"""The summary of a run: what the model can do, unmodified baselines, each metric over all cells with its interval, controls."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinylab.effects.ability import ability
 from tinylab.effects.impact import Impact
 from tinylab.effects.strength import interval
 from tinylab.interventions.sources import RUNS, RunName
@@ -16,6 +17,7 @@ def summarise(impact: Impact) -> dict[str, Any]:
     """The content of summary.json but for what the manifest knows; the baselines have logit_diff in any case."""
     reported = dict.fromkeys(["logit_diff", *impact.metrics])
     return {
+        "ability": ability(impact.ability, impact.pairs),
         "baselines": {run: {metric: _baseline(impact, run, metric) for metric in reported} for run in RUNS},
         "metrics": {metric: _over_cells(impact, metric) for metric in impact.metrics},
         "controls": _controls(impact),

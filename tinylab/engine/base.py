@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64
 
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant
+from tinylab.measures.ability import ABILITY
 from tinylab.measures.metrics import Scorer
 from tinylab.task.tokens import TokenPair
 
@@ -25,6 +26,7 @@ class Evaluation:
     values: Float64[np.ndarray, "V B M"]
     forwards: int
     states: int  # (prefix, intervention, block) triples computed
+    ability: dict[RunName, Float64[np.ndarray, "B 2"]]  # the columns of ABILITY, of the unmodified runs
 
 
 @dataclass
@@ -33,8 +35,9 @@ class EvaluationState:
 
     baselines: dict[RunName, Float64[np.ndarray, "B M"]]
     values: Float64[np.ndarray, "V B M"]
-    begun: Bool[np.ndarray, " B"]  # whose baselines are there
+    begun: Bool[np.ndarray, " B"]  # whose baselines and ability are there
     done: Bool[np.ndarray, "V B"]  # which values are there
+    ability: dict[RunName, Float64[np.ndarray, "B 2"]]
     forwards: int = 0
     states: int = 0
 
@@ -46,6 +49,7 @@ class EvaluationState:
             np.zeros((variants, examples, metrics)),
             np.zeros(examples, dtype=bool),
             np.zeros((variants, examples), dtype=bool),
+            {"clean": np.zeros((examples, len(ABILITY))), "corrupt": np.zeros((examples, len(ABILITY)))},
         )
 
 

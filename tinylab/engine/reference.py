@@ -22,6 +22,7 @@ from tinylab.interventions.operations import Given
 from tinylab.interventions.sites import Site
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant, indices
+from tinylab.measures.ability import answered
 from tinylab.measures.metrics import Scorer
 from tinylab.measures.readings import READOUT, clean_run
 from tinylab.models.network import CausalModel, forget_lengths
@@ -74,6 +75,7 @@ class ReferenceEngine:
             clean = clean_run(logits["clean"], *answers)
             for run in prompts:
                 found.baselines[run][b] = scorer.score(logits[run], clean)[0].numpy()
+                found.ability[run][b] = answered(logits[run], clean.target if run == "clean" else clean.foil)[0].numpy()
             for v, variant in enumerate(variants):
                 taken = None if variant.source is None else variant.source.run
                 source = None if taken is None else (sources[taken], len(prompts[taken]))
@@ -85,7 +87,7 @@ class ReferenceEngine:
             found.forwards, found.states = self._forwards, self._states
             if checkpointer is not None:
                 checkpointer.keep(found)
-        return Evaluation(found.baselines, found.values, self._forwards, self._states)
+        return Evaluation(found.baselines, found.values, self._forwards, self._states, found.ability)
 
     def _read(self, prompt: Sequence[int]) -> torch.Tensor:
         """Logits at the row that is read, [1, W]."""

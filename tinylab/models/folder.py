@@ -15,7 +15,8 @@ from tinylab.errors import ModelError
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model",
                    "tekken.json")
-_MORE = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", INDEX)
+_MORE = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt",
+         "chat_template.jinja", INDEX)
 SMALL = (*_MORE, *TOKENIZER_FILES, "adapter_config.json")
 """What is downloaded of a hub model beside its weights, where it has them."""
 _LARGEST = 2**28

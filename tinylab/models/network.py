@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
+from tinylab.config.groups import AUTO
 from tinylab.errors import ModelError
 from tinylab.interventions.sites import Module
 from tinylab.models.lexicon import Lexicon
@@ -30,7 +32,7 @@ class CausalModel:
     model: Any
     tokenizer: Any
     identity: ModelIdentity
-    add_bos: bool
+    add_bos: bool | str  # or auto: what the tokenizer itself puts before a text
     quantisation: dict[str, Any] | None = None  # of the file's weights, None where they are plain numbers
 
     @property
@@ -123,20 +125,36 @@ class CausalModel:
         """The token that starts every prompt, or None.
 
         Raises:
-            ModelError: it is not what the tokenizer itself puts before a text, or there is none.
+            ModelError: it is not what the tokenizer itself puts before a text, there is none, or `auto` and there are several.
         """
         if not self.add_bos:
             return None
         token, own = self.tokenizer.bos_token_id, self._lexicon.prefix
+        if self.add_bos == AUTO and len(own) < 2:
+            return own[0] if own else None
         if own and own != [token]:
             told = "".join(self.tokenizer.convert_ids_to_tokens(own))
-            raise ModelError(f"model.add_bos=true puts {self.tokenizer.bos_token} before every prompt, but the tokenizer of "
-                             f"{self.identity.name} itself puts {told} there; use model.add_bos=false, and begin the "
-                             f"prompts with {told}.")
+            puts = f"=true puts {self.tokenizer.bos_token}" if self.add_bos is True else f"={AUTO} puts one token at most"
+            raise ModelError(f"model.add_bos{puts} before every prompt, but the tokenizer of {self.identity.name} itself puts "
+                             f"{told} there; use model.add_bos=false, and begin the prompts with {told}.")
         if token is None:
             raise ModelError(f"model.add_bos=true, but the tokenizer of {self.identity.name} has no BOS token; "
                              "use model.add_bos=false.")
         return int(token)
+
+    def describe_bos(self) -> dict[str, Any]:
+        """Whether prompts begin with a token of their own, which, and by whose word.
+
+        Raises:
+            ModelError: see `bos`.
+        """
+        token = self.bos
+        return {
+            "add_bos": token is not None,
+            "token_id": token,
+            "token": None if token is None else self.tokenizer.convert_ids_to_tokens(token),
+            "policy": str(self.add_bos).lower(),
+        }
 
     @property
     def unknown(self) -> int | None:
@@ -155,6 +173,10 @@ class CausalModel:
         """Token ids of a text, verbatim, without special tokens of the tokenizer's own accord."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
+
+    def spelt(self, ids: Sequence[int]) -> list[str]:
+        """Tokens as a person reads them: ␣ for the space that is a part of one, ⏎ for a new line."""
+        return [re.sub("[Ġ▁ ]", "␣", re.sub("[Ċ\n]", "⏎", token)) for token in self.tokenizer.convert_ids_to_tokens(list(ids))]
 
     def lost(self, text: str) -> list[str]:
         """The parts of a text that no token stands for."""

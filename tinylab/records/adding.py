@@ -47,4 +47,5 @@ def merged_summary(there: dict[str, Any], added: dict[str, Any], metrics: Sequen
         "baselines": {run: merged(one, added["baselines"][run]) for run, one in there["baselines"].items()},
         "metrics": merged(there["metrics"], added["metrics"]),
         "controls": {control: merged(one, added["controls"].get(control, {})) for control, one in there["controls"].items()},
+        **({} if "ability" in there else {"ability": added["ability"]}),
     }

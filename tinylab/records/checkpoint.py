@@ -78,6 +78,7 @@ class Checkpoint:
 
 def _arrays(state: EvaluationState) -> dict[str, np.ndarray]:
     return {"clean": state.baselines["clean"], "corrupt": state.baselines["corrupt"], "values": state.values,
+            "clean_ability": state.ability["clean"], "corrupt_ability": state.ability["corrupt"],
             "begun": state.begun, "done": state.done, "counts": np.array([state.forwards, state.states])}
 
 
@@ -103,7 +104,8 @@ def _read(path: Path, work: str, empty: EvaluationState) -> EvaluationState | No
                 raise ValueError(f"{name} has another shape or type than {array.shape} of {array.dtype}")
         forwards, states = (int(count) for count in arrays["counts"])
         baselines: dict[RunName, FloatArray] = {"clean": arrays["clean"], "corrupt": arrays["corrupt"]}
-        return EvaluationState(baselines, arrays["values"], arrays["begun"], arrays["done"], forwards, states)
+        ability: dict[RunName, FloatArray] = {"clean": arrays["clean_ability"], "corrupt": arrays["corrupt_ability"]}
+        return EvaluationState(baselines, arrays["values"], arrays["begun"], arrays["done"], ability, forwards, states)
 
 
 def _header(stored: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:

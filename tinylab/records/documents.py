@@ -86,6 +86,33 @@ class MetricSummary(OpenRecord):
         return bounds
 
 
+class Answered(OpenRecord):
+    """How the model answers some unmodified prompts; open for other versions."""
+
+    accuracy: Fraction
+    """The part after which the right answer's first token is the likeliest of the whole vocabulary."""
+    answer_probability: Fraction
+    """Its mean probability."""
+    n: Count
+    """Prompts."""
+
+
+class Answers(Answered):
+    """The same over all examples that any seed used; open for other versions."""
+
+    by_template: dict[Name, Answered]
+    """Over those of each template that the corpus names."""
+
+
+class Ability(OpenRecord):
+    """Whether the model can do the task at all: where it cannot, effects mean little; open for other versions."""
+
+    clean: Answers
+    """The clean prompts, to which the target is the right answer."""
+    corrupt: Answers
+    """The corrupt prompts, to which the foil is the right answer."""
+
+
 class RunSummary(OpenRecord):
     """`summary.json` of a run: what it is of, the unmodified runs, and each metric's mean; open for other versions."""
 
@@ -105,6 +132,8 @@ class RunSummary(OpenRecord):
     """As the config names it."""
     seeds: Distinct[Index]
     """The seeds."""
+    ability: Ability | None = None
+    """How the model answers the unmodified prompts."""
     baselines: Baselines
     """The unmodified runs."""
     metrics: Annotated[dict[Name, MetricSummary], Field(min_length=1)]

@@ -68,7 +68,24 @@ class Bos(OpenRecord):
     add_bos: Flag
     """Whether they do."""
     token_id: Index | None
-    """Which token; null if the tokenizer has none."""
+    """Which token; null if there is none."""
+    token: Name | None = None
+    """Its name."""
+    policy: Name | None = None
+    """`model.add_bos`: true, false, or auto, what the tokenizer itself puts before a text."""
+
+
+class Chat(OpenRecord):
+    """How prompts were made turns of a conversation; open for other versions."""
+
+    template: Sha256
+    """Of the tokenizer's chat template."""
+    system: Text | None
+    """What the system's turn says; null for what the template itself puts there."""
+    date: Name | None
+    """The date that stands in prompts in place of today's; null where the template writes none."""
+    tokens: list[Text]
+    """Of the first clean prompt, ␣ for a space and ⏎ for a new line in them."""
 
 
 class Corpus(OpenRecord):
@@ -128,6 +145,8 @@ class Provenance(OpenRecord):
     """What made tokens of the prompts."""
     bos: Bos
     """Whether prompts begin with a token of their own."""
+    chat: Chat | None = None
+    """How prompts were made turns of a conversation, where they were."""
     corpus: Corpus
     """The prompt pairs."""
     device: Name

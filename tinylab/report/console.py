@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tinylab.checks.published import Comparison, Published
+from tinylab.effects.ability import by_template, sentence
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
 from tinylab.report.views import View, invariants_view, run_view
@@ -48,10 +49,14 @@ def _told(column: str, value: Any, view: View) -> str:
 
 
 def print_run(folder: RunFolder) -> None:
-    """Print the strongest components of a finished run, and where it lies."""
+    """Print whether the model can do the task, the strongest components of a finished run, and where it lies."""
     manifest = folder.read()
     assert manifest is not None
     out = console()
+    if (told := read_json(folder.file("summary")).get("ability")) is not None:
+        out.print(sentence(told))
+        if (templates := by_template(told)) is not None:
+            out.print(templates)
     out.print(shown(run_view(folder, manifest)))
     verify = manifest.get("verify_slice")
     if verify:

@@ -160,7 +160,9 @@ def groups(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) 
 
 def _apart(child: Child) -> dict[str, str]:
     """Swept settings that make runs another measurement, and not the same one on another condition."""
-    return {name: value for name, value in child.settings.items() if not name.startswith(("condition", "experiment", "model"))}
+    told = ("model", "model.name", "model.path", "model.variant")  # by what results call the model, and its digest
+    return {name: value for name, value in child.settings.items()
+            if name not in told and not name.startswith(("condition", "experiment"))}
 
 
 def _group(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) -> Group:

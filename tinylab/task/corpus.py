@@ -11,7 +11,7 @@ import math
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,16 @@ from tinylab.task.reading import CELL, ROWS, TEXT, Row, corpus_file, read_rows
 
 _BETWEEN = r"[,;/|)]"
 """What stands between the choices of a list."""
+SEVERAL, LONG, UNEQUAL = "answer of several tokens", "prompt longer than the context", "prompts of unequal length"
+"""Why a model cannot use a pair that its text has nothing against."""
+_MENDING = {
+    SEVERAL: "condition.single_token=false scores an answer's first token; or use another condition, or another model",
+    LONG: "use another condition, or a model with a longer context",
+    UNEQUAL: "battery.positions=last takes prompts of any length; or use another condition, or another model",
+}
+"""What to do about rows that cannot be used, by the reason."""
+LEAST = 10
+"""A run is of one in so many of its rows at least."""
 FIELDS = ("clean_field", "corrupt_field", "target_field", "foil_field", "template_field", "split_field")
 """The settings that name a corpus' fields."""
 
@@ -51,6 +61,7 @@ class Condition:
     pairs: tuple[PromptPair, ...]
     dropped: dict[str, int]
     noted: dict[str, int] = field(default_factory=dict)  # of the pairs that are used all the same (`tinylab.task.notes`)
+    shown: dict[str, str] = field(default_factory=dict)  # an example of what is noted
 
 
 def corpus_sha256(path: str) -> str:
@@ -76,7 +87,7 @@ def load_condition(config: ConditionConfig) -> Condition:
     """Read the corpus, keep the rows of the active split, drop what cannot be used with a counted reason.
 
     Raises:
-        CorpusError: missing, empty or unreadable file, a row without a field, no usable row; with
+        CorpusError: missing, empty or unreadable file, a row without a field, too few usable rows; with
             `strict=true` any row that would be dropped.
     """
     sha256 = corpus_sha256(config.path)
@@ -102,25 +113,41 @@ def load_condition(config: ConditionConfig) -> Condition:
     return drop(condition, {pair.row: reason for pair in pairs if (reason := _unusable(pair))}, config.strict)
 
 
-def drop(condition: Condition, reasons: dict[int, str], strict: bool) -> Condition:
+def drop(
+    condition: Condition, reasons: Mapping[int, str], strict: bool, details: Mapping[int, str] | None = None
+) -> Condition:
     """Leave out rows, by row number, with a reason each; the reasons are counted in the result.
 
+    Args:
+        condition: with the rows.
+        reasons: of those that cannot be used.
+        strict: whether one that would be dropped is an error.
+        details: what is to be said of a row beside its reason.
+
     Raises:
-        CorpusError: `strict` and there is something to drop, or nothing would be left.
+        CorpusError: `strict` and there is something to drop, or fewer than one row in `LEAST` would be left.
     """
     if not reasons:
         return condition
-    counts = Counter(reasons.values())
-    told = ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()))
-    first = min(reasons)
     if strict:
-        raise CorpusError(f"{condition.path}: row {first} cannot be used ({reasons[first]}) and condition.strict=true; "
-                          f"mend it or drop such rows with condition.strict=false ({told}).")
+        first = min(reasons)
+        why = f"{reasons[first]}: {details[first]}" if details and first in details else reasons[first]
+        raise CorpusError(f"{condition.path}: row {first} cannot be used ({why}) and condition.strict=true; "
+                          f"mend it or drop such rows with condition.strict=false ({_counted(Counter(reasons.values()))}).")
+    dropped = Counter(condition.dropped) + Counter(reasons.values())
     pairs = tuple(pair for pair in condition.pairs if pair.row not in reasons)
-    if not pairs:
-        raise CorpusError(f"{condition.path}: none of its {len(condition.pairs)} rows can be used ({told}); "
-                          "mend the corpus or the fields that condition.*_field names.")
-    return replace(condition, pairs=pairs, dropped=dict(Counter(condition.dropped) + counts))
+    rows = len(pairs) + dropped.total()
+    if len(pairs) * LEAST < rows:
+        left = f"only {len(pairs)} of its {rows} rows can be used, fewer than one in {LEAST}" if pairs else \
+            f"none of its {rows} rows can be used"
+        (reason, _), = dropped.most_common(1)
+        mending = _MENDING.get(reason, "mend the corpus or the fields that condition.*_field names")
+        raise CorpusError(f"{condition.path}: {left} ({_counted(dropped)}); {mending}.")
+    return replace(condition, pairs=pairs, dropped=dict(dropped))
+
+
+def _counted(reasons: Counter[str]) -> str:
+    return ", ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
 
 
 def subsamples(condition: Condition, n_examples: int | None, seeds: Sequence[int]) -> dict[int, list[int]]:

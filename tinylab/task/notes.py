@@ -15,6 +15,7 @@ BEGUN = "a prompt begins with the BOS token"
 SPECIAL = "a special token inside a text"
 MERGED = "prompt and answer share a token when joined"
 APART = "answer begins with another token alone than after its prompt"
+UNSPACED = "answer lacks the space that parts words"
 JOINED = "answer is read as it stands after its prompt"
 
 ADVICE = {
@@ -25,6 +26,7 @@ ADVICE = {
     MERGED: "the model never saw the prompt end so before this answer; white space belongs to the answer's beginning, "
             "not to the prompt's end",
     APART: "that of the answer alone is scored; an answer begins with the space that parts it from the prompt",
+    UNSPACED: "with it the answer is one token, and likely another one than is scored; put it before the answers in the corpus",
     JOINED: "alone, the tokenizer puts a space before it",
 }
 """For each note, what follows from it."""

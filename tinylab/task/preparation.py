@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tinylab.batteries.base import Cell
+from tinylab.config.groups import AUTO
 from tinylab.models.network import CausalModel
 from tinylab.schema import Config
+from tinylab.task.chat import Turns
 from tinylab.task.corpus import Condition, subsamples
 from tinylab.task.tokens import TokenPair, tokenise
 
@@ -20,6 +23,7 @@ class Prepared:
     seeds: dict[int, list[int]]  # for each seed, indices into condition.pairs
     cells: list[Cell]
     kept: int  # usable pairs, before the seeds drew theirs
+    chat: dict[str, Any] | None = None  # the template and the first prompt's tokens, where prompts are turns
 
 
 def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepared:
@@ -27,13 +31,15 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
 
     Raises:
         CorpusError: see `tokenise`.
+        ModelError: prompts are to be turns, and the tokenizer cannot make them so.
         ConfigError: a layer, head or position that is out of range.
     """
     cells = config.battery.cells(model.n_layers, model.n_heads)
+    turns = Turns(model.tokenizer, model.identity.name, config.condition.system) if config.condition.chat else None
     condition, tokens = tokenise(
         condition,
         model.encode,
-        bos=model.bos,
+        bos=None if turns is not None and model.add_bos == AUTO else model.bos,  # a template puts it where it belongs
         unknown=model.unknown,
         lost=model.lost,
         specials=model.specials,
@@ -41,6 +47,8 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
         single_token=config.condition.single_token,
         aligned=config.battery.aligned,
         strict=config.condition.strict,
+        turn=turns,
+        spell=model.spelt,
     )
     drawn = subsamples(condition, config.condition.n_examples, config.seeds)
     used = sorted({b for examples in drawn.values() for b in examples})
@@ -49,4 +57,5 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     cut = replace(condition, pairs=tuple(condition.pairs[b] for b in used))
     tokens = [tokens[b] for b in used]
     config.battery.check_prompts([(len(pair.clean), len(pair.corrupt)) for pair in tokens])
-    return Prepared(cut, tokens, {seed: [place[b] for b in examples] for seed, examples in drawn.items()}, cells, kept)
+    chat = None if turns is None else {**turns.describe(), "tokens": model.spelt(tokens[0].clean)}
+    return Prepared(cut, tokens, {seed: [place[b] for b in examples] for seed, examples in drawn.items()}, cells, kept, chat)

@@ -17,13 +17,17 @@ from functools import cache
 
 from tinylab.errors import CorpusError
 from tinylab.measures.readings import READOUT
-from tinylab.task.corpus import Condition, PromptPair, drop
-from tinylab.task.notes import APART, BEGUN, JOINED, MERGED, SPECIAL, text_notes
+from tinylab.task.corpus import LONG, SEVERAL, UNEQUAL, Condition, PromptPair, drop
+from tinylab.task.notes import APART, BEGUN, JOINED, MERGED, SPECIAL, UNSPACED, text_notes
 
 OPENING = "([{<\"'\u201c\u2018\u00ab/="
 """Behind these an answer follows without a space, whatever the tokenizer makes of it alone."""
 Encode = Callable[[str], list[int]]
 Lost = Callable[[str], Sequence[str]]
+Turn = Callable[[str], str]
+Spell = Callable[[Sequence[int]], list[str]]
+SHOWN = 3
+"""How many tokens of an example are shown."""
 TOLD_WORDS = 10
 """How many of the words that a vocabulary lacks are told."""
 
@@ -55,6 +59,8 @@ def tokenise(
     single_token: bool,
     aligned: bool,
     strict: bool,
+    turn: Turn | None = None,
+    spell: Spell | None = None,
 ) -> tuple[Condition, list[TokenPair]]:
     """Tokenise a condition and drop the pairs that this model cannot use.
 
@@ -66,38 +72,78 @@ def tokenise(
         lost: the parts of a text that no token stands for.
         specials: the tokens that are no text.
         context: the longest prompt in tokens that the model takes, None if it has no limit.
-        single_token: whether an answer of several tokens is an error.
+        single_token: whether a pair with an answer of several tokens is unusable.
         aligned: whether the positions of both prompts must align, so that unequal lengths are unusable.
         strict: whether a pair that would be dropped is an error.
+        turn: makes of a prompt the text that the model is given, to which answers come without their space; none for itself.
+        spell: tokens as a person reads them, to show an example of answers that lack a space.
 
     Returns:
         The condition with what is left and what is to be known of it, and its pairs as tokens, in the same order.
 
     Raises:
-        CorpusError: a word that the vocabulary lacks, a prompt longer than the context, an answer of several tokens where
-            one is asked for, nothing left to use.
+        CorpusError: a word that the vocabulary lacks, too little left to use.
     """
     encode = cache(encode)
     tokens: dict[int, TokenPair] = {}
     reasons: dict[int, str] = {}
+    details: dict[int, str] = {}
+    unspaced: list[PromptPair] = []
     notes = text_notes(condition.pairs)
     for pair in condition.pairs:
-        _check_known(condition, pair, encode, unknown, lost)
-        texts = [encode(text) for text in (pair.clean, pair.corrupt, pair.target, pair.foil)]
-        clean, corrupt = (_begun(ids, bos) for ids in texts[:2])
-        _check_context(condition, pair, max(len(clean), len(corrupt)), context)
-        answers, told = zip(*(_answer(encode, lost, *seam) for seam in
-                              ((pair.clean, pair.target), (pair.corrupt, pair.foil))), strict=True)
-        if single_token:
-            _check_single_token(condition, pair, answers)
-        if (reason := _unusable(clean, corrupt, answers, bos, aligned)) is not None:
+        read = pair if turn is None else _in_turn(pair, turn)
+        _check_known(condition, read, encode, unknown, lost)
+        clean, corrupt = (_begun(ids, bos) for ids in (encode(read.clean), encode(read.corrupt)))
+        answers, told = zip(*(_answer(encode, lost, *seam, begins=turn is not None) for seam in _seams(read)), strict=True)
+        reason = _unusable(clean, corrupt, answers, bos, aligned)
+        if reason is None and context is not None and (length := max(len(clean), len(corrupt))) > context:
+            reason, details[pair.row] = LONG, f"it has {length} tokens, the model's context is {context}"
+        if reason is None and single_token and (name := _several(answers)) is not None:
+            reason, details[pair.row] = SEVERAL, f"{name} {getattr(pair, name)!r}"
+        if reason is not None:
             reasons[pair.row] = reason
             continue
         tokens[pair.row] = TokenPair(clean, corrupt, *map(READOUT.answer, answers))
-        notes[pair.row] += [*_token_notes(texts, bos, specials), *dict.fromkeys(note for note in told if note is not None)]
-    kept = drop(condition, reasons, strict)
+        texts = [encode(text) for text in (pair.clean, pair.corrupt, pair.target, pair.foil)]
+        inside = _token_notes(texts, bos if turn is None else None, specials)
+        notes[pair.row] += [*inside, *dict.fromkeys(note for note in told if note is not None)]
+        if turn is None and any(wants_space(encode, *seam) for seam in _seams(pair)):
+            unspaced.append(pair)
+    kept = drop(condition, reasons, strict, details)
     noted = Counter(note for pair in kept.pairs for note in notes[pair.row])
-    return replace(kept, noted=dict(noted)), [tokens[pair.row] for pair in kept.pairs]
+    if 2 * len(unspaced) > len(kept.pairs):
+        noted[UNSPACED] = len(unspaced)
+    shown = {UNSPACED: _example(encode, spell, unspaced[0])} if UNSPACED in noted and spell is not None else {}
+    return replace(kept, noted=dict(noted), shown=shown), [tokens[pair.row] for pair in kept.pairs]
+
+
+def _seams(pair: PromptPair) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Each prompt with its right answer."""
+    return (pair.clean, pair.target), (pair.corrupt, pair.foil)
+
+
+def _in_turn(pair: PromptPair, turn: Turn) -> PromptPair:
+    """A pair as its conversation goes: an answer that begins a turn has no space before it."""
+    return replace(pair, clean=turn(pair.clean), corrupt=turn(pair.corrupt), target=pair.target.lstrip(), foil=pair.foil.lstrip())
+
+
+def wants_space(encode: Encode, prompt: str, answer: str) -> bool:
+    """Whether a prompt of words goes on with an answer that a space makes a token of its own, and that has none.
+
+    Tokenizers that put a space before every text themselves, or read texts with and without one alike, want none; nor do
+    languages that write none, and symbols.
+    """
+    if " " not in prompt.strip() or prompt[-1].isspace() or prompt[-1] in OPENING or not answer[:1].isalnum():
+        return False
+    spaced = encode(f" {answer}")
+    return len(spaced) == 1 and spaced != encode(answer)
+
+
+def _example(encode: Encode, spell: Spell, pair: PromptPair) -> str:
+    """An answer as it is read, and as it would be with its space."""
+    prompt, answer = next(seam for seam in _seams(pair) if wants_space(encode, *seam))
+    as_is, spaced = ("|".join(spell(encode(prompt + text))[-SHOWN:]) for text in (answer, f" {answer}"))
+    return f"row {pair.row} ends in …{as_is}, and with {f' {answer}'!r} in …{spaced}"
 
 
 def _unusable(
@@ -111,7 +157,7 @@ def _unusable(
     if READOUT.answer(answers[0]) == READOUT.answer(answers[1]):
         return "target and foil begin with the same token"
     if aligned and len(clean) != len(corrupt):
-        return "prompts of unequal length"
+        return UNEQUAL
     return None
 
 
@@ -127,8 +173,11 @@ def _token_notes(texts: Sequence[Sequence[int]], bos: int | None, specials: Coll
     return [BEGUN] * begun + [SPECIAL] * any(token in specials for token in inside)
 
 
-def _answer(encode: Encode, lost: Lost, prompt: str, answer: str) -> tuple[Sequence[int], str | None]:
-    """An answer's tokens, and what is to be known of them: how the tokens of prompt and answer joined differ, if they do."""
+def _answer(encode: Encode, lost: Lost, prompt: str, answer: str, *, begins: bool) -> tuple[Sequence[int], str | None]:
+    """An answer's tokens, and what is to be known of them: how the tokens of prompt and answer joined differ, if they do.
+
+    One that begins a turn is always read as it stands there.
+    """
     alone, before, joined = encode(answer), encode(prompt), prompt + answer
     if not alone or not before:
         return alone, None
@@ -136,6 +185,8 @@ def _answer(encode: Encode, lost: Lost, prompt: str, answer: str) -> tuple[Seque
     after = together[len(before):]
     if together[:len(before)] != before or not after:
         return alone, MERGED
+    if begins:
+        return after, None
     if READOUT.answer(after) == READOUT.answer(alone):
         return alone, None
     if prompt[-1].isspace() or prompt[-1] in OPENING or answer[0].isspace() or alone[-len(after):] == after:
@@ -157,15 +208,6 @@ def _check_known(condition: Condition, pair: PromptPair, encode: Encode, unknown
                       "use a condition that was made for this model, or another model.")
 
 
-def _check_context(condition: Condition, pair: PromptPair, length: int, context: int | None) -> None:
-    if context is not None and length > context:
-        raise CorpusError(f"{condition.path}: row {pair.row} has a prompt of {length} tokens, "
-                          f"but the model's context is {context}; shorten it or take another model.")
-
-
-def _check_single_token(condition: Condition, pair: PromptPair, answers: Sequence[Sequence[int]]) -> None:
-    for name, text, ids in zip(("target", "foil"), (pair.target, pair.foil), answers, strict=True):
-        if len(ids) != 1:
-            raise CorpusError(f"{condition.path}: row {pair.row}: {name} {text!r} is {len(ids)} tokens and "
-                              "condition.single_token=true; use a one-token answer, or condition.single_token=false "
-                              "to score its first token.")
+def _several(answers: Sequence[Sequence[int]]) -> str | None:
+    """The first answer of more than one token, by its field."""
+    return next((name for name, ids in zip(("target", "foil"), answers, strict=True) if len(ids) > 1), None)

@@ -36,6 +36,7 @@ from tinylab.engine.forked.passes import Pass, PassLayout
 from tinylab.engine.forked.trie import NONE, IntArray
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant
+from tinylab.measures.ability import answered
 from tinylab.measures.metrics import Scorer
 from tinylab.measures.readings import CleanRun, clean_run
 from tinylab.models.network import CausalModel, forget_lengths
@@ -136,7 +137,8 @@ class ForkedEngine:
                 self._batch(work, examples)
         every = [unique[pair] for pair in pairs]
         baselines: dict[RunName, FloatArray] = {run: column[every] for run, column in state.baselines.items()}
-        return Evaluation(baselines, state.values[:, every], state.forwards, state.states)
+        ability: dict[RunName, FloatArray] = {run: column[every] for run, column in state.ability.items()}
+        return Evaluation(baselines, state.values[:, every], state.forwards, state.states, ability)
 
     def _batch(self, work: Work, examples: IntArray) -> None:
         """Everything about one group of examples, in halves if the memory for all is not there."""
@@ -213,6 +215,8 @@ class ForkedEngine:
         reading = clean_run(clean, *(torch.tensor(tokens, device=device) for tokens in answers))
         work.state.baselines["clean"][batch.examples] = work.scorer.score(clean, reading).numpy()
         work.state.baselines["corrupt"][batch.examples] = work.scorer.score(corrupt, reading).numpy()
+        work.state.ability["clean"][batch.examples] = answered(clean, reading.target).numpy()
+        work.state.ability["corrupt"][batch.examples] = answered(corrupt, reading.foil).numpy()
         work.state.begun[batch.examples] = True
         return WithBaselines(batch, cache, reading)
 
