@@ -51,16 +51,6 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 
 @pytest.fixture
-def smollm2() -> Path:
-    return REAL / "smollm2"
-
-
-@pytest.fixture
-def gemma3() -> Path:
-    return REAL / "gemma3"
-
-
-@pytest.fixture
 def within(pytestconfig: pytest.Config) -> Within:
     """Assert that a difference is no larger than allowed; the largest of each of `validation.CLAIMS` is kept for the docs."""
     kept = pytestconfig.stash.setdefault(validation.KEPT, {})
