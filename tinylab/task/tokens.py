@@ -11,7 +11,7 @@ A word that the vocabulary lacks is an error, never a silent token for the unkno
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -86,35 +86,37 @@ def tokenise(
     """
     encode = cache(encode)
     tokens: dict[int, TokenPair] = {}
-    reasons: dict[int, str] = {}
-    details: dict[int, str] = {}
-    unspaced: list[PromptPair] = []
+    reasons, details, unspaced = dict[int, str](), dict[int, str](), list[PromptPair]()
     notes = text_notes(condition.pairs)
     for pair in condition.pairs:
         read = pair if turn is None else _in_turn(pair, turn)
         _check_known(condition, read, encode, unknown, lost)
         clean, corrupt = (_begun(ids, bos) for ids in (encode(read.clean), encode(read.corrupt)))
         answers, told = zip(*(_answer(encode, lost, *seam, begins=turn is not None) for seam in _seams(read)), strict=True)
-        reason = _unusable(clean, corrupt, answers, bos, aligned)
-        if reason is None and context is not None and (length := max(len(clean), len(corrupt))) > context:
-            reason, details[pair.row] = LONG, f"it has {length} tokens, the model's context is {context}"
-        if reason is None and single_token and (name := _several(answers)) is not None:
-            reason, details[pair.row] = SEVERAL, f"{name} {getattr(pair, name)!r}"
-        if reason is not None:
+        if (reason := _unusable(clean, corrupt, answers, bos, aligned)) is not None:
             reasons[pair.row] = reason
             continue
+        if (unfit := _unfit(pair, max(len(clean), len(corrupt)), answers, context, single_token)) is not None:
+            reasons[pair.row], details[pair.row] = unfit
+            continue
         tokens[pair.row] = TokenPair(clean, corrupt, *map(READOUT.answer, answers))
-        texts = [encode(text) for text in (pair.clean, pair.corrupt, pair.target, pair.foil)]
-        inside = _token_notes(texts, bos if turn is None else None, specials)
-        notes[pair.row] += [*inside, *dict.fromkeys(note for note in told if note is not None)]
+        notes[pair.row] += _token_notes(pair, encode, bos if turn is None else None, specials)
+        notes[pair.row] += dict.fromkeys(filter(None, told))
         if turn is None and any(wants_space(encode, *seam) for seam in _seams(pair)):
             unspaced.append(pair)
     kept = drop(condition, reasons, strict, details)
-    noted = Counter(note for pair in kept.pairs for note in notes[pair.row])
+    return _noted(kept, notes, unspaced, encode, spell), [tokens[pair.row] for pair in kept.pairs]
+
+
+def _noted(
+    kept: Condition, notes: Mapping[int, Sequence[str]], unspaced: Sequence[PromptPair], encode: Encode, spell: Spell | None
+) -> Condition:
+    """A condition with its notes counted; answers without their space, with an example, only where most rows have them."""
+    noted, shown = Counter(note for pair in kept.pairs for note in notes[pair.row]), {}
     if 2 * len(unspaced) > len(kept.pairs):
         noted[UNSPACED] = len(unspaced)
-    shown = {UNSPACED: _example(encode, spell, unspaced[0])} if UNSPACED in noted and spell is not None else {}
-    return replace(kept, noted=dict(noted), shown=shown), [tokens[pair.row] for pair in kept.pairs]
+        shown = {} if spell is None else {UNSPACED: _example(encode, spell, unspaced[0])}
+    return replace(kept, noted=dict(noted), shown=shown)
 
 
 def _seams(pair: PromptPair) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -166,8 +168,9 @@ def _begun(ids: Sequence[int], bos: int | None) -> tuple[int, ...]:
     return tuple(ids) if bos is None or ids[:1] == [bos] else (bos, *ids)
 
 
-def _token_notes(texts: Sequence[Sequence[int]], bos: int | None, specials: Collection[int]) -> list[str]:
+def _token_notes(pair: PromptPair, encode: Encode, bos: int | None, specials: Collection[int]) -> list[str]:
     """What is to be known of a pair's four texts as tokens, before a BOS token is put first."""
+    texts = [encode(text) for text in (pair.clean, pair.corrupt, pair.target, pair.foil)]
     begun = bos is not None and any(ids[:1] == [bos] for ids in texts[:2])
     inside = [token for place, ids in enumerate(texts) for token in ids[bool(begun and place < 2 and ids[:1] == [bos]):]]
     return [BEGUN] * begun + [SPECIAL] * any(token in specials for token in inside)
@@ -208,6 +211,11 @@ def _check_known(condition: Condition, pair: PromptPair, encode: Encode, unknown
                       "use a condition that was made for this model, or another model.")
 
 
-def _several(answers: Sequence[Sequence[int]]) -> str | None:
-    """The first answer of more than one token, by its field."""
-    return next((name for name, ids in zip(("target", "foil"), answers, strict=True) if len(ids) > 1), None)
+def _unfit(
+    pair: PromptPair, length: int, answers: Sequence[Sequence[int]], context: int | None, single_token: bool
+) -> tuple[str, str] | None:
+    """Why a pair does not fit this model or what is asked of its answers, and what is to be said of it."""
+    if context is not None and length > context:
+        return LONG, f"it has {length} tokens, the model's context is {context}"
+    several = [name for name, ids in zip(("target", "foil"), answers, strict=True) if len(ids) > 1]
+    return (SEVERAL, f"{several[0]} {getattr(pair, several[0])!r}") if single_token and several else None
