@@ -1,7 +1,7 @@
 """`make findings`: H1 and H2 on two trained models and the five shipped conditions, written to docs/findings.md.
 
 Runs are those of the command line, reused where they are finished. Every number of the document is computed here from their
-tables; the sentences that go with them are in `PROSE` and claim nothing that `check` does not assert of the numbers.
+tables; the words around them are in `PROSE`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot
 import numpy as np
 import pandas as pd
 
 import tinylab
-from benchmarks.report import machine_sentence
+from benchmarks.end_to_end import machine
+from tinylab.machine.threads import cores
 from tinylab.measures.statistics import bootstrap_interval
 from tinylab.results import Run, Sweep
 
@@ -39,7 +40,7 @@ BATTERIES = {
 }
 OF_HEADS = ("h1", "per_head")
 EXAMPLES = 32
-TOP = 10
+TOP, TOP_LAYERS = 10, 5
 SHOWN = 5
 
 
@@ -75,7 +76,7 @@ class Findings:
     def strongest(self, battery: str, condition: str) -> list[tuple[int, ...]]:
         """The components with the largest mean |change|."""
         mean = self.changes(battery, condition).mean()
-        order = mean.abs().sort_values(ascending=False, kind="stable").index[:TOP]
+        order = mean.abs().sort_values(ascending=False, kind="stable").index[:top(battery)]
         return [tuple(np.atleast_1d(component).tolist()) for component in order]
 
     def recovery(self, battery: str, condition: str) -> pd.Series:
@@ -88,10 +89,16 @@ def sweep(model: str, battery: str, examples: int) -> Sweep:
     """One sweep over the conditions, computed or reused."""
     name = f"findings_{model}_{battery}"
     command = [sys.executable, "-m", "tinylab", "-m", f"condition={','.join(CONDITIONS)}", *BATTERIES[battery][1], "model=local",
-               f"model.path={REAL / model}", f"condition.n_examples={examples}", f"sweep_name={name}"]
+               f"model.path={REAL / model}", f"condition.n_examples={examples}", f"sweep_name={name}",
+               f"threads={cores()}"]
     subprocess.run(command, cwd=ROOT, check=True)
     newest = max((ROOT / "outputs/sweeps").glob(f"{name}_*"), key=lambda folder: folder.stat().st_mtime)
     return tinylab.load_sweep(newest)
+
+
+def top(battery: str) -> int:
+    """How many components count as the strongest."""
+    return TOP if battery in OF_HEADS else TOP_LAYERS
 
 
 def interval(changes: pd.Series, *, by_template: bool) -> str:
@@ -118,7 +125,7 @@ def ability_table(models: Sequence[Findings]) -> str:
             dropped = sum(corpus["dropped"].values())
             rows.append([
                 MODELS[model.name], f"`{condition}`", " / ".join(f"{side['accuracy']:.2f}" for side in sides),
-                " / ".join(f"{side['target_probability']:.2f}" for side in sides),
+                " / ".join(f"{side['answer_probability']:.2f}" for side in sides),
                 " / ".join(f"{run.summary['baselines'][side]['logit_diff']['mean']:+.2f}" for side in ("clean", "corrupt")),
                 sides[0]["n"], dropped, "yes" if model.able(condition) else "**no**",
             ])
@@ -161,9 +168,9 @@ def invariants_table(models: Sequence[Findings]) -> str:
                     continue
                 found, chance, pairs, pairs_by_chance = shared(model, battery, conditions)
                 names = ", ".join(".".join(map(str, one)) for one in sorted(found)) or "none"
-                rows.append([MODELS[model.name], BATTERIES[battery][0], told, len(found), f"{chance:.2f}", names,
-                             f"{pairs:.1f}", f"{pairs_by_chance:.1f}"])
-    return table(["model", "battery", "conditions", f"shared of {TOP}", "by chance", "which", "shared by two conditions, mean",
+                rows.append([MODELS[model.name], BATTERIES[battery][0], told, f"{len(found)} of {top(battery)}", f"{chance:.2f}",
+                             names, f"{pairs:.1f}", f"{pairs_by_chance:.1f}"])
+    return table(["model", "battery", "conditions", "shared by all", "by chance", "which", "shared by two conditions, mean",
                   "by chance"], rows)
 
 
@@ -193,6 +200,18 @@ def overlap_table(models: Sequence[Findings]) -> str:
         counts = [len(set(model.strongest("h1", c)) & set(model.strongest("per_head", c))) for c in CONDITIONS]
         rows.append([MODELS[model.name], *counts, f"{TOP * TOP / total:.1f}"])
     return table(["model", *(f"`{condition}`" for condition in CONDITIONS), "by chance"], rows)
+
+
+def negative(models: Sequence[Findings]) -> str:
+    """How alike the two ways of acting rank the heads, in one sentence."""
+    found = []
+    for model in models:
+        alike = []
+        for condition in CONDITIONS:
+            zeroed, patched = (model.changes(battery, condition).mean().abs() for battery in OF_HEADS)
+            alike.append(float(zeroed.rank().corr(patched.rank())))
+        found.append(f"{min(alike):.2f} to {max(alike):.2f} for {MODELS[model.name]}")
+    return f"The rank correlation of |change| over all heads is {' and '.join(found)}, by condition."
 
 
 def time_table(models: Sequence[Findings]) -> str:
@@ -247,7 +266,8 @@ def write(models: Sequence[Findings], examples: int) -> None:
         draw_heads(model, DOCUMENT.with_name(f"findings_{model.name}.png"))
     draw_layers(models, DOCUMENT.with_name("findings_layers.png"))
     parts = PROSE.format(
-        examples=examples, top=TOP, machine=machine_sentence(), ability=ability_table(models),
+        examples=examples, top=TOP, top_layers=TOP_LAYERS, shown=SHOWN, machine=", ".join(machine().values()),
+        ability=ability_table(models), negative=negative(models),
         **{f"{model.name}_{battery}": heads_table(model, battery) for model in models for battery in OF_HEADS},
         invariants=invariants_table(models), depth=depth_table(models), overlap=overlap_table(models), time=time_table(models),
     )
@@ -255,6 +275,100 @@ def write(models: Sequence[Findings], examples: int) -> None:
 
 
 PROSE = """# Findings on two trained models
+
+Written by `make findings`; every number is computed from the tables of the runs that it makes. {machine}.
+
+SmolLM2-135M-Instruct (30 layers × 9 heads; Q4_1, Apache-2.0) and Gemma 3 270M (18 layers × 4 heads; Q4_K_M, under the Gemma
+Terms of Use), both read from GGUF files by `python -m tinylab.convert` (`make real-models`). Each of the five shipped
+conditions, {examples} pairs drawn by seed 0 from the test split; H1 zeroes each head everywhere, H2 puts what the clean run had
+at the last token into the corrupt run (denoising). Float32. BOS as the tokenizer itself puts it: Gemma's, none for SmolLM2.
+
+```bash
+make findings
+```
+
+## Can they do the tasks?
+
+{ability}
+
+Top-1 is over the whole vocabulary, so a sensible other word counts as wrong. A task counts as one that the model can do where it
+gets at least half of the clean and of the corrupt prompts right.
+
+## The heads that matter
+
+Each head zeroed, in each condition (red: the task loses):
+
+![SmolLM2's heads](findings_smollm2.png)
+![Gemma's heads](findings_gemma3.png)
+
+The strongest {shown} by |mean change|. Intervals are bootstraps; they say how far a mean would move with other pairs, or with
+other wordings, and nothing of the choice of the strongest among many heads, which makes the largest changes look larger
+than they are. Intervals over templates rest on few of them.
+
+### SmolLM2, each head zeroed
+
+{smollm2_h1}
+
+### Gemma 3, each head zeroed
+
+{gemma3_h1}
+
+### SmolLM2, each head patched
+
+{smollm2_per_head}
+
+### Gemma 3, each head patched
+
+{gemma3_per_head}
+
+## Layers
+
+What the clean run had at the last token, put into the corrupt run (recovery: 0 is the corrupt run's logit difference, 1 the clean
+run's; dotted: tasks that the model cannot do):
+
+![Recovery by depth](findings_layers.png)
+
+That the residual stream of the last layer recovers everything is no finding: nothing comes after it.
+
+## Invariants, beside chance
+
+Heads among the {top} strongest, or layers among the {top_layers} strongest, by |change of the logit difference| in every
+condition, beside what independent random choices of as many would give. Layers are no independent choices: neighbours do alike,
+and at the end of the residual stream there is no choice, so that chance is a low bar for them.
+
+{invariants}
+
+## Where the two models agree
+
+As a fraction of depth (1 is the last layer): where patching the residual stream first recovers half, and the mean depth of the
+{top} strongest heads.
+
+{depth}
+
+## A negative result
+
+Heads among the {top} strongest both when zeroed and when patched at the last token:
+
+{overlap}
+
+{negative}
+
+## What this does not show
+
+- Two models, one of each kind, and quantised: Q4 weights are not those that were trained, and no number here was compared with
+  the unquantised models'.
+- {examples} pairs of one to eight wordings each, made for a small model in plain English; SmolLM2 is taught to chat and was asked
+  without its template.
+- Zeroing a head takes it out of the distribution that later layers know; a large change is no proof that the head computes the
+  answer. One head at a time misses heads that stand in for each other.
+- The strongest of 270 or 72 heads are chosen by the same pairs that measure them.
+
+## What it took
+
+{time}
+
+Seconds are those of this machine, from the manifests; loading and the self-check of each sweep's first run are in the last
+column.
 """
 
 

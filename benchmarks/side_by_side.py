@@ -31,6 +31,7 @@ from tinylab.interventions.sites import Site
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant
 from tinylab.measures import readings
+from tinylab.measures.ability import ABILITY
 from tinylab.measures.metrics import Scorer, available
 from tinylab.models.network import CausalModel
 
@@ -172,6 +173,11 @@ class NoScorer(Scorer):
         """Zeros."""
         del clean_run
         return torch.zeros(len(logits), len(self.names), dtype=torch.float64)
+
+    def ability(self, logits: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+        """Zeros."""
+        del answer
+        return torch.zeros(len(logits), len(ABILITY), dtype=torch.float64)
 
 
 def forked_flops(shadow: CausalModel, case: Case, budget: Budget) -> int:

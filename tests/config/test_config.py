@@ -26,6 +26,7 @@ OPTIONS = [(file.parent.name, file.stem) for file in sorted(CONF.glob("*/*.yaml"
 REQUIRED = {
     ("condition", "jsonl"): ["condition.path=mine.jsonl"],
     ("model", "hf"): ["model.name=someone/something"],
+    ("model", "gguf"): ["model.path=my.gguf"],
     ("model", "local"): ["model.path=my_model"],
 }
 PAIR = {"clean": "The capital of France is", "corrupt": "The capital of Italy is", "target": " Paris", "foil": " Rome"}

@@ -64,7 +64,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "attention": {"bloom": "its attention module adds the residual stream itself"},
 }
 """Identity → family → why it does not hold there. All others hold in all families."""
-EXACT = ("unhooked by the reference", "sham by the reference", "one by the reference")
+EXACT = ("sham by the reference", "one by the reference")
 
 
 def variants() -> dict[str, list[Variant]]:

@@ -22,7 +22,6 @@ from tinylab.interventions.operations import Given
 from tinylab.interventions.sites import Site
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant, indices
-from tinylab.measures.ability import answered
 from tinylab.measures.metrics import Scorer
 from tinylab.measures.readings import READOUT, clean_run
 from tinylab.models.network import CausalModel, forget_lengths
@@ -75,7 +74,8 @@ class ReferenceEngine:
             clean = clean_run(logits["clean"], *answers)
             for run in prompts:
                 found.baselines[run][b] = scorer.score(logits[run], clean)[0].numpy()
-                found.ability[run][b] = answered(logits[run], clean.target if run == "clean" else clean.foil)[0].numpy()
+                answer = clean.target if run == "clean" else clean.foil
+                found.ability[run][b] = scorer.ability(logits[run], answer)[0].numpy()
             for v, variant in enumerate(variants):
                 taken = None if variant.source is None else variant.source.run
                 source = None if taken is None else (sources[taken], len(prompts[taken]))

@@ -24,12 +24,13 @@ import numpy as np
 
 from tinylab.arrays import FloatArray
 from tinylab.errors import ConfigError, first_sentence, options
+from tinylab.measures.ability import answered
 from tinylab.measures.readings import CleanRun, Reading, precise
 from tinylab.measures.recovery import recovery
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float
+    from jaxtyping import Float, Float64, Int
     from torch import Tensor
 
 
@@ -187,6 +188,10 @@ class Scorer:
         logits = precise(logits)
         reading = Reading(logits, logits.log_softmax(dim=-1))
         return torch.stack([self._score(name)(reading, clean_run) for name in self.names], dim=-1).double().cpu()
+
+    def ability(self, logits: Float[Tensor, "B W"], answer: Int[Tensor, " B"]) -> Float64[Tensor, "B 2"]:
+        """Whether unmodified prompts are answered rightly, and with what probability; see `tinylab.measures.ability`."""
+        return answered(logits, answer)
 
     @staticmethod
     def _score(name: str) -> Score:

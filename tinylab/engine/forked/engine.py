@@ -36,7 +36,6 @@ from tinylab.engine.forked.passes import Pass, PassLayout
 from tinylab.engine.forked.trie import NONE, IntArray
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant
-from tinylab.measures.ability import answered
 from tinylab.measures.metrics import Scorer
 from tinylab.measures.readings import CleanRun, clean_run
 from tinylab.models.network import CausalModel, forget_lengths
@@ -215,8 +214,8 @@ class ForkedEngine:
         reading = clean_run(clean, *(torch.tensor(tokens, device=device) for tokens in answers))
         work.state.baselines["clean"][batch.examples] = work.scorer.score(clean, reading).numpy()
         work.state.baselines["corrupt"][batch.examples] = work.scorer.score(corrupt, reading).numpy()
-        work.state.ability["clean"][batch.examples] = answered(clean, reading.target).numpy()
-        work.state.ability["corrupt"][batch.examples] = answered(corrupt, reading.foil).numpy()
+        work.state.ability["clean"][batch.examples] = work.scorer.ability(clean, reading.target).numpy()
+        work.state.ability["corrupt"][batch.examples] = work.scorer.ability(corrupt, reading.foil).numpy()
         work.state.begun[batch.examples] = True
         return WithBaselines(batch, cache, reading)
 
