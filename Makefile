@@ -73,6 +73,9 @@ check: $(VENV)/.dev ## lint, types, and which room may import which
 bench: $(VENV)/.base ## speed, states, peak and memory against plain hooks; writes docs/benchmarks.md
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/run.py
 
+findings: real-models ## H1 and H2 on two trained models and the five conditions; writes docs/findings.md
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.findings
+
 bench-peers: $(PEERS)/.dev ## the same with TransformerLens and nnsight beside it on the distinct prompts
 	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python benchmarks/run.py
 

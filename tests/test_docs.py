@@ -14,6 +14,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from conftest import needs_ray
+from gguf_files import needs_reader, write_gguf
 from tinylab.config.hydra_internals import flags_parser
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +24,7 @@ NEEDS_SLURM = "submitit_slurm"  # those commands run in tests/sweep/test_slurm.p
 RECIPES = "--config-dir conf "  # those run in tests/test_recipes.py, with the files of their recipes
 ELSEWHERE = (*NEEDS_A_HUB, NEEDS_SLURM, RECIPES)
 SMALL = ["condition.n_examples=4"]
+MINE = ["condition=jsonl", "condition.path=my.jsonl", "condition.tag=mine"]
 
 
 def blocks(document: Path, language: str) -> list[str]:
@@ -42,13 +44,15 @@ def user(tmp_path: Path, tinylab: Callable[..., int]) -> Callable[..., int]:
     (tmp_path / "my_conf/condition").mkdir(parents=True)
     (tmp_path / "my_conf/condition/mine.yaml").write_text(blocks(ROOT / "README.md", "yaml")[0])
     shutil.copytree(ROOT / "tinylab/assets/tiny", tmp_path / "my_model")
+    write_gguf(tmp_path / "my.gguf")
     return tinylab
 
 
 def runnable() -> list[ParameterSet]:
     """Commands that need no hub; those for Ray belong to make test-ray."""
     found = [c for c in commands("python -m tinylab ") if not any(n in c for n in ELSEWHERE)]
-    return [pytest.param(c, marks=[needs_ray, pytest.mark.ray] if "launcher=ray" in c else []) for c in found]
+    marks = {"launcher=ray": [needs_ray, pytest.mark.ray], "model=gguf": [needs_reader]}
+    return [pytest.param(c, marks=next((own for part, own in marks.items() if part in c), [])) for c in found]
 
 
 @pytest.mark.parametrize("command", runnable())
@@ -57,6 +61,7 @@ def test_a_command_of_the_documents_runs(user: Callable[..., int], command: str,
     words = shlex.split(command)[3:]
     in_process = "hydra/launcher=" not in command
     small = [] if "n_examples" in command else SMALL
+    small += MINE if "gguf" in command else []  # whose words the small file knows
     if in_process:
         assert user(*words, *small) == 0
     else:
@@ -85,6 +90,15 @@ def test_an_aggregate_command_of_the_documents_runs(user: Callable[..., int], co
     assert user("-m", "condition=cond_a,cond_b", *SMALL) == 0
     words = [str(path) for word in shlex.split(command)[3:] for path in (Path().glob(word) if "*" in word else [word])]
     assert main(words) == 0
+
+
+@pytest.mark.parametrize("command", commands("python -m tinylab.convert"))
+@needs_reader
+def test_a_conversion_of_the_documents_runs(user: Callable[..., int], command: str) -> None:
+    from tinylab.convert import main
+
+    assert main(shlex.split(command)[3:]) == 0
+    assert user("model=local", "model.path=my_folder", *MINE) == 0
 
 
 @pytest.mark.parametrize("command", commands("python -m tinylab.selftest"))

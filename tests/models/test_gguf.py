@@ -13,19 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 
 from conftest import Command, only, write_jsonl
-from gguf_files import TEXT, bpe, write_gguf
+from gguf_files import OLD, TEXT, bpe, needs_reader, write_gguf
 from tinylab.config.groups import ModelConfig
 from tinylab.convert import main as convert
 from tinylab.errors import ConfigError, ModelError
 from tinylab.models.loading import load_model, skeleton
 from tinylab.models.weights import loaded_bytes
 
-OLD = Version(transformers.__version__) < Version("5.23")
-needs_reader = pytest.mark.skipif(OLD, reason="this transformers reads GGUF files otherwise, and is refused (the last test)")
 ROWS = [
     {"clean": "the capital of France is", "corrupt": "the capital of Italy is", "target": " Paris", "foil": " Rome"},
     {"clean": "the capital of Italy is", "corrupt": "the capital of France is", "target": " Rome", "foil": " Paris"},

@@ -111,6 +111,7 @@ def _difference(
     if config.self_check == "cached" and (kept := kept_difference(key)) is not None:
         log.info("self-check: passed before on this model and lengths like these (engine.self_check=always checks again)")
         return kept, True
+    log.info("self-check: comparing the forked engine with the plain one")
     difference = self_check(model, pairs, variants)
     keep_difference(key, difference)
     return difference, False

@@ -44,8 +44,8 @@ def shown(view: View) -> Table:
 
 def _told(column: str, value: Any, view: View) -> str:
     if column == "change":
-        return f"{value:+.3f}"
-    return f"{value:.3f}" if column in view.metrics else f"{value}"
+        return f"{value:+z.3f}"
+    return f"{value:z.3f}" if column in view.metrics else f"{value}"
 
 
 def print_run(folder: RunFolder) -> None:
