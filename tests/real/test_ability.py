@@ -24,7 +24,7 @@ def test_ability_is_what_plain_transformers_say(
     write_jsonl(tmp_path / "mine.jsonl", rows)
     bos = str(name == "gemma3").lower()
     assert tinylab("model=local", f"model.path={folder}", f"model.add_bos={bos}", "condition=jsonl", "condition.path=mine.jsonl",
-                   "battery.layers=[0]", "battery.heads=[0]", "plots=false") == 0
+                   "battery.layers=[0]", "battery.heads=[0]", "engine=reference", "plots=false") == 0
     found = json.loads(only(tmp_path, "outputs/runs/*/metrics/summary.json").read_text())["ability"]
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for side, answer in (("clean", "target"), ("corrupt", "foil")):

@@ -34,7 +34,7 @@ def run(
     """The clean runs' logit_diff, the manifest's provenance, and the folder."""
     write_jsonl(folder / "mine.jsonl", corpus)
     assert tinylab("model=local", f"model.path={model}", "condition=jsonl", "condition.path=mine.jsonl", "battery.layers=[5]",
-                   "battery.heads=[0,1]", "metrics=[logit_diff]", "plots=false", *more) == 0
+                   "battery.heads=[0,1]", "metrics=[logit_diff]", "plots=false", "engine=reference", *more) == 0
     made = only(folder, "outputs/runs/*")
     level = json.loads((made / "metrics/summary.json").read_text())["baselines"]["clean"]["logit_diff"]["mean"]
     return level, json.loads((made / "manifest.json").read_text())["provenance"], made
