@@ -95,7 +95,7 @@ def compute(
     })
     if config.overwrite:
         checkpoint.discard()
-    evaluation = _evaluate(config, ready, telling := Telling(checkpoint), scored(metrics))
+    evaluation = _evaluate(config, ready, telling := Telling(checkpoint, len(prepared.tokens)), scored(metrics))
     engine_seconds = time.monotonic() - engine_began
     impact = assemble(config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation,
                       computed=scored(metrics), wanted=metrics)

@@ -48,22 +48,28 @@ def convert(file: Path, folder: Path, dtype: str = "float32") -> int:
     one_of("--dtype", dtype, DTYPES)
     if not is_gguf(file):
         raise ConfigError(f"{file}: expected a {SUFFIX} file; other folders and hub models need no conversion.")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    place = folder.resolve()
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise ConfigError(f"{folder}: is in use; expected a new or empty folder.")
     with large_import("transformers"):
         from tinylab.models.loading import load_model, quiet_transformers
 
-    model = load_model(ModelConfig(path=str(file), dtype=dtype), "cpu")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".tinylab-", dir=folder.parent) as beside, quiet_transformers():
-            whole = Path(beside) / folder.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".tinylab-", dir=place.parent) as beside:
+            model = load_model(ModelConfig(path=str(file), dtype=dtype), "cpu")
+            whole = Path(beside) / place.name
             whole.mkdir()
-            model.model.save_pretrained(whole)
+            with quiet_transformers():
+                model.model.save_pretrained(whole)
             model.tokenizer.save_pretrained(whole)
-            whole.rename(folder)
+            whole.rename(place)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written ({error.strerror or error}); choose another folder.") from error
     sys.stdout.write(f"{folder}: {model.n_layers} layers × {model.n_heads} heads in {dtype}; "
                      f"python -m tinylab model=local model.path={folder}\n")
     return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -119,7 +119,7 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
     """Compute the metrics that a finished run lacks, and add them to its files; the numbers that are there stay."""
     log.info("run %s is already complete in %s; computing what it lacks: %s", resolved.run_id, folder.path, ", ".join(lacking))
     beginning = now()
-    computed = compute(resolved, folder, lacking)
+    computed = compute(_as_before(resolved, finished), folder, lacking)
     order = list(dict.fromkeys([*METRICS, *finished["metrics"]]))
     tables, summary = _results(resolved, computed)
     provenance = finished["provenance"]
@@ -135,6 +135,13 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
             "provenance": {**provenance, "added": [*provenance.get("added", []), addition]},
         })
     folder.forget_attempt()
+
+
+def _as_before(resolved: Resolved, finished: dict[str, Any]) -> Resolved:
+    """The run as it was computed: where its self-check failed, by the reference engine, so that no table mixes two."""
+    if finished["provenance"].get("engine") != "reference":
+        return resolved
+    return replace(resolved, config=replace(resolved.config, engine=replace(resolved.config.engine, name="reference")))
 
 
 def _results(resolved: Resolved, computed: Computed) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -38,7 +38,7 @@ def model_of(*overrides: str) -> ModelConfig:
 
 def test_every_preset_of_the_hub_is_here() -> None:
     folder = Path(__file__).parents[2] / "conf/model"
-    assert {file.stem for file in folder.glob("*.yaml")} == {*PRESETS, "hf", "local", "tiny", "planted"}
+    assert {file.stem for file in folder.glob("*.yaml")} == {*PRESETS, "gguf", "hf", "local", "tiny", "planted"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -51,6 +51,7 @@ def test_a_preset_is_a_hub_id_with_a_rule_for_bos(name: str) -> None:
 def test_any_other_model_begins_prompts_as_its_tokenizer_does() -> None:
     assert model_of("model=hf", "model.name=me/own").add_bos == "auto"
     assert model_of("model=local", "model.path=own").add_bos == "auto"
+    assert model_of("model=gguf", "model.path=own.gguf").add_bos == "auto"
 
 
 @pytest.mark.parametrize("wrong", ["maybe", "1", "null", "[true]"])

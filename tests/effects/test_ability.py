@@ -77,7 +77,7 @@ class Kept:
 
 def test_it_is_told_once_as_soon_as_enough_prompts_have_run(caplog: pytest.LogCaptureFixture) -> None:
     inner, state = Kept(), EvaluationState.empty(1, ENOUGH + 5, 1)
-    telling = Telling(inner)
+    telling = Telling(inner, ENOUGH + 5)
     state.ability["clean"][:, 0] = state.ability["corrupt"][:, 0] = 1
     with caplog.at_level(logging.INFO):
         for begun in (1, ENOUGH - 1, ENOUGH, ENOUGH + 5):
@@ -86,8 +86,24 @@ def test_it_is_told_once_as_soon_as_enough_prompts_have_run(caplog: pytest.LogCa
             assert len(caplog.records) == (begun >= ENOUGH)
     assert telling.said is not None
     assert "1.00 of the clean and 1.00 of the corrupt prompts rightly" in telling.said
-    assert f"the first {ENOUGH} of {ENOUGH + 5} pairs)" in telling.said
+    assert f"{ENOUGH} of {ENOUGH + 5} distinct pairs, in the order of their tokens)" in telling.said
     assert inner.count == 4
+
+
+@pytest.mark.parametrize("pairs", [ENOUGH + 5, ENOUGH + 6])
+def test_a_part_of_the_pairs_or_pairs_that_stand_for_several_give_no_verdict(
+    pairs: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = EvaluationState.empty(1, ENOUGH + 5, 1)  # nothing is right
+    for begun in (ENOUGH, ENOUGH + 5):
+        telling = Telling(Kept(), pairs)
+        state.begun[:begun] = True
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            telling.keep(state)
+        (record,) = caplog.records
+        whole = begun == pairs
+        assert (record.levelno == logging.WARNING) is whole is ("cannot do mean little" in record.getMessage())
 
 
 def plainly(rows: Sequence[dict[str, str]], side: str, answer: str) -> tuple[list[float], list[float]]:

@@ -14,7 +14,7 @@ import torch
 from conftest import Command, only
 from families import ALIGNED, EVERY, UNSUPPORTED, answered, family, make
 from tinylab.config.groups import EngineConfig, ModelConfig
-from tinylab.engine import verdicts
+from tinylab.engine import choose, verdicts
 from tinylab.engine.choose import check_variants, choose_engine
 from tinylab.engine.verdicts import verdict_key
 from tinylab.interventions.operations import Given, Operation, Scale
@@ -86,7 +86,7 @@ def test_what_a_verdict_depends_on_is_in_its_key(tiny: CausalModel, monkeypatch:
     torch.set_num_threads(before + 1)
     assert key() == same
     torch.set_num_threads(before)
-    for module, name, value in ((torch, "__version__", "0.1"), (verdicts, "ROOMS", ("engine",))):
+    for module, name, value in ((verdicts, "PACKAGES", ("torch",)), (verdicts, "ROOMS", ("engine",))):
         with monkeypatch.context() as changed:
             changed.setattr(module, name, value)
             verdicts._code.cache_clear()
@@ -123,6 +123,30 @@ def test_a_check_that_failed_is_made_again(cache: Path) -> None:
         choice = choose_engine(model, CACHED, answered(model, ALIGNED[:3]))
         assert (choice.engine.name, choice.verdict) == ("reference", {"verdict": "fail", "cached": False})
     assert not cache.exists()
+
+
+def within(model: CausalModel, part: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accept so much that what is found on 6 tokens is a part of it."""
+    difference, allowed = choose._compared(model, prompts(6), ())
+    monkeypatch.setitem(choose.TOLERANCES, torch.float32, choose.TOLERANCES[torch.float32] * difference / allowed / part)
+
+
+@pytest.mark.parametrize(("part", "kept"), [(0.1, True), (0.5, False)])
+def test_what_passed_by_little_is_checked_again(
+    part: float, kept: bool, tiny: CausalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other prompts of the same lengths may not pass."""
+    within(tiny, part, monkeypatch)
+    assert [choose_engine(tiny, CACHED, prompts(6)).cached for _ in range(2)] == [False, kept]
+
+
+def test_a_check_that_fails_takes_back_what_was_kept(tiny: CausalModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose_engine(tiny, CACHED, prompts(6))
+    with monkeypatch.context() as strict:
+        within(tiny, 2.0, strict)
+        assert choose_engine(tiny, ALWAYS, prompts(6)).engine.name == "reference"
+    again = choose_engine(tiny, CACHED, prompts(6))
+    assert (again.engine.name, again.cached) == ("forked", False)
 
 
 @pytest.mark.parametrize("content", ["", '{"value": "yes"}', "NaN"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -177,7 +178,8 @@ def test_a_conversion_is_whole_or_not_there(
         assert told in line
         assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "empty").mkdir()
-    assert convert(["m.gguf", "empty", "--dtype", "bfloat16"]) == 0
+    command = [sys.executable, "-m", "tinylab.convert", "m.gguf", "empty", "--dtype", "bfloat16"]
+    assert "2 layers × 4 heads in bfloat16" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert load(tmp_path / "empty").model.lm_head.weight.equal(load(tmp_path / "m.gguf").model.lm_head.weight.bfloat16().float())
 
 

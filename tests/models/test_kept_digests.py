@@ -11,7 +11,7 @@ import pytest
 
 from conftest import Command
 from tinylab.config.groups import ModelConfig
-from tinylab.errors import ModelError
+from tinylab.errors import ConfigError, ModelError
 from tinylab.models import weights
 from tinylab.models.weights import identify
 from tinylab.paths import locate
@@ -68,6 +68,22 @@ def test_a_kept_digest_that_is_wrong_is_found_when_it_is_asked_for(
     assert tinylab("model=local", f"model.path={model}", "condition.n_examples=1", "model.verify_digest=true") == 2
     assert "clear tinylab's cache" in capsys.readouterr().err
     assert not list(Path.cwd().rglob("manifest.json"))
+
+
+def test_a_kept_digest_that_is_none_is_not_kept(
+    model: Path, cache: Path, settled: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = digest(model)
+    (file,) = cache.rglob("*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "value": 7}), encoding="utf-8")
+    weights._of_content.cache_clear()
+    assert digest(model, verify=True) == before
+    assert "there is nothing to compare with" in caplog.text
+
+
+def test_a_hub_models_commit_has_no_digest_to_verify() -> None:
+    with pytest.raises(ConfigError, match="model.name=someone/model is what its commit says"):
+        ModelConfig(name="someone/model", verify_digest=True)
 
 
 @pytest.mark.parametrize("old_times", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from conftest import Command, only, write_jsonl
 from tinylab.config.groups import ConditionConfig
 from tinylab.errors import ConfigError, ModelError
 from tinylab.task.chat import DATE, Turns
+from tinylab.task.corpus import PromptPair
+from tinylab.task.tokens import _in_turn
 
 TINY = Path(__file__).parents[2] / "tinylab/assets/tiny"
 PLAIN = ("{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -86,6 +89,29 @@ def test_a_run_reads_turns_and_keeps_them_in_its_manifest(tinylab: Command, tmp_
     assert tinylab(*command, "condition.chat=true", "output_dir=other") == 0
     other = json.loads((only(tmp_path, "other/runs/*") / "manifest.json").read_text())["provenance"]
     assert other["model"]["digest"] != digest, "a template is a part of the model"
+
+
+@pytest.mark.parametrize(("opened", "answer"), [("me:\n", "Paris"), ("<|endoftext|>", "Paris"), ("me:", " Paris")])
+def test_an_answer_behind_words_keeps_its_space(opened: str, answer: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}\n{{ " + repr(opened) + " }}"
+    encode = partial(tokenizer.encode, add_special_tokens=False)
+    pair = PromptPair(0, "The capital of France is", "The capital of Italy is", " Paris", " Rome")
+    told = _in_turn(pair, Turns(tokenizer, "toy"), encode, {tokenizer.bos_token_id})
+    assert (told.clean, told.target) == (f"The capital of France is\n{opened}", answer)
+
+
+def test_the_manifest_says_what_begins_turns(tinylab: Command, tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "own")
+    write_jsonl(tmp_path / "mine.jsonl", ROWS)
+    told = []
+    for template in (PLAIN, PLAIN.replace("{{ bos_token }}", "")):
+        (tmp_path / "own/chat_template.jinja").write_text(template)
+        assert tinylab("model=local", "model.path=own", "condition=jsonl", "condition.path=mine.jsonl", "condition.chat=true",
+                       "battery.layers=[0]", "battery.heads=[0]", "plots=false", f"output_dir={len(told)}") == 0
+        told.append(json.loads((only(tmp_path, f"{len(told)}/runs/*") / "manifest.json").read_text())["provenance"]["bos"])
+    assert told == [{"add_bos": True, "token_id": 0, "token": "<|endoftext|>", "policy": "chat template"},
+                    {"add_bos": False, "token_id": None, "token": None, "policy": "chat template"}]
 
 
 def test_a_model_without_a_template_ends_with_2_and_leaves_nothing(

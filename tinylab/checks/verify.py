@@ -104,7 +104,9 @@ def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, man
 
     config = resolved.config
     assert asked.device is not None and asked.dtype is not None and asked.n_examples is not None
-    model = kept_model(replace(config.model, dtype=asked.dtype), asked.device, resolved.model)
+    elsewhere = asked.device != manifest["provenance"]["device"]  # where the limits of the run's devices say nothing
+    limits = None if elsewhere else config.model.max_memory
+    model = kept_model(replace(config.model, dtype=asked.dtype, max_memory=limits), asked.device, resolved.model)
     prepared = prepare(config, load_condition(config.condition), model)
     last = list(range(len(prepared.tokens)))[-asked.n_examples :]
     real = [cell for cell in prepared.cells if cell.control == "none"]

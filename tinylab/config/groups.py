@@ -94,6 +94,9 @@ class ModelConfig:
         """Check the values."""
         one_of("model.dtype", self.dtype, DTYPES)
         self._check_placement()
+        if self.verify_digest and self.path is None:
+            raise ConfigError(f"model.verify_digest=true: model.name={self.name} is what its commit says, of which no digest is "
+                              "kept; leave it out, it is for folders and files.")
         if not isinstance(self.add_bos, bool) and self.add_bos != AUTO:
             raise ConfigError(f"model.add_bos={self.add_bos}: expected true, false, or {AUTO} (what the tokenizer itself does).")
         if self.name is None and self.path is None:
@@ -122,7 +125,8 @@ class ModelConfig:
                 raise ConfigError(f"model.max_memory: {name} gets {size}, expected whole KB, MB, GB, KiB, MiB or GiB; "
                                   "write model.max_memory={cpu:8GiB}.")
         one_of("model.quantize", self.quantize, QUANTIZATIONS)
-        if self.path is not None and self.path.endswith(".gguf") and (self.device_map is not None or self.quantize != "none"):
+        packed = self.path is not None and self.path.lower().endswith(".gguf")
+        if packed and (self.device_map is not None or self.quantize != "none"):
             raise ConfigError(f"model.path={self.path}: a GGUF file is unpacked in memory, so neither model.device_map nor "
                               "model.quantize can be used; python -m tinylab.convert makes a folder of it that can.")
         if self.quantize != "none" and self.dtype == "float64":

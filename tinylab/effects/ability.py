@@ -53,11 +53,11 @@ def sentence(told: Mapping[str, Any], of: int | None = None) -> str:
 
     Args:
         told: by run.
-        of: how many pairs there are, if these are the first of them only.
+        of: how many distinct pairs there are, if these are not all pairs.
     """
     clean, corrupt = (told[run] for run in RUNS)
-    pairs = f"{clean['n']} pairs" if of is None else f"the first {clean['n']} of {of} pairs"
-    meaning = ": effects on a task that a model cannot do mean little" if unable(told) else ""
+    pairs = f"{clean['n']} pairs" if of is None else f"{clean['n']} of {of} distinct pairs, in the order of their tokens"
+    meaning = ": effects on a task that a model cannot do mean little" if of is None and unable(told) else ""
     return (f"unmodified, the model answers {clean['accuracy']:.2f} of the clean and {corrupt['accuracy']:.2f} of the corrupt "
             f"prompts rightly (mean probability of the right answer {clean['answer_probability']:.2f} and "
             f"{corrupt['answer_probability']:.2f}, {pairs}){meaning}")
@@ -73,17 +73,17 @@ def by_template(told: Mapping[str, Any]) -> str | None:
     return f"by template, clean/corrupt: {', '.join(every[:TEMPLATES])}{more}"
 
 
-def tell(said: str, told: Mapping[str, Any]) -> None:
-    """Log a sentence about an ability, as a warning where the model cannot do the task."""
-    log.log(logging.WARNING if unable(told) else logging.INFO, "%s", said)
+def tell(said: str, told: Mapping[str, Any], *, final: bool = True) -> None:
+    """Log a sentence about an ability: a warning where all pairs tell that the model cannot do the task."""
+    log.log(logging.WARNING if final and unable(told) else logging.INFO, "%s", said)
 
 
 class Telling:
     """A checkpointer that tells once, as soon as the first prompts ran unmodified, whether the model can do the task."""
 
-    def __init__(self, kept: Checkpointer) -> None:
-        """What is kept is kept by another."""
-        self._kept = kept
+    def __init__(self, kept: Checkpointer, pairs: int) -> None:
+        """What is kept is kept by another; `pairs`: how many there are, equal ones counted each."""
+        self._kept, self._pairs = kept, pairs
         self.said: str | None = None
 
     def restore(self, empty: EvaluationState) -> EvaluationState:
@@ -95,6 +95,6 @@ class Telling:
         begun, of = int(state.begun.sum()), len(state.begun)
         if self.said is None and begun >= min(ENOUGH, of):
             told: dict[str, Any] = {run: _over(state.ability[run][state.begun]) for run in RUNS}
-            self.said = sentence(told, None if begun == of else of)
-            tell(self.said, told)
+            self.said = sentence(told, None if begun == of == self._pairs else of)
+            tell(self.said, told, final=begun == of == self._pairs)
         self._kept.keep(state)

@@ -26,7 +26,7 @@ from tinylab.engine.base import Engine
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.engine.trial import check_sites
-from tinylab.engine.verdicts import keep_difference, kept_difference, verdict_key
+from tinylab.engine.verdicts import forget_difference, keep_difference, kept_difference, verdict_key
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Operation, Patch, Scale
 from tinylab.interventions.sites import SITES
@@ -39,6 +39,8 @@ from tinylab.task.tokens import TokenPair
 
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Largest accepted difference of a logit, as a fraction of the largest logit (at least 1)."""
+CLEARLY = 0.2
+"""Part of the accepted difference up to which a verdict is kept for other prompts too."""
 LONG = 64
 """Tokens of a prompt beyond which few interventions are tried on the whole of it."""
 log = logging.getLogger(__name__)
@@ -112,8 +114,13 @@ def _difference(
         log.info("self-check: passed before on this model and lengths like these (engine.self_check=always checks again)")
         return kept, True
     log.info("self-check: comparing the forked engine with the plain one")
-    difference = self_check(model, pairs, variants)
-    keep_difference(key, difference)
+    try:
+        difference, allowed = _compared(model, pairs, variants)
+    except EngineUnsupported:
+        forget_difference(key)
+        raise
+    if difference <= CLEARLY * allowed:
+        keep_difference(key, difference)
     return difference, False
 
 
@@ -123,6 +130,11 @@ def self_check(model: CausalModel, pairs: Sequence[TokenPair], variants: Sequenc
     Raises:
         EngineUnsupported: it is beyond the dtype's tolerance, or the forked engine cannot run at all.
     """
+    return _compared(model, pairs, variants)[0]
+
+
+def _compared(model: CausalModel, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> tuple[float, float]:
+    """The largest difference of any logit between the two engines, and the largest that would be accepted."""
     _check_rotary(model, pairs)
     every = AllLogits(tuple(str(word) for word in range(model.model.get_output_embeddings().weight.shape[0])))
     prompts, checked = check_prompts(pairs), check_variants(model, variants)
@@ -139,7 +151,7 @@ def self_check(model: CausalModel, pairs: Sequence[TokenPair], variants: Sequenc
     if not difference <= allowed:
         raise EngineUnsupported(f"On {model.identity.name} the forked engine's logits differ from the reference engine's by "
                                 f"{difference:.2g}, more than {allowed:.2g}.")
-    return difference
+    return difference, allowed
 
 
 def _both(

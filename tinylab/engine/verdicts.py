@@ -12,12 +12,11 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import transformers
 
 from tinylab.cache import keep, recall
 from tinylab.interventions.variants import Variant
@@ -28,6 +27,8 @@ from tinylab.task.tokens import TokenPair
 KIND = "self_checks"
 ROOMS = ("engine", "interventions", "measures", "models")
 """Whose code a verdict is about."""
+PACKAGES = ("torch", "transformers", "numpy", "accelerate", "bitsandbytes")
+"""What computes, or moves weights to where they compute."""
 LIMITS = ("sliding_window", "attention_chunk_size", "max_position_embeddings", "original_max_position_embeddings")
 """In a model's config: lengths at which it may begin to compute otherwise."""
 
@@ -42,6 +43,12 @@ def keep_difference(key: dict[str, Any] | None, difference: float) -> None:
     """Keep what a check that passed found."""
     if key is not None:
         keep(KIND, key, difference)
+
+
+def forget_difference(key: dict[str, Any] | None) -> None:
+    """Forget what a check under this key found: another one under it failed."""
+    if key is not None and kept_difference(key) is not None:
+        keep(KIND, key, None)
 
 
 def verdict_key(model: CausalModel, pairs: Sequence[TokenPair], checked: Sequence[Variant]) -> dict[str, Any] | None:
@@ -67,7 +74,7 @@ def verdict_key(model: CausalModel, pairs: Sequence[TokenPair], checked: Sequenc
         "device": _device(model.device),
         "attention": str(config._attn_implementation),
         "experts": str(getattr(config, "_experts_implementation", None)),
-        "packages": {module.__name__: module.__version__ for module in (torch, transformers, np)},
+        "packages": {name: _version(name) for name in PACKAGES},
         "code": _code(),
         "checked": [repr(variant) for variant in checked],
         "lengths": _lengths(model, pairs),
@@ -78,6 +85,14 @@ def _device(device: torch.device) -> str:
     """The processor, as far as it decides which kernels run."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else (
         f"{device.type} {torch.backends.cpu.get_cpu_capability()}")
+
+
+@cache
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @cache
@@ -102,7 +117,7 @@ def _lengths(model: CausalModel, pairs: Sequence[TokenPair]) -> dict[str, Any]:
     }
 
 
-def _limits(config: dict[str, Any]) -> list[int]:
+def _limits(config: dict[Any, Any]) -> list[int]:
     """The lengths in a config, and in the configs of its parts, at which a model may begin to compute otherwise."""
     own = [int(config[name]) for name in LIMITS if isinstance(config.get(name), int)]
     return own + [limit for part in config.values() if isinstance(part, dict) for limit in _limits(part)]

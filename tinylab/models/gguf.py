@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from tinylab.errors import ModelError, first_sentence
+from tinylab.paths import locate
 
 if TYPE_CHECKING:
     import torch
@@ -81,8 +82,8 @@ class GgufFile:
 
 
 def is_gguf(path: Path | str) -> bool:
-    """Whether a path is that of a GGUF file, by its name."""
-    return str(path).endswith(SUFFIX)
+    """Whether a path is that of a GGUF file, by its name; a folder may be called anything."""
+    return str(path).lower().endswith(SUFFIX) and not locate(str(path)).is_dir()
 
 
 def read_header(file: Path, what: str) -> GgufFile:

@@ -28,7 +28,7 @@ from tinylab.models.gguf import (
 )
 from tinylab.models.lexicon import Lexicon
 from tinylab.models.network import CausalModel
-from tinylab.models.placement import on_one_device, placing, spread, tidy_after
+from tinylab.models.placement import check_packages, on_one_device, placing, spread, tidy_after
 from tinylab.models.tensors import check_numbers, check_tensors
 from tinylab.models.weights import ModelIdentity, hub_folder, identify, model_folder
 from tinylab.paths import locate
@@ -102,6 +102,7 @@ def skeleton(config: ModelConfig) -> CausalModel:
     Raises:
         ModelError: see `load_model`.
     """
+    check_packages(config)
     return _load(config, identify(config), weights=False)
 
 

@@ -7,6 +7,7 @@ in the user's cache (`tinylab.cache`), so that weights are read once: when they 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import time
@@ -23,6 +24,8 @@ from tinylab.errors import ModelError, first_sentence
 from tinylab.models.folder import INDEX, SMALL, WEIGHTS, check_folder, determining, listed, weight_files
 from tinylab.models.gguf import is_gguf, read_header
 from tinylab.paths import PACKAGE_SCHEME, locate
+
+log = logging.getLogger(__name__)
 
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Of one weight, by dtype."""
@@ -169,12 +172,15 @@ def _file_digest(file: Path, *, verify: bool) -> str:
         return _of_content(file, **marks)
     key = {"file": str(file.resolve()), **marks}
     kept = recall("weights", key)
-    if isinstance(kept, str) and not verify:
+    kept = kept if isinstance(kept, str) else None
+    if kept is not None and not verify:
         return kept
+    if verify and kept is None:
+        log.warning("model.verify_digest: no digest of %s was kept, so there is nothing to compare with", file)
     settled = time.time_ns() - max(marks["mtime_ns"], marks["ctime_ns"]) > SETTLED
     found = _of_content(file, **marks)
-    if kept not in (None, found):
-        raise ModelError(f"{file}: sha256 is {found[:12]}…, but {str(kept)[:12]}… was kept for this size and these times: "
+    if kept is not None and kept != found:
+        raise ModelError(f"{file}: sha256 is {found[:12]}…, but {kept[:12]}… was kept for this size and these times: "
                          "the file changed without a trace, or the cache is wrong; look at the file, then clear tinylab's cache.")
     if kept is None and settled and _marks(file) == marks:
         keep("weights", key, found)

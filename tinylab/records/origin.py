@@ -72,7 +72,19 @@ class Bos(OpenRecord):
     token: Name | None = None
     """Its name."""
     policy: Name | None = None
-    """`model.add_bos`: true, false, or auto, what the tokenizer itself puts before a text."""
+    """`model.add_bos`: true, false, or auto, what the tokenizer itself puts before a text;
+    `chat template` where that decides it."""
+
+
+class Quantisation(OpenRecord):
+    """How a file packs its weights; open for other versions."""
+
+    format: Name
+    """Of the file: gguf."""
+    kind: Name | None
+    """As the file says it, such as Q4_K_M; null if it does not."""
+    tensors: dict[Name, Count]
+    """How many tensors are packed in which way."""
 
 
 class Chat(OpenRecord):
@@ -152,7 +164,7 @@ class Provenance(OpenRecord):
     device: Name
     """Where the model ran, such as cpu or cuda."""
     device_map: dict[Name, Count] | None = None
-    """Modules by where they were kept, the disk included; null where all were on the device."""
+    """Groups of modules (a whole list of blocks may be one) by where they were kept; null where all were on the device."""
     threads: Count
     """Of torch."""
     attention: Name | None
@@ -173,6 +185,8 @@ class Provenance(OpenRecord):
     """What `run_id` is a hash of."""
     dtype: Name
     """Of the weights as they ran, and of what is computed with quantised ones."""
+    quantisation: Quantisation | None = None
+    """Of the weights' file; null of plain numbers."""
     quantize: Name | None = None
     """The format of quantised weights; null where they were not."""
     engine: Name

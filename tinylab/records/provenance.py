@@ -65,7 +65,7 @@ def provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str,
         "n_heads": model.n_heads,
         "quantisation": model.quantisation,
         "tokenizer": model.describe_tokenizer(),
-        "bos": model.describe_bos(),
+        "bos": prepared.bos,
         **({} if prepared.chat is None else {"chat": prepared.chat}),
         "corpus": {
             "path": prepared.condition.path,

@@ -54,7 +54,7 @@ class Turns:
         """The template's digest, the system's turn, and the date that stands in prompts (None where there is none)."""
         template = self._tokenizer.get_chat_template()
         return {"template": hashlib.sha256(template.encode()).hexdigest(), "system": self._system,
-                "date": DATE if "date_string" in template else None}
+                "date": DATE if DATE in self._rendered("word") else None}
 
     def _rendered(self, prompt: str) -> str:
         turns = [{"role": "user", "content": prompt}]

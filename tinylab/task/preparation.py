@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tinylab.batteries.base import Cell
@@ -23,6 +23,7 @@ class Prepared:
     seeds: dict[int, list[int]]  # for each seed, indices into condition.pairs
     cells: list[Cell]
     kept: int  # usable pairs, before the seeds drew theirs
+    bos: dict[str, Any] = field(default_factory=dict)  # what begins prompts, and by whose word
     chat: dict[str, Any] | None = None  # the template and the first prompt's tokens, where prompts are turns
 
 
@@ -58,4 +59,13 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     tokens = [tokens[b] for b in used]
     config.battery.check_prompts([(len(pair.clean), len(pair.corrupt)) for pair in tokens])
     chat = None if turns is None else {**turns.describe(), "tokens": model.spelt(tokens[0].clean)}
-    return Prepared(cut, tokens, {seed: [place[b] for b in examples] for seed, examples in drawn.items()}, cells, kept, chat)
+    bos = model.describe_bos() if turns is None or model.add_bos != AUTO else _bos_of(model, tokens[0].clean[0])
+    seeds = {seed: [place[b] for b in examples] for seed, examples in drawn.items()}
+    return Prepared(cut, tokens, seeds, cells, kept, bos, chat)
+
+
+def _bos_of(model: CausalModel, first: int) -> dict[str, Any]:
+    """What begins prompts where a chat template alone decides it."""
+    begins = first == model.tokenizer.bos_token_id
+    return {"add_bos": begins, "token_id": first if begins else None, "token": model.spelt([first])[0] if begins else None,
+            "policy": "chat template"}

@@ -89,7 +89,7 @@ def tokenise(
     reasons, details, unspaced = dict[int, str](), dict[int, str](), list[PromptPair]()
     notes = text_notes(condition.pairs)
     for pair in condition.pairs:
-        read = pair if turn is None else _in_turn(pair, turn)
+        read = pair if turn is None else _in_turn(pair, turn, encode, specials)
         _check_known(condition, read, encode, unknown, lost)
         clean, corrupt = (_begun(ids, bos) for ids in (encode(read.clean), encode(read.corrupt)))
         answers, told = zip(*(_answer(encode, lost, *seam, begins=turn is not None) for seam in _seams(read)), strict=True)
@@ -124,9 +124,15 @@ def _seams(pair: PromptPair) -> tuple[tuple[str, str], tuple[str, str]]:
     return (pair.clean, pair.target), (pair.corrupt, pair.foil)
 
 
-def _in_turn(pair: PromptPair, turn: Turn) -> PromptPair:
-    """A pair as its conversation goes: an answer that begins a turn has no space before it."""
-    return replace(pair, clean=turn(pair.clean), corrupt=turn(pair.corrupt), target=pair.target.lstrip(), foil=pair.foil.lstrip())
+def _in_turn(pair: PromptPair, turn: Turn, encode: Encode, specials: Collection[int]) -> PromptPair:
+    """A pair as its conversation goes: an answer behind white space or a token of the turn's own has no space before it.
+
+    Behind words, such as "Assistant:", it keeps what it has.
+    """
+    clean, corrupt = turn(pair.clean), turn(pair.corrupt)
+    opened = clean[-1:].isspace() or encode(clean)[-1] in specials
+    target, foil = (answer.lstrip() if opened else answer for answer in (pair.target, pair.foil))
+    return replace(pair, clean=clean, corrupt=corrupt, target=target, foil=foil)
 
 
 def wants_space(encode: Encode, prompt: str, answer: str) -> bool:
