@@ -5,6 +5,7 @@ The second table of docs/families.md is written by `make families` and is what t
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -119,13 +120,18 @@ MEASURED_WITH = "5.23."
 """The version of transformers that the table is of: others have other types."""
 
 
+def worded(told: str) -> str:
+    """A reason without its numbers: how much differs depends on the processor, and which shape fails first on what is tried."""
+    return re.sub(r"[0-9][0-9.,e-]*", "N", told)
+
+
 @pytest.mark.families
 @pytest.mark.parametrize("kind", documented())
 def test_another_family_comes_out_as_the_table_says(kind: str) -> None:
     if not transformers.__version__.startswith(MEASURED_WITH):
         pytest.skip(f"the table is of transformers {MEASURED_WITH}x, this is {transformers.__version__}")
     found, expected = outcome(kind), documented()[kind]
-    assert (found.engine, cells(f"| x | {found.row} |")[3]) == (expected.engine, expected.told)
+    assert (found.engine, worded(cells(f"| x | {found.row} |")[3])) == (expected.engine, worded(expected.told))
     assert found.difference is None or found.difference <= ROUNDING_OF_OTHERS
 
 

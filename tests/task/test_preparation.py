@@ -32,7 +32,7 @@ def prepared() -> Any:
         condition=SimpleNamespace(n_examples=DRAWN, single_token=True, strict=False, chat=False, system=None),
     )
     model: Any = SimpleNamespace(n_layers=2, n_heads=3, bos=None, unknown=None, lost=nothing_lost, specials=(), context=None,
-                                 encode=letters, spelt=None)
+                                 encode=letters, spelt=None, describe_bos=dict)
     return prepare(settings, corpus(), model)
 
 
