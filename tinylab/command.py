@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +36,7 @@ def _ended(program: str, command: Callable[[], int], interrupted: str, *, show_t
             _check_desk()
             return command()
     except KeyboardInterrupt as interrupt:
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)  # what ends a launcher's processes is not cut off again
         return _say(program, f"interrupted; {interrupted}", exit_code(interrupt))
     except TinylabError as error:
         if show_traceback:
