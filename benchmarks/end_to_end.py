@@ -47,7 +47,8 @@ NOTE = """Written by `make bench-real`, apart from the rest of this document: {m
 Wall time of whole processes, from start to end, on {condition} pairs of the shipped corpus; medians over rounds (least to most).
 `plain` is `benchmarks/plain_script.py`, what one would write with transformers alone: all prompts as one batch, padded on the
 left, one hook and one forward pass per intervention, logits of the last row only, sdpa, float32; it computes logit_diff and
-writes a CSV. `first` is `python -m tinylab` with its defaults (all metrics, intervals, manifest, picture) and an empty cache
+writes a CSV. `every row` is the same without `logits_to_keep`, as a first version of such a script would be: a model then
+computes the logits of every row; H2 only, once. `first` is `python -m tinylab` with its defaults (all metrics, intervals, manifest, picture) and an empty cache
 folder, `second` the same with that cache and without the first run's results, so that the battery is computed again. Threads of
 each: {threads}; weights' files are read once before. The difference is the largest of any logit_diff of any pair under any
 intervention, or without one; more than {allowed:g} is an error. For scale: the largest change that an intervention makes."""
@@ -88,6 +89,7 @@ class Case:
     pairs: int
     interventions: int = 0
     plain: list[float] = field(default_factory=list)
+    every_row: list[float] = field(default_factory=list)  # of the plain script that keeps the logits of every row
     first: list[float] = field(default_factory=list)
     second: list[float] = field(default_factory=list)
     engine_first: list[float] = field(default_factory=list)  # seconds of the battery alone, as manifests tell
@@ -127,7 +129,7 @@ class Case:
         ratios = ((median(self.plain) / median(seconds), wanted)
                   for seconds, wanted in ((self.first, battery.first), (self.second, battery.second)))
         told = [f"{ratio:.2f} (≥ {wanted:g}: {met(ratio >= wanted)})" for ratio, wanted in ratios]
-        times = [spread(seconds) for seconds in (self.plain, self.first, self.second)]
+        times = [spread(seconds) if seconds else "–" for seconds in (self.every_row, self.plain, self.first, self.second)]
         return (self.model, battery.label, f"{self.interventions} × {self.pairs}", str(len(self.plain)), *times, *told,
                 f"{self.difference:.1e}", f"{self.effect:.1e}")
 
@@ -150,7 +152,9 @@ class Bench:
             first = self._lab(case, work / "first", work / "cache")
             plain = self._plain(case, first, work / "plain.csv")
             second = self._lab(case, work / "second", work / "cache")
-        case.add(first, plain, second)
+            case.add(first, plain, second)
+            if case.battery == "h2" and not case.every_row:
+                case.every_row.append(self._plain(case, first, work / "every_row.csv", "--every-row").seconds)
 
     def _lab(self, case: Case, out: Path, cache: Path) -> Ran:
         """A run of the lab, into a folder without results."""
@@ -165,13 +169,13 @@ class Bench:
         wanted = table[(table["metric"] == "logit_diff") & (table["control"] == "none")]
         return Ran(seconds, _indexed(wanted), manifest["provenance"])
 
-    def _plain(self, case: Case, lab: Ran, out: Path) -> Ran:
+    def _plain(self, case: Case, lab: Ran, out: Path, *options: str) -> Ran:
         """The plain script on the rows that the lab drew, with BOS where the lab put it."""
         rows = sorted(set(lab.numbers.index.get_level_values("example")))
         bos = ["--bos"] if lab.provenance["bos"]["token_id"] is not None else []
         seconds = self._timed(
             "benchmarks.plain_script", case.battery, "--model", str(self.place / case.model), "--corpus", str(CORPUS),
-            *bos, "--out", str(out), "--rows", *map(str, rows),
+            *bos, *options, "--out", str(out), "--rows", *map(str, rows),
         )
         return Ran(seconds, _indexed(pd.read_csv(out)), {})
 
@@ -221,7 +225,7 @@ def _difference(found: pd.DataFrame, expected: pd.DataFrame) -> float:
 
 def sheet(cases: Sequence[Case], threads: int) -> Sheet:
     """The table."""
-    columns = ("model", "battery", "interventions × pairs", "rounds", "plain s", "first s", "second s", "plain/first (target)",
+    columns = ("model", "battery", "interventions × pairs", "rounds", "every row s", "plain s", "first s", "second s", "plain/first (target)",
                "plain/second (target)", "largest difference", "largest effect")
     note = NOTE.format(machine=", ".join(machine().values()), condition=CONDITION, threads=threads, allowed=ALLOWED)
     return Sheet(TITLE, note, columns, [case.row() for case in cases])

@@ -39,11 +39,12 @@ class Prompts:
 class Task:
     """A model, and the rows of a corpus that it is asked."""
 
-    def __init__(self, folder: Path, rows: list[dict[str, str]], bos: bool) -> None:
-        """Load the model in float32 and tokenise the rows."""
+    def __init__(self, folder: Path, rows: list[dict[str, str]], bos: bool, kept: int) -> None:
+        """Load the model in float32 and tokenise the rows; so many last rows get logits, 0 for all."""
         tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
         self.layers = self.model.get_decoder().layers
+        self.kept = kept
         self.clean, self.corrupt = (Prompts([row[name] for row in rows], tokenizer, bos) for name in ("clean", "corrupt"))
         self.target, self.foil = (
             torch.tensor([tokenizer.encode(row[name], add_special_tokens=False)[:1] for row in rows])  # [B, 1]
@@ -51,9 +52,10 @@ class Task:
         )
 
     def logit_diff(self, prompts: Prompts) -> Numbers:
-        """Logit of the target minus that of the foil after each prompt; only the last row gets logits."""
+        """Logit of the target minus that of the foil after each prompt."""
         logits = self.model(
-            input_ids=prompts.ids, attention_mask=prompts.mask, position_ids=prompts.places, use_cache=False, logits_to_keep=1
+            input_ids=prompts.ids, attention_mask=prompts.mask, position_ids=prompts.places, use_cache=False,
+            logits_to_keep=self.kept,
         ).logits[:, -1]
         return (logits.gather(1, self.target) - logits.gather(1, self.foil)).squeeze(1).tolist()
 
@@ -118,10 +120,11 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="JSON lines with clean, corrupt, target, foil")
     parser.add_argument("--rows", type=int, nargs="+", required=True, help="of the corpus; 0 is the first")
     parser.add_argument("--bos", action="store_true", help="put the tokenizer's BOS token before every prompt")
+    parser.add_argument("--every-row", action="store_true", help="compute the logits of every row, as a model does when not told")
     parser.add_argument("--out", type=Path, required=True, help="the CSV, a line for each intervention and row")
     asked = parser.parse_args()
     corpus = asked.corpus.read_text(encoding="utf-8").splitlines()
-    task = Task(asked.model, [json.loads(corpus[row]) for row in asked.rows], asked.bos)
+    task = Task(asked.model, [json.loads(corpus[row]) for row in asked.rows], asked.bos, 0 if asked.every_row else 1)
     with asked.out.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(["layer", "head", "example", "value", "baseline"])
