@@ -23,7 +23,7 @@ import pandas as pd
 import tinylab
 from benchmarks.end_to_end import machine
 from tinylab.machine.threads import cores
-from tinylab.measures.statistics import bootstrap_interval
+from tinylab.statistics.bootstrap import bootstrap_interval
 from tinylab.results import Run, Sweep
 
 ROOT = Path(__file__).parent.parent

@@ -6,13 +6,16 @@ import logging
 from dataclasses import asdict, replace
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
 from tinylab.checks.verify import add_verify_slice, filled_in
 from tinylab.computing import Computed, compute
+from tinylab.effects.conclusions import Settings, conclude, noise_of
 from tinylab.effects.summary import summarise
 from tinylab.errors import OutputError, VerifyFailed
+from tinylab.interventions.components import TableKind
 from tinylab.machine.threads import set_threads
 from tinylab.measures.metrics import METRICS
 from tinylab.records.adding import merged_summary, merged_table
@@ -22,10 +25,12 @@ from tinylab.records.documents import RunSummary
 from tinylab.records.identity import Resolved, digest
 from tinylab.records.manifest import RunFolder, started
 from tinylab.records.provenance import now
+from tinylab.records.reading import LATER, read_per_example
 from tinylab.records.renewing import put_in_place, renewing, settle
 from tinylab.records.storage import read_json, write_table, write_text
 from tinylab.records.tables import impact_table, per_example_table
 from tinylab.report.observers import run_ended
+from tinylab.schema import Config
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +63,7 @@ def run_experiment(resolved: Resolved, folder: RunFolder) -> None:
     if config.verify_slice.asked:
         set_threads(resolved.threads)
         verdict = add_verify_slice(resolved, folder)
+    _judge(config, folder)
     run_ended(folder, plots=config.plots)
     if verdict == "fail" and config.verify_slice.strict:
         raise VerifyFailed(f"the verify slice of {folder.path} disagrees with the run and verify_slice.strict=true; "
@@ -96,6 +102,7 @@ def _run(resolved: Resolved, folder: RunFolder) -> None:
     computed = compute(resolved, folder, config.metric_names, begin, since_earlier_run(resolved))
     settings = _plain(resolved)
     tables, summary = _results(resolved, computed)
+    tables["effects"], summary["effects"], judged = _effects(config, tables["per_example"], summary["controls"])
     with renewing(folder) as new:  # a finished run, if there is one, stays until all files are there
         write_text(new.file("config"), OmegaConf.to_yaml(OmegaConf.create(settings)))
         for name, table in tables.items():
@@ -104,6 +111,7 @@ def _run(resolved: Resolved, folder: RunFolder) -> None:
         put_in_place(folder, {
             **beginning,
             "status": "complete",
+            "judged": judged,
             "provenance": {
                 **computed.provenance,
                 "config_digest": digest(settings),
@@ -124,17 +132,51 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
     tables, summary = _results(resolved, computed)
     provenance = finished["provenance"]
     kept = {key: value for key, value in finished.items() if key != "heatmap"}  # a picture of fewer numbers
+    merged = {name: merged_table(pq.read_table(folder.file(name)), table, resolved.config.seeds, order)
+              for name, table in tables.items()}
+    summary = merged_summary(read_json(folder.file("summary")), summary, order)
+    verified = read_json(folder.file("verify"))["metrics"] if folder.file("verify").is_file() else {}
+    merged["effects"], summary["effects"], judged = _effects(resolved.config, merged["per_example"], summary["controls"], verified)
     with renewing(folder) as new:
-        for name, table in tables.items():
-            write_table(new.file(name), merged_table(pq.read_table(folder.file(name)), table, resolved.config.seeds, order))
-        write_document(RunSummary, new.file("summary"), merged_summary(read_json(folder.file("summary")), summary, order))
+        for name, table in merged.items():
+            write_table(new.file(name), table)
+        write_document(RunSummary, new.file("summary"), summary)
         addition = {"metrics": lacking, "started": beginning, "finished": now(), **computed.provenance}
         put_in_place(folder, {
             **kept,
+            "judged": judged,
             "metrics": [name for name in order if name in {*finished["metrics"], *lacking}],
             "provenance": {**provenance, "added": [*provenance.get("added", []), addition]},
         })
     folder.forget_attempt()
+
+
+def _judge(config: Config, folder: RunFolder) -> None:
+    """Work effects out again where a finished run has been judged by other settings, or a verify slice found more noise."""
+    manifest, summary = folder.read(), read_json(folder.file("summary"))
+    assert manifest is not None
+    verified = read_json(folder.file("verify"))["metrics"] if folder.file("verify").is_file() else {}
+    settings, noise = Settings.of(config.effects, config.invariants.k), noise_of(summary["controls"], verified)
+    if manifest.get("judged") == {**asdict(settings), "noise": noise}:
+        return
+    table = read_per_example(folder, manifest)
+    if any(name not in table.column_names for name in LATER):
+        return  # of a version that kept less
+    effects, told = conclude(table, TableKind.of_manifest(manifest), settings, noise)
+    kept = {key: value for key, value in manifest.items() if key != "heatmap"}  # a picture of other labels
+    with renewing(folder) as new:
+        write_table(new.file("effects"), effects)
+        write_document(RunSummary, new.file("summary"), {**summary, "effects": told})
+        put_in_place(folder, {**kept, "judged": {**asdict(settings), "noise": noise}})
+
+
+def _effects(
+    config: Config, per_example: pa.Table, controls: dict[str, Any], verified: dict[str, Any] | None = None
+) -> tuple[pa.Table, dict[str, Any], dict[str, Any]]:
+    """The table of effects, its part of the summary, and by what they were judged."""
+    settings, noise = Settings.of(config.effects, config.invariants.k), noise_of(controls, verified or {})
+    table, told = conclude(per_example, config.battery.table, settings, noise)
+    return table, told, {**asdict(settings), "noise": noise}
 
 
 def _as_before(resolved: Resolved, finished: dict[str, Any]) -> Resolved:

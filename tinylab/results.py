@@ -19,7 +19,7 @@ from tinylab.records.documents import RunSummary, SweepSummary, Verify
 from tinylab.records.invariants import Invariants
 from tinylab.records.manifest import RunFolder
 from tinylab.records.manifests import RunManifest, SweepManifest
-from tinylab.records.reading import read_impact, read_per_example, read_table
+from tinylab.records.reading import read_effects, read_impact, read_per_example, read_table
 from tinylab.records.renewing import settle
 from tinylab.records.storage import read_json
 
@@ -34,6 +34,8 @@ class Run:
     head_impact: pd.DataFrame | None
     layer_impact: pd.DataFrame | None
     per_example: pd.DataFrame
+    effects: pd.DataFrame | None
+    """A row for each cell and metric: interval, p-values, label; None for runs of versions that did not tell."""
     verify: dict[str, Any] | None
     impact: pd.DataFrame
     """The impact table, whatever its kind."""
@@ -107,11 +109,13 @@ def load_run(path: str | Path) -> Run:
         raise OutputError(f"{path}: not a complete run any more: {told}; the command that made it computes it again.")
     verify = _verify(folder, manifest)
     impact = read_impact(folder, manifest).to_pandas()
+    effects = read_effects(folder, manifest)
     return Run(
         path=folder.path,
         manifest=manifest,
         summary=read_document(RunSummary, folder.file("summary")),
         per_example=read_per_example(folder, manifest).to_pandas(),
+        effects=None if effects is None else effects.to_pandas(),
         verify=verify,
         head_impact=impact if manifest["table"] == HEAD_IMPACT.name else None,
         layer_impact=impact if manifest["table"] == LAYER_IMPACT.name else None,

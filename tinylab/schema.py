@@ -16,7 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.config.checks import at_least, at_most, distinct, folder_name, one_of, storable
-from tinylab.config.groups import ConditionConfig, DeviceConfig, EngineConfig, InvariantsConfig, ModelConfig, VerifySliceConfig
+from tinylab.config.groups import (
+    ConditionConfig,
+    DeviceConfig,
+    EffectsConfig,
+    EngineConfig,
+    InvariantsConfig,
+    ModelConfig,
+    VerifySliceConfig,
+)
 from tinylab.errors import ConfigError, first_sentence, options
 from tinylab.measures.metrics import available, named
 
@@ -69,6 +77,7 @@ class Config(RootConfig):
     device: DeviceConfig
     engine: EngineConfig
     verify_slice: VerifySliceConfig
+    effects: EffectsConfig
     invariants: InvariantsConfig
 
     def __post_init__(self) -> None:
@@ -94,6 +103,7 @@ _GROUPS: dict[str, type[Any]] = {
     "device": DeviceConfig,
     "engine": EngineConfig,
     "verify_slice": VerifySliceConfig,
+    "effects": EffectsConfig,
     "invariants": InvariantsConfig,
 }
 

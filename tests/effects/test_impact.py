@@ -15,7 +15,7 @@ from tinylab.effects.summary import summarise
 from tinylab.engine.base import Evaluation
 from tinylab.interventions.sources import RunName
 from tinylab.measures.metrics import scored
-from tinylab.measures.statistics import bootstrap_interval
+from tinylab.statistics.bootstrap import bootstrap_interval
 from tinylab.task.corpus import PromptPair
 
 EVERY = [0, 1, 2]

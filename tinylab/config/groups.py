@@ -1,4 +1,4 @@
-"""The types of the config groups: condition, model, device, engine, verify_slice, invariants."""
+"""The types of the config groups: condition, model, device, engine, verify_slice, effects, invariants."""
 
 from __future__ import annotations
 
@@ -28,6 +28,9 @@ QUANTIZATIONS = ("none", "8bit", "4bit")
 MEMORY = re.compile(r"[1-9][0-9]*(KB|MB|GB|KiB|MiB|GiB)")
 """An amount of memory, as accelerate reads it."""
 
+CORRECTIONS = ("holm", "bh", "maxt")
+"""Of effects.correction: see `tinylab.statistics.labels`."""
+
 RANKS = ("magnitude", "highest", "lowest")
 
 TAG_BYTES = 200
@@ -54,6 +57,7 @@ class ConditionConfig:
     target_field: str = "target"
     foil_field: str = "foil"
     template_field: str = "template"
+    item_field: str | None = None
     split_field: str = "split"
 
     def __post_init__(self) -> None:
@@ -191,6 +195,22 @@ class VerifySliceConfig:
     def asked(self) -> bool:
         """Whether the user asked for a verify slice at all."""
         return any(getattr(self, f.name) is not None for f in fields(self))
+
+
+@dataclass(kw_only=True)
+class EffectsConfig:
+    """What counts as an effect: the smallest of interest, the error that is allowed, and which kind of error that is."""
+
+    smallest: float = 0.05
+    alpha: float = 0.05
+    correction: str = "holm"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("smallest", "alpha"):
+            if not 0 < getattr(self, name) < 1:
+                raise ConfigError(f"effects.{name}={getattr(self, name)}: expected a number between 0 and 1, such as 0.05.")
+        one_of("effects.correction", self.correction, CORRECTIONS)
 
 
 @dataclass(kw_only=True)

@@ -75,9 +75,12 @@ class Impact:
             if (value := self.cell_value(metric, v, examples)) is not None
         ]
 
-    def per_example(self) -> dict[str, tuple[FloatArray, FloatArray]]:
-        """For each metric the values [V, B] and the unmodified target run's [B]."""
-        return {name: (values, self.unmodified[self.battery.target][name]) for name, values in self.values.items()}
+    def per_example(self) -> dict[str, tuple[FloatArray, FloatArray, FloatArray | None]]:
+        """For each metric the values [V, B], the unmodified target run's [B] and, if there is one, the source run's [B]."""
+        source = self.battery.source
+        return {name: (values, self.unmodified[self.battery.target][name],
+                       None if source is None else self.unmodified[source.run][name])
+                for name, values in self.values.items()}
 
 
 def assemble(

@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from tinylab.effects.impact import Impact
 from tinylab.interventions.components import TableKind
 from tinylab.measures.metrics import named
-from tinylab.measures.statistics import bootstrap_interval
+from tinylab.statistics.bootstrap import bootstrap_interval
 
 NOISE = 1e-6
 """A change at most this large, as a fraction of levels over 1, is none: float32 and the forked engine round as much."""

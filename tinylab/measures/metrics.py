@@ -76,6 +76,7 @@ class Metric:
     relative: Relative | None = None  # number by number; NaN where undefined
     pooled: bool = False
     differentiable: bool = True
+    signed: bool = True  # whether a change may have either sign
     companion: str | None = None  # a metric that is reported wherever this one is
     chosen: bool = True  # whether a user may name it; a companion comes by itself
 
@@ -105,6 +106,8 @@ class Metric:
         return None if np.isnan(found) else found
 
 
+LOGIT_DIFF = "logit_diff"
+"""The metric by which effects are labelled, and of which recovery is made."""
 METRICS: dict[str, Metric] = {}
 """Every metric by name: those of this module, and those of a user's own that `named` was asked for."""
 
@@ -120,16 +123,17 @@ def register(metric: Metric) -> Metric:
     return metric
 
 
-def metric(unit: str, *, differentiable: bool = True) -> Callable[[Score], Metric]:
+def metric(unit: str, *, differentiable: bool = True, signed: bool = True) -> Callable[[Score], Metric]:
     """Declare a metric by its function, which gives it its name; `metrics=[logit_diff,my_module.my_metric]` computes it.
 
     Args:
         unit: of its numbers.
         differentiable: whether it changes smoothly with the logits.
+        signed: whether a change may have either sign.
     """
 
     def declare(score: Score) -> Metric:
-        return register(Metric(score.__name__, unit, score, differentiable=differentiable))
+        return register(Metric(score.__name__, unit, score, differentiable=differentiable, signed=signed))
 
     return declare
 
@@ -157,9 +161,9 @@ def named(name: str) -> Metric:
     return register(found)
 
 
-for _score, _unit, _smooth in ((logit_diff, "logits", True), (kl_div, "nats", True), (acc_flip_rate, "fraction", False),
-                               (p_drop, "probability", True)):
-    metric(_unit, differentiable=_smooth)(_score)
+for _score, _unit, _smooth, _signed in ((logit_diff, "logits", True, True), (kl_div, "nats", True, False),
+                                        (acc_flip_rate, "fraction", False, False), (p_drop, "probability", True, True)):
+    metric(_unit, differentiable=_smooth, signed=_signed)(_score)
 register(Metric("recovery", "fraction", made_of="logit_diff", relative=recovery, pooled=True,
                 companion="recovery_mean"))
 register(Metric("recovery_mean", "fraction", made_of="logit_diff", relative=recovery, chosen=False))

@@ -27,6 +27,7 @@ class RunFolder:
     ARTIFACTS = {
         "config": "config.yaml",
         "per_example": "metrics/per_example.parquet",
+        "effects": "metrics/effects.parquet",
         "summary": "metrics/summary.json",
         "verify": "metrics/verify.json",
         "heatmap": "heatmap.png",
@@ -245,7 +246,8 @@ class RunFolder:
         return fault(files, (content.get("digests") or {}))
 
     def _results(self, content: dict[str, Any]) -> dict[str, Path]:
-        return {key: self.file(key) for key in (content["table"], *self.RESULTS)}
+        later = ("effects",) if "effects" in content else ()  # runs of before have none
+        return {key: self.file(key) for key in (content["table"], *self.RESULTS, *later)}
 
 
 def describe(error: BaseException) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
 from tinylab.interventions.components import ColumnType
-from tinylab.records.checking import Count, Flag, Index, Name, OpenRecord, RelativePath, Sha256, Size, TableName, Text, Time
+from tinylab.records.checking import Count, Flag, Fraction, Index, Name, OpenRecord, RelativePath, Sha256, Size, TableName, Text, Time
 from tinylab.records.origin import Battery, Failure, Process, Provenance, Run
 
 Rank = Literal["magnitude", "highest", "lowest"]
@@ -57,6 +57,21 @@ class VerifySlice(OpenRecord):
         if (self.verdict == "error") != (self.error is not None):
             raise ValueError("an error where the verdict is error, and nowhere else")
         return self
+
+
+class EffectsJudged(OpenRecord):
+    """How effects were judged, so that other settings are seen; open for other versions."""
+
+    smallest: Fraction
+    """The smallest effect of interest, as a fraction of the unmodified logit difference."""
+    alpha: Fraction
+    """The error that is allowed."""
+    correction: Name
+    """Which kind of error: holm, bh, maxt."""
+    k: Count
+    """How many cells count as the strongest."""
+    noise: dict[Name, Size]
+    """By metric, the largest difference that a sham or a verify slice found."""
 
 
 class DeclaredTable(OpenRecord):
@@ -122,6 +137,8 @@ class RunningManifest(OpenRecord):
     """One row per seed, layer, granularity and metric."""
     per_example: RelativePath | None = None
     """The same for every single prompt pair."""
+    effects: RelativePath | None = None
+    """What those say of each cell: intervals, p-values, labels."""
     summary: RelativePath | None = None
     """Baselines and means."""
     verify: RelativePath | None = None
@@ -143,6 +160,8 @@ class CompleteManifest(RunningManifest):
     """The resolved config."""
     per_example: RelativePath
     """The same numbers for every single prompt pair."""
+    judged: EffectsJudged | None = None
+    """How effects were judged."""
     summary: RelativePath
     """Baselines and means."""
     verify_slice: VerifySlice | None = None

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 from tinylab.errors import OutputError
 from tinylab.interventions.components import TableKind
 from tinylab.records.manifest import RunFolder
-from tinylab.records.tables import impact_columns, per_example_columns, schema
+from tinylab.records.tables import effects_columns, impact_columns, per_example_columns, schema
 
+LATER = ("source", "item")
+"""Columns that tables of earlier versions lack."""
 ADVICE = "expected a table written by tinylab, compute the run again with overwrite=true"
 
 
@@ -34,7 +36,20 @@ def read_per_example(folder: RunFolder, manifest: dict[str, Any]) -> pa.Table:
         OutputError: it cannot be read, or is none of ours.
     """
     kind = kind_of(folder, manifest)
-    return read_table(folder.file("per_example"), schema(per_example_columns(kind), kind))
+    columns = [name for name in per_example_columns(kind) if name not in LATER]
+    return read_table(folder.file("per_example"), schema(columns, kind))
+
+
+def read_effects(folder: RunFolder, manifest: dict[str, Any]) -> pa.Table | None:
+    """What a run's numbers say of each cell and metric; None for runs of versions that did not tell.
+
+    Raises:
+        OutputError: it cannot be read, or is none of ours.
+    """
+    if "effects" not in manifest:
+        return None
+    kind = kind_of(folder, manifest)
+    return read_table(folder.file("effects"), schema(effects_columns(kind), kind))
 
 
 def kind_of(folder: RunFolder, manifest: dict[str, Any]) -> TableKind:

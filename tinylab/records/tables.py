@@ -25,6 +25,8 @@ COLUMN_TYPES: dict[str, pa.DataType] = {  # a kind of table has columns of its o
     "value": pa.float64(),
     "baseline": pa.float64(),
     "control": pa.string(),
+    "source": pa.float64(),
+    "item": pa.string(),
     "condition": pa.string(),
     "model": pa.string(),
     "battery": pa.string(),
@@ -32,7 +34,25 @@ COLUMN_TYPES: dict[str, pa.DataType] = {  # a kind of table has columns of its o
     "dtype": pa.string(),
     "direction": pa.string(),
     "positions": pa.string(),
+    "n": pa.int64(),
+    "templates": pa.int64(),
+    "smallest_template": pa.int64(),
+    **dict.fromkeys(("effect", "se", "df", "ci_low", "ci_high", "effect_logits", "new_templates_effect", "new_templates_low",
+                     "new_templates_high", "simultaneous_low", "simultaneous_high", "p", "p_holm", "q_bh"), pa.float64()),
+    "label": pa.string(),
+    "nonzero": pa.bool_(),
+    "new_templates": pa.bool_(),
+    "templates_opposite": pa.int64(),
+    **dict.fromkeys(("examples_opposite", "between_template_sd", "heterogeneity_p", "p_top_k", "share_beyond", "share_low",
+                     "share_high"), pa.float64()),
 }
+EFFECTS_COLUMNS = (
+    "metric", "n", "templates", "smallest_template", "effect", "se", "df", "ci_low", "ci_high", "effect_logits",
+    "new_templates_effect", "new_templates_low", "new_templates_high", "simultaneous_low", "simultaneous_high", "p", "p_holm",
+    "q_bh", "label", "nonzero", "new_templates", "templates_opposite", "examples_opposite", "between_template_sd",
+    "heterogeneity_p", "p_top_k", "share_beyond", "share_low", "share_high",
+)
+"""What `effects` tells of a cell and metric; null where it is undefined."""
 MATRIX_COLUMNS = ("condition", "model", "battery", "device", "dtype", "direction", "positions")
 """What a sweep's matrix adds to the impact columns; behind them comes one for each swept setting, called as its override."""
 
@@ -49,7 +69,12 @@ def matrix_columns(kind: TableKind, swept: Sequence[str] = ()) -> list[str]:
 
 def per_example_columns(kind: TableKind) -> list[str]:
     """The columns of `per_example` beside an impact table, in order."""
-    return ["run_id", "seed", "example", "template", *kind.keys, "metric", "value", "baseline", "control"]
+    return ["run_id", "seed", "example", "template", *kind.keys, "metric", "value", "baseline", "control", "source", "item"]
+
+
+def effects_columns(kind: TableKind) -> list[str]:
+    """The columns of `effects` beside an impact table, in order."""
+    return [*kind.keys, *EFFECTS_COLUMNS]
 
 
 def schema(columns: Sequence[str], kind: TableKind) -> pa.Schema:
@@ -78,7 +103,7 @@ def per_example_table(
     pairs: Sequence[PromptPair],
     *,
     seeds: dict[int, list[int]],
-    metrics: dict[str, tuple[FloatArray, FloatArray]],
+    metrics: dict[str, tuple[FloatArray, FloatArray, FloatArray | None]],
 ) -> pa.Table:
     """One row per seed, metric, cell and example; where a value is undefined (NaN) there is no row.
 
@@ -88,11 +113,11 @@ def per_example_table(
         cells: V cells.
         pairs: B pairs.
         seeds: for each seed, the indices of the examples it uses.
-        metrics: for each metric, values [V, B] and the unmodified target run's [B].
+        metrics: for each metric, values [V, B], the unmodified target run's [B] and, if there is one, the source run's [B].
     """
     parts = []
     for seed, chosen in seeds.items():
-        for metric, (values, baseline) in metrics.items():
+        for metric, (values, baseline, source) in metrics.items():
             v, b = (axis.ravel() for axis in np.meshgrid(np.arange(len(cells)), chosen, indexing="ij"))
             defined = ~np.isnan(values[v, b])
             v, b = v[defined], b[defined]
@@ -106,6 +131,8 @@ def per_example_table(
                 "value": values[v, b],
                 "baseline": baseline[b],
                 "control": np.array([cell.control for cell in cells])[v],
+                "source": [None] * len(v) if source is None else source[b],
+                "item": np.array([pair.item for pair in pairs], dtype=object)[b],
             }
             parts.append(pa.table(columns, schema=schema(per_example_columns(kind), kind)))
     return pa.concat_tables(parts)

@@ -13,7 +13,7 @@ from tinylab.checks.published import Comparison, Published
 from tinylab.effects.ability import by_template, sentence
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
-from tinylab.report.views import View, invariants_view, run_view
+from tinylab.report.views import View, effects_sentence, invariants_view, ranking_sentence, run_view
 
 if TYPE_CHECKING:
     from tinylab.checks.soundness import Floor, Verdict
@@ -43,8 +43,12 @@ def shown(view: View) -> Table:
 
 
 def _told(column: str, value: Any, view: View) -> str:
-    if column == "change":
+    if value is None:
+        return "–"
+    if column in ("change", "effect"):
         return f"{value:+z.3f}"
+    if column in ("±", "opposite"):
+        return f"{value:z.3f}"
     return f"{value:z.3f}" if column in view.metrics else f"{value}"
 
 
@@ -58,6 +62,12 @@ def print_run(folder: RunFolder) -> None:
         if (templates := by_template(told)) is not None:
             out.print(templates)
     out.print(shown(run_view(folder, manifest)))
+    if (effects := read_json(folder.file("summary")).get("effects")) is not None:
+        out.print(effects_sentence(effects, manifest["table_kind"]["plural"]))
+        if (ranking := ranking_sentence(effects)) is not None:
+            out.print(ranking)
+        for note in effects["notes"]:
+            out.print(f"note: {note}")
     verify = manifest.get("verify_slice")
     if verify:
         out.print(f"verify slice on {verify['settings']['device']}: {verify['verdict']}")

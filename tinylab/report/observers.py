@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow.parquet as pq
 
 from tinylab.interventions.components import TableKind
 from tinylab.records.manifest import RunFolder
+from tinylab.records.reading import read_effects
 from tinylab.records.storage import read_json
 from tinylab.report import console
 from tinylab.report.plots import heatmap
@@ -41,11 +43,21 @@ def _observe(what: str, observer: Callable[[], None]) -> None:
         log.error("%s failed (%s: %s); the results themselves are complete", what, type(error).__name__, error, exc_info=True)
 
 
+def _labels(folder: RunFolder, manifest: dict[str, Any], kind: TableKind, metric: str) -> pd.DataFrame | None:
+    """Each cell's label by a metric; None where it has none."""
+    effects = read_effects(folder, manifest)
+    if effects is None:
+        return None
+    rows = effects.to_pandas().query("metric == @metric")
+    return None if rows["label"].isna().all() else rows[[*kind.keys, "label"]]
+
+
 def _draw(folder: RunFolder) -> None:
     """Draw the heat map of the tables that are in a folder, and tell its manifest."""
     manifest = folder.read()
     assert manifest is not None
     baselines = read_json(folder.file("summary"))["baselines"][manifest["target_run"]]
-    heatmap(folder.file("heatmap"), pq.read_table(folder.table(manifest)), TableKind.of_manifest(manifest), baselines,
-            title=title_of(manifest), patched=manifest["direction"] != "none")
+    kind, table = TableKind.of_manifest(manifest), pq.read_table(folder.table(manifest))
+    heatmap(folder.file("heatmap"), table, kind, baselines, title=title_of(manifest), patched=manifest["direction"] != "none",
+            labels=_labels(folder, manifest, kind, str(table["metric"][0])))
     folder.write(manifest)

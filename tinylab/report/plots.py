@@ -18,8 +18,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+MARKS = {"matters": "", "mixed": "±"}
+"""How a cell is marked by its label; any other is a cell that does not matter, as far as was found."""
+NOT = "·"
+
+
 def heatmap(
-    path: Path, impacts: pa.Table, kind: TableKind, baselines: dict[str, Any], title: str, *, patched: bool = False
+    path: Path, impacts: pa.Table, kind: TableKind, baselines: dict[str, Any], title: str, *, patched: bool = False,
+    labels: pd.DataFrame | None = None, limit: float | None = None,
 ) -> None:
     """Draw a run: layer × unit (one panel for each scale or its like) by one metric, or cell × metric where layers have no units.
 
@@ -33,44 +39,59 @@ def heatmap(
         baselines: metric → {"mean": …} of the unmodified target run.
         title: what the picture shows.
         patched: whether activations were replaced by the source's.
+        labels: the label of each cell by the first metric, in `label` beside the table's keys; None where there are none.
+        limit: the change at which colours end, so that pictures can be compared; None for the largest of this one.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = draw(impacts.to_pandas(), kind, baselines, title, patched=patched)
+    figure = draw(impacts.to_pandas(), kind, baselines, title, patched=patched, labels=labels, limit=limit)
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary)
 
 
-def draw(table: pd.DataFrame, kind: TableKind, baselines: dict[str, Any], title: str, *, patched: bool = False) -> Figure:
+def draw(
+    table: pd.DataFrame, kind: TableKind, baselines: dict[str, Any], title: str, *, patched: bool = False,
+    labels: pd.DataFrame | None = None, limit: float | None = None,
+) -> Figure:
     """The picture itself; see `heatmap`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=120)
     metric = str(table["metric"].iloc[0])
     cells = change_of_cells(table, kind, baselines, metric)
+    if labels is not None:
+        cells = cells.merge(labels, how="left", on=list(kind.keys), validate="one_to_one")
+        cells = cells.assign(mark=[MARKS.get(label, NOT) for label in cells["label"]])
     if len(kind.component) > 1:
-        _units(figure, cells, kind, metric, patched)
+        _units(figure, cells, kind, metric, patched, limit)
     else:
         metrics = list(dict.fromkeys(table["metric"]))
         rows = [*kind.component, *kind.varied]
-        _layers(figure, cells.set_index(rows if kind.varied else rows[0])[metrics], baselines)
-    figure.suptitle(title, fontsize=11)
+        indexed = cells.set_index(rows if kind.varied else rows[0])
+        _layers(figure, indexed[metrics], baselines, None if labels is None else list(indexed["mark"]))
+    figure.suptitle(title if labels is None else f"{title}\n{NOT} not found to matter, ± mixed by template", fontsize=11)
     return figure
 
 
-def _units(figure: Figure, cells: pd.DataFrame, kind: TableKind, metric: str, patched: bool) -> None:
+def _units(
+    figure: Figure, cells: pd.DataFrame, kind: TableKind, metric: str, patched: bool, limit: float | None
+) -> None:
     """Layer upwards, unit to the right; one panel for each value of the other columns (a scale)."""
     layer, unit, *others = kind.component
     others += kind.varied
     panels = list(cells.groupby(others)) if others else [((), cells)]
-    limit = float(cells["change"].abs().max()) or 1.0
+    limit = limit or float(cells["change"].abs().max()) or 1.0
     figure.set_size_inches(min(6.4 * len(panels), 24), 4.4)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, (value, rows) in zip(axes, panels, strict=True):
         grid = rows.pivot(index=layer, columns=unit, values="change")
         image = axis.imshow(grid.to_numpy(), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
         axis.set_title(f"{unit} of the source run" if patched else _panel(unit, others, value), fontsize=9)
+        if "mark" in rows:
+            marks = rows.pivot(index=layer, columns=unit, values="mark").to_numpy()
+            for (y, x), mark in np.ndenumerate(marks):
+                axis.text(x, y, mark, ha="center", va="center", fontsize=8, color="dimgray")
         _ticks(axis, unit, grid.columns, layer, grid.index)
     figure.colorbar(image, ax=list(axes), label=f"change of {metric}")
 
@@ -82,14 +103,15 @@ def _panel(unit: str, columns: list[str], values: Any) -> str:
     return ", ".join(f"{name} {value}" for name, value in zip(columns, values, strict=True)) or unit
 
 
-def _layers(figure: Figure, values: pd.DataFrame, baselines: dict[str, Any]) -> None:
+def _layers(figure: Figure, values: pd.DataFrame, baselines: dict[str, Any], marks: list[str] | None) -> None:
     """One row for each cell, the lowest layer at the bottom, one column for each metric."""
     change: FloatArray = values.to_numpy() - np.array([baselines[str(name)]["mean"] for name in values.columns])
     colours = share_of_largest(change)
     axis = figure.subplots()
     image = axis.imshow(colours, cmap="Blues", vmin=0, vmax=1, aspect="auto", origin="lower")
     for (row, column), value in np.ndenumerate(values.to_numpy()):
-        axis.text(column, row, f"{value:.3g}", ha="center", va="center", fontsize=8,
+        mark = f" {marks[row]}" if marks is not None and column == 0 else ""
+        axis.text(column, row, f"{value:.3g}{mark}", ha="center", va="center", fontsize=8,
                   color="white" if colours[row, column] > 0.6 else "black")
     figure.colorbar(image, ax=axis, label="|change|, fraction of the metric's largest")
     _ticks(axis, "metric", values.columns, ", ".join(map(str, values.index.names)), values.index)

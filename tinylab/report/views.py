@@ -10,8 +10,11 @@ import pandas as pd
 from tinylab.effects.strength import strongest
 from tinylab.interventions.components import TableKind
 from tinylab.records.manifest import RunFolder
+from tinylab.records.reading import read_effects
 from tinylab.records.storage import read_json
 
+JUDGED = ("effect", "±", "label", "opposite")
+"""What is told of a cell's effect: as a fraction of the whole, half its interval, its label, the share of opposite examples."""
 STRONGEST = 10
 """How many components of a run are shown."""
 
@@ -39,14 +42,61 @@ def run_view(folder: RunFolder, manifest: dict[str, Any]) -> View:
     metric = "logit_diff" if "logit_diff" in summary["metrics"] else next(iter(summary["metrics"]))
     cells = strongest(pd.read_parquet(folder.table(manifest)), kind, baselines, metric)
     told = [*kind.component, *(name for name in (*kind.apart, *kind.varied) if cells[name].nunique() > 1)]
+    judged = _judged(folder, manifest, kind, metric)
+    if judged is not None:
+        cells = cells.merge(judged, how="left", on=list(kind.keys), validate="one_to_one")
+        told_of = [name for name in JUDGED if not cells[name].isna().all()]
+        cells = cells.astype({name: object for name in told_of}).where(cells.notna(), None)
+    else:
+        told_of = []
     metrics = [name for name in summary["metrics"] if name in cells]
     unmodified = f"unmodified {manifest['target_run']} run: {baselines[metric]['mean']:.3f}"
     return View(
         f"{title_of(manifest)}: strongest by change of {metric} ({unmodified})",
-        [*told, "change", *metrics],
-        [[row[name] for name in (*told, "change", *metrics)] for row in cells.head(STRONGEST).to_dict("records")],
+        [*told, "change", *told_of, *metrics],
+        [[row[name] for name in (*told, "change", *told_of, *metrics)] for row in cells.head(STRONGEST).to_dict("records")],
         tuple(metrics),
     )
+
+
+def _judged(folder: RunFolder, manifest: dict[str, Any], kind: TableKind, metric: str) -> pd.DataFrame | None:
+    """What the run's effects say of each cell, by one metric; None where it has none."""
+    table = read_effects(folder, manifest)
+    if table is None:
+        return None
+    rows = table.to_pandas()
+    rows = rows[rows["metric"] == metric].drop(columns="effect_logits")
+    return rows.assign(**{"±": (rows["ci_high"] - rows["ci_low"]) / 2, "opposite": rows["examples_opposite"]})[
+        [*kind.keys, *JUDGED]]
+
+
+def effects_sentence(told: dict[str, Any], plural: str) -> str:
+    """What a run's effects come to, for people.
+
+    Args:
+        told: `effects` of summary.json.
+        plural: what cells are called, such as heads.
+    """
+    counts = told["counts"]
+    if counts is None:
+        return f"no labels: {'; '.join(told['notes'])}"
+    smallest = f"{told['smallest']:g} of {abs(told['whole']):.2f} logits"
+    more = f" (about {told['examples_to_decide']} examples would decide half of these)" if told["examples_to_decide"] else ""
+    return (f"of {told['cells']} {plural}, {counts['matters']} matter (all of the interval is beyond {smallest}), "
+            f"{counts['mixed']} are mixed (one sign in some templates, the other in others), {counts['negligible']} are negligible, "
+            f"{counts['undecided']} undecided{more}; {told['correction']}, alpha {told['alpha']:g}, {told['n']} examples of "
+            f"{told['templates'] or 'no'} templates")
+
+
+def ranking_sentence(told: dict[str, Any]) -> str | None:
+    """How far the order can be relied on, for people; None where examples do not tell."""
+    ranked = told["ranking"]
+    if ranked is None or ranked["stability"] is None:
+        return None
+    held = "" if ranked["held_out"] is None else (
+        f"; chosen on half of the examples they change the logit difference by {ranked['naive']:.2f} there, on the other half by "
+        f"{ranked['held_out']:.2f}")
+    return f"the {ranked['k']} strongest: lists of other samples agree by {ranked['stability']:.2f} (1: the same, 0: chance){held}"
 
 
 def invariants_view(group: dict[str, Any], invariants: dict[str, Any]) -> View:

@@ -49,6 +49,7 @@ class PromptPair:
     target: str
     foil: str
     template: str | None = None
+    item: str | None = None  # what several rows reuse, such as a word
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,8 @@ def _pair(config: ConditionConfig, row: Row) -> PromptPair:
         if not isinstance(value, str):
             raise CorpusError(f"{row.place}: field '{field}' is {reprlib.repr(value)}, expected text.")
         text[name] = _whole(row, field, value)
-    return PromptPair(row=row.number, template=_optional(row, config.template_field), **text)
+    item = None if config.item_field is None else _optional(row, config.item_field)
+    return PromptPair(row=row.number, template=_optional(row, config.template_field), item=item, **text)
 
 
 def _told(names: Sequence[str]) -> list[str]:

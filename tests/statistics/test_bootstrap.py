@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import Within
-from tinylab.measures.statistics import RESAMPLES, bootstrap_interval
+from tinylab.statistics.bootstrap import RESAMPLES, bootstrap_interval
 
 
 def first(means: np.ndarray) -> np.ndarray:

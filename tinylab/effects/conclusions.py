@@ -1,0 +1,306 @@
+"""What a run's numbers say of each cell: `effects.parquet`, and the part of summary.json that sums it up.
+
+Everything here is a function of the `per_example` table and of the settings: it is worked out anew, without the model, where a
+setting changes. The statistics themselves are in `tinylab.statistics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tinylab.arrays import FloatArray
+from tinylab.config.groups import EffectsConfig
+from tinylab.interventions.components import TableKind
+from tinylab.measures.metrics import LOGIT_DIFF, Metric, named
+from tinylab.measures.recovery import RECOVERY_FLOOR
+from tinylab.records.tables import effects_columns, schema
+from tinylab.statistics import estimates
+from tinylab.statistics.estimates import Estimate
+from tinylab.statistics.families import benjamini_hochberg, holm
+from tinylab.statistics.labels import LABELS, MATTERS, MIXED, UNDECIDED, critical, decide, hold_for_new_templates
+from tinylab.statistics.power import examples_to_decide
+from tinylab.statistics.proportions import clopper_pearson
+from tinylab.statistics.ranking import split_half, top_k
+from tinylab.statistics.strata import Groups, templates
+
+NOISES = 10
+"""An effect is told from nothing where it is over so many times what a sham or a verify slice finds."""
+ROUNDING = 1e-6
+"""The least that counts as noise, as a fraction of levels over 1: float32 and the forked engine round as much."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How effects are judged; the config group `effects`, and the k of `invariants`."""
+
+    smallest: float
+    alpha: float
+    correction: Any  # of `tinylab.statistics.labels.CORRECTIONS`
+    k: int
+
+    @classmethod
+    def of(cls, effects: EffectsConfig, k: int) -> Settings:
+        """From a checked config."""
+        return cls(effects.smallest, effects.alpha, effects.correction, k)
+
+
+def noise_of(controls: Mapping[str, Mapping[str, float]], verified: Mapping[str, Any]) -> dict[str, float]:
+    """By metric, the largest difference that a sham or a verify slice found.
+
+    Args:
+        controls: of summary.json.
+        verified: the metrics of verify.json; empty where there is none.
+    """
+    found = dict(controls.get("sham", {}))
+    for name, one in verified.items():
+        found[name] = max(found.get(name, 0.0), one.get("max_abs_diff") or 0.0)
+    return found
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One metric of a battery's V cells on B examples, each once however many seeds use it."""
+
+    metric: Metric
+    keys: pd.DataFrame  # V rows
+    values: FloatArray  # [V, B], NaN where undefined
+    baseline: FloatArray  # [B], of the unmodified target run
+    source: FloatArray | None  # [B], of the unmodified source run, if there is one
+    names: Sequence[str | None]  # [B], the templates
+    items: Groups | None  # [B], what several examples reuse
+
+    @classmethod
+    def read(cls, table: pa.Table, kind: TableKind, metric: str) -> Measured:
+        """From the rows of a `per_example` table that are no controls."""
+        chosen = table.filter(pc.and_(pc.equal(table["metric"], metric), pc.equal(table["control"], "none")))
+        rows = chosen.drop_columns(["run_id", "metric", "control"]).to_pandas()
+        if len(rows["seed"].unique()) > 1:
+            rows = rows.drop_duplicates([*kind.keys, "example"])
+        v, cells = pd.MultiIndex.from_frame(rows[list(kind.keys)]).factorize()
+        b, examples = pd.factorize(rows["example"], sort=True)
+        of_examples = rows.assign(b=b).drop_duplicates("b").set_index("b").sort_index()
+        values = np.full((len(cells), len(examples)), np.nan)
+        values[v, b] = rows["value"]
+        source = of_examples["source"].to_numpy(dtype=float)
+        items = [None if pd.isna(item) else str(item) for item in of_examples["item"]]
+        return cls(
+            named(metric), cells.to_frame(index=False), values, of_examples["baseline"].to_numpy(dtype=float),
+            None if np.isnan(source).any() else source,
+            [None if pd.isna(name) else str(name) for name in of_examples["template"]],
+            None if all(item is None for item in items) else Groups.of(items),
+        )
+
+    @cached_property
+    def templates(self) -> Groups:
+        """Of the examples; one for all where any has none."""
+        return templates(self.names)
+
+    @cached_property
+    def change(self) -> FloatArray:
+        """[V, B]."""
+        return self.values - self.baseline
+
+    @cached_property
+    def whole(self) -> FloatArray:
+        """[B] what changes are a fraction of: the unmodified run's number, or for patching the way from target to source."""
+        return self.baseline if self.source is None else self.source - self.baseline
+
+    def where(self, kept: np.ndarray[Any, Any]) -> Measured:
+        """Some examples alone."""
+        items = None if self.items is None else Groups.of(self.items.codes[kept].tolist())
+        return Measured(self.metric, self.keys, self.values[:, kept], self.baseline[kept],
+                        None if self.source is None else self.source[kept],
+                        [name for name, keep in zip(self.names, kept, strict=True) if keep], items)
+
+
+def conclude(
+    table: pa.Table, kind: TableKind, settings: Settings, noise: Mapping[str, float]
+) -> tuple[pa.Table, dict[str, Any]]:
+    """The effects of a run, a row for each cell and metric, and what summary.json says of them.
+
+    Args:
+        table: the run's `per_example`.
+        kind: of its impact table.
+        settings: how effects are judged.
+        noise: by metric the largest difference that a sham or a verify slice found.
+    """
+    metrics = pc.unique(table["metric"]).to_pylist()
+    measured = {name: Measured.read(table, kind, name) for name in metrics}
+    parts = []
+    summary: dict[str, Any] | None = None
+    for name, one in measured.items():
+        if name == LOGIT_DIFF:
+            part, summary = _labelled(one, settings, noise.get(name, 0.0))
+        elif one.metric.pooled:
+            part = _pooled(one.metric, measured.get(str(one.metric.made_of)))
+        else:
+            part = _unlabelled(one, settings, noise.get(name, 0.0))
+        parts.append(part)
+        if one.metric.companion is not None:
+            defined = ~np.isnan(one.values).any(axis=0)
+            parts.append(_unlabelled(_called(one.where(defined), one.metric.companion), settings, noise.get(name, 0.0)))
+    columns = effects_columns(kind)
+    whole = pd.concat([part.reindex(columns=columns) for part in parts if part is not None], ignore_index=True)
+    return pa.Table.from_pandas(whole, schema=schema(columns, kind), preserve_index=False), summary or _nothing(settings)
+
+
+def _called(one: Measured, name: str) -> Measured:
+    return Measured(named(name), one.keys, one.values, one.baseline, one.source, one.names, one.items)
+
+
+def _described(one: Measured) -> pd.DataFrame:
+    """The columns that say of what examples a row is."""
+    sizes = one.templates.sizes
+    return one.keys.assign(metric=one.metric.name, n=len(one.baseline), templates=_count(one),
+                           smallest_template=int(sizes.min()) if len(sizes) else 0)
+
+
+def _count(one: Measured) -> int:
+    """How many templates are named; 0 where they are not."""
+    return 0 if None in one.names or not one.names else len(one.templates.sizes)
+
+
+def _estimated(one: Measured, fixed: Estimate, new: Estimate, e: FloatArray, noise: float, signed: bool) -> pd.DataFrame:
+    """The columns that every metric has."""
+    low, high = fixed.interval()
+    new_low, new_high = new.interval()
+    p = fixed.nonzero() if signed else np.full(len(e), np.nan)
+    change = one.change
+    means = change.mean(axis=1, keepdims=True)
+    by_template = one.templates.means(change)
+    floor = NOISES * max(noise, ROUNDING * max(1.0, float(np.abs(one.baseline).mean())) / NOISES)
+    return _described(one).assign(
+        effect=fixed.value, se=fixed.se, df=fixed.df, ci_low=low, ci_high=high,
+        new_templates_effect=new.value if len(one.templates.sizes) > 1 else np.nan,
+        new_templates_low=new_low, new_templates_high=new_high,
+        p=p, p_holm=holm(p), q_bh=benjamini_hochberg(p),
+        nonzero=np.abs(means[:, 0]) > floor,
+        templates_opposite=(by_template * means < 0).sum(axis=1),
+        examples_opposite=(change * means < 0).mean(axis=1),
+        between_template_sd=estimates.between_templates(e, one.templates),
+        heterogeneity_p=estimates.heterogeneity(e, one.templates),
+    )
+
+
+def _unlabelled(one: Measured, settings: Settings, noise: float) -> pd.DataFrame | None:
+    """A metric that is no logit difference: the mean change and its interval, and how many examples change by much."""
+    if not len(one.baseline):
+        return None
+    change = one.change
+    fixed = estimates.fixed_templates(change, None, one.templates, one.items)
+    new = estimates.new_templates(change, None, one.templates, one.items)
+    beyond = (np.abs(change) > settings.smallest).sum(axis=1)
+    low, high = clopper_pearson(beyond, change.shape[1])
+    return _estimated(one, fixed, new, change, noise, one.metric.signed).assign(
+        share_beyond=beyond / change.shape[1], share_low=low, share_high=high)
+
+
+def _pooled(metric: Metric, made_of: Measured | None) -> pd.DataFrame | None:
+    """A ratio of means: it is the effect of what it is made of, as a fraction; there is none where that was not asked for."""
+    if made_of is None or not _is_fraction(made_of):
+        return None
+    fixed = estimates.fixed_templates(made_of.change, made_of.whole, made_of.templates, made_of.items)
+    new = estimates.new_templates(made_of.change, made_of.whole, made_of.templates, made_of.items)
+    e = estimates.ratio(made_of.change, made_of.whole)[1]
+    return _estimated(made_of, fixed, new, e, 0.0, signed=True).assign(metric=metric.name, nonzero=None)
+
+
+def _is_fraction(one: Measured) -> bool:
+    """Whether there is anything that a change could be a fraction of."""
+    return abs(float(one.whole.mean())) >= RECOVERY_FLOOR
+
+
+def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The logit difference: fractions of the whole, simultaneous intervals, labels, ranks, and the summary."""
+    fraction = _is_fraction(one)
+    whole = one.whole if fraction else None
+    fixed = estimates.fixed_templates(one.change, whole, one.templates, one.items)
+    new = estimates.new_templates(one.change, whole, one.templates, one.items)
+    e = estimates.ratio(one.change, whole)[1]
+    part = _estimated(one, fixed, new, e, noise, signed=True)
+    ranks = top_k(one.change, one.templates, settings.k)
+    part = part.assign(effect_logits=one.change.mean(axis=1), p_top_k=ranks.probability, label=None, new_templates=None)
+    notes = _notes(one, fraction)
+    summary: dict[str, Any] = {
+        **asdict(settings), "metric": LOGIT_DIFF, "whole": float(one.whole.mean()), "n": len(one.baseline),
+        "templates": _count(one), "cells": len(one.keys),
+    }
+    if not fraction:
+        blank = [name for name in part if name.startswith(("effect", "se", "df", "ci_", "new_templates", "p", "q_"))]
+        keep = ("effect_logits", "p_top_k")
+        part = part.assign(**{name: None for name in blank if name not in keep})
+        return part, {**summary, "counts": None, "matter": [], "ranking": _ranking(one, settings, ranks.stability),
+                      "examples_to_decide": None, "notes": notes}
+    c = critical(fixed, settings.smallest, settings.alpha, settings.correction, e, one.templates)
+    crossed = estimates.crossover(one.change, settings.smallest * abs(float(one.whole.mean())), one.templates)
+    labels = decide(fixed, c, settings.smallest, crossed, settings.alpha, settings.correction)
+    part = part.assign(
+        simultaneous_low=fixed.value - c * fixed.se, simultaneous_high=fixed.value + c * fixed.se, label=labels,
+        new_templates=hold_for_new_templates(new, settings.smallest, labels, settings.alpha),
+    )
+    undecided = np.array([label == UNDECIDED for label in labels])
+    needed = examples_to_decide(fixed, c, settings.smallest, len(one.baseline))[undecided]
+    needed = needed[np.isfinite(needed)]
+    return part, {
+        **summary,
+        "counts": {label: labels.count(label) for label in LABELS} if None not in labels else None,
+        "matter": _listed(part[part["label"] == MATTERS]),
+        "mixed": _listed(part[part["label"] == MIXED]),
+        "ranking": _ranking(one, settings, ranks.stability),
+        "examples_to_decide": int(np.median(needed)) if len(needed) else None,
+        "notes": notes,
+    }
+
+
+def _ranking(one: Measured, settings: Settings, stable: float) -> dict[str, Any]:
+    """How far the list of the k strongest can be relied on."""
+    told = split_half(one.change, one.templates, min(settings.k, len(one.keys)))
+    return {"k": min(settings.k, len(one.keys)), "stability": _json(stable), "naive": _json(told.naive),
+            "held_out": _json(told.held_out)}
+
+
+def _listed(part: pd.DataFrame) -> list[dict[str, Any]]:
+    """Cells with their effects, the largest first."""
+    keys = list(part.columns[: list(part.columns).index("metric")])
+    ordered = part.assign(size=-part["effect"].abs()).sort_values(["size", *keys])
+    told = [*keys, "effect", "ci_low", "ci_high", "new_templates"]
+    return [{name: _json(value) for name, value in row.items()} for row in ordered[told].to_dict("records")]
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _notes(one: Measured, fraction: bool) -> list[str]:
+    """Why something is not told."""
+    notes = []
+    if None in one.names:
+        missing = sum(name is None for name in one.names)
+        if missing < len(one.names):
+            notes.append(f"{missing} of {len(one.names)} examples name no template: all are taken for examples of one")
+    elif len(one.templates.sizes) == 1:
+        notes.append("one template: nothing is told of new ones")
+    if len(one.names) < 2:
+        notes.append("one example: no interval, no label")
+    elif (alone := int((one.templates.sizes == 1).sum())):
+        notes.append(f"{alone} of {len(one.templates.sizes)} templates have one example: no interval for these templates, no label")
+    if not fraction:
+        notes.append(f"the mean that changes would be a fraction of is {float(one.whole.mean()):.3f} logits, less than "
+                     f"{RECOVERY_FLOOR:g}: no fractions, no label")
+    return notes
+
+
+def _nothing(settings: Settings) -> dict[str, Any]:
+    return {**asdict(settings), "metric": LOGIT_DIFF, "whole": None, "n": None, "templates": None, "cells": None, "counts": None,
+            "matter": [], "mixed": [], "ranking": None, "examples_to_decide": None,
+            "notes": [f"{LOGIT_DIFF} was not asked for: no label"]}

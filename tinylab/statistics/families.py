@@ -1,0 +1,76 @@
+"""Many tests at once: adjusted p-values, and the critical value of the largest of many t statistics.
+
+Holm (1979) bounds the chance of any false claim, Benjamini & Hochberg (1995) the expected share of false claims. Both take
+NaN for a test that does not exist: it is in no family.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64
+
+    from tinylab.arrays import FloatArray
+    from tinylab.statistics.strata import Groups
+
+FLIPS = 10_000
+BLOCK = 500
+
+
+def holm(p: Float64[np.ndarray, " V"]) -> FloatArray:
+    """Adjusted p-values that hold for all together, whatever their dependence."""
+    return _adjusted(p, "holm")
+
+
+def benjamini_hochberg(p: Float64[np.ndarray, " V"]) -> FloatArray:
+    """Adjusted p-values that bound the expected share of false claims, under independence or positive dependence."""
+    return _adjusted(p, "fdr_bh")
+
+
+def _adjusted(p: FloatArray, method: str) -> FloatArray:
+    from statsmodels.stats.multitest import multipletests
+
+    found = np.full(len(p), np.nan)
+    tested = ~np.isnan(p)
+    if tested.any():
+        found[tested] = multipletests(p[tested], method=method)[1]
+    return found
+
+
+def max_t(
+    e: Float64[np.ndarray, "V B"], templates: Groups, *, alpha: float = 0.05, flips: int = FLIPS, seed: int = 0
+) -> float:
+    """The critical value of the largest |t| of V cells: what chance exceeds with probability alpha (Westfall & Young 1993).
+
+    Signs of the deviations within templates are flipped, the same for every cell, and t is computed again; assumes that
+    deviations are symmetric. Sums of squares stay, so a flip needs sums over templates alone. Seeded.
+
+    Args:
+        e: numbers of V cells on B examples.
+        templates: of the examples, two examples each at least.
+        alpha: how often chance may exceed it.
+        flips: how many.
+        seed: of the flips.
+    """
+    n_t, n = templates.sizes, len(templates.codes)
+    deviations = templates.centred(e) * np.sqrt(n_t / (n_t - 1))[templates.codes]
+    squares = templates.sums(deviations**2)  # [V, G]
+    members = [np.flatnonzero(templates.codes == g) for g in range(len(n_t))]
+    rng = np.random.default_rng(seed)
+    largest = []
+    for start in range(0, flips, BLOCK):
+        signs = rng.integers(0, 2, size=(min(BLOCK, flips - start), n)) * 2.0 - 1
+        total = np.zeros((len(signs), len(e)))
+        variance = np.zeros_like(total)
+        for g, own in enumerate(members):
+            sums = signs[:, own] @ deviations[:, own].T  # [flips, V]
+            total += sums / n
+            variance += np.maximum(0.0, squares[:, g] - sums**2 / n_t[g]) / (n_t[g] - 1) * n_t[g] / n**2
+        moved = variance > 0
+        t = np.divide(np.abs(total), np.sqrt(variance, where=moved, out=np.ones_like(variance)), where=moved,
+                      out=np.zeros_like(total))
+        largest.append(t.max(axis=1))
+    return float(np.quantile(np.concatenate(largest), 1 - alpha))
