@@ -87,10 +87,11 @@ def hold_for_new_templates(
     Args:
         estimate: with templates as the sample (`tinylab.statistics.estimates.new_templates`).
         smallest: the smallest effect of interest, in the estimate's unit.
-        labels: of the cells.
+        labels: of the cells; where there is none, nothing is told.
         alpha: the error that is allowed.
     """
     candidates = np.array([label == MATTERS for label in labels])
     p = np.where(candidates, np.minimum(1.0, 2 * np.minimum(*estimate.beyond(smallest))), np.nan)
     adjusted: Float64[np.ndarray, " V"] = holm(p)
-    return [None if np.isnan(se) else bool(one <= alpha) for one, se in zip(adjusted, estimate.se, strict=True)]
+    return [None if label is None or np.isnan(se) else bool(one <= alpha)
+            for label, one, se in zip(labels, adjusted, estimate.se, strict=True)]
