@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from tinylab.statistics.power import examples_to_decide, resolvable
+from tinylab.statistics.power import examples_to_decide
 from tinylab.statistics.estimates import Estimate
 from tinylab.statistics.ranking import BLOCK, split_half, stability, top_k
 from tinylab.statistics.strata import Groups
@@ -123,11 +123,3 @@ def test_examples_to_decide_by_hand() -> None:
     found = examples_to_decide(one, np.full(4, 3.0), 0.05, 32)
     needed = np.ceil(32 * ((3 + 0.8416212335729143) * 0.02 / 0.05) ** 2)
     assert found.tolist() == [needed, needed, float("inf"), needed]
-
-
-def test_what_can_be_resolved_is_the_critical_value_and_the_power_in_standard_errors() -> None:
-    from scipy import stats
-
-    assert resolvable(32, 4, 10, 0.05) == pytest.approx((stats.t.ppf(1 - 0.0025, 28) + stats.t.ppf(0.8, 28)) / np.sqrt(32), rel=1e-12)
-    assert resolvable(4, 4, 10, 0.05) == float("inf")
-    assert resolvable(64, 4, 10, 0.05) < resolvable(32, 4, 10, 0.05) < resolvable(32, 4, 100, 0.05)
