@@ -12,9 +12,15 @@ from benchmarks.simulations import (
     decided,
     exaggeration,
     false_heterogeneity,
+    of_sizes,
     ratio_coverage,
     top_k_calls,
 )
+from conftest import only
+from tinylab.results import load_run
+from tinylab.statistics.estimates import fixed_templates
+from tinylab.statistics.strata import Groups
+from typed import type_in
 
 SETS = 2000
 DESIGNS = [(templates, each) for templates in (4, 8) for each in (4, 15)]
@@ -76,3 +82,31 @@ def test_as_many_examples_as_are_asked_for_decide_with_the_power_promised() -> N
     assert 32 < n < 100
     assert 0.78 <= share <= 0.93
     assert np.isfinite(share)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.ndarray, Groups]:
+    """Changes of every head of the embedded model on cond_a [32, 120], its logit differences and the templates."""
+    folder = tmp_path_factory.mktemp("own")
+    assert type_in(folder, "condition=cond_a", "metrics=[logit_diff]", "plots=false") == 0
+    rows = load_run(only(folder, "outputs/runs/*")).per_example.query("control == 'none'")
+    values = rows.pivot_table(index=["layer", "head"], columns="example", values="value").to_numpy()
+    examples = rows.drop_duplicates("example").sort_values("example")
+    b = examples["baseline"].to_numpy()
+    return values - b, b, Groups.of(examples["template"].tolist())
+
+
+def test_intervals_cover_on_samples_of_this_labs_own_effects(own: tuple[np.ndarray, np.ndarray, Groups]) -> None:
+    """The run's examples as the whole population: samples of 8 of each template, with replacement, 400 of them, 32 heads each. Ratios,
+    and whatever shape the model's changes have."""
+    d, b, given = own
+    rng, sample = np.random.default_rng(0), of_sizes([8] * len(given.sizes))
+    members = [np.flatnonzero(given.codes == g) for g in range(len(given.sizes))]
+    truth = given.means(d).mean(axis=1) / given.means(b).mean()
+    held = []
+    for _ in range(400):
+        chosen = np.concatenate([rng.choice(one, 8) for one in members])
+        low, high = fixed_templates(d[:, chosen], b[chosen], sample).interval()
+        held.append((low <= truth) & (truth <= high))
+    assert 0.92 <= np.mean(held) <= 0.97
+    assert np.mean(held, axis=0).min() >= 0.85  # the head whose changes are the most skewed
