@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FLIPS = 10_000
 BLOCK = 500
+ROUNDING = 1e-12
+"""A variance that is a smaller part of what it was before a flip is none."""
 
 
 def holm(p: Float64[np.ndarray, " V"]) -> FloatArray:
@@ -46,7 +48,8 @@ def max_t(
     """The critical value of the largest |t| of V cells: what chance exceeds with probability alpha (Westfall & Young 1993).
 
     Signs of the deviations within templates are flipped, the same for every cell, and t is computed again; assumes that
-    deviations are symmetric. Sums of squares stay, so a flip needs sums over templates alone. Seeded.
+    deviations are symmetric. Sums of squares stay, so a flip needs sums over templates alone. Seeded. Infinite where so few
+    examples are flipped that too often none of their spread is left.
 
     Args:
         e: numbers of V cells on B examples.
@@ -58,6 +61,7 @@ def max_t(
     n_t, n = templates.sizes, len(templates.codes)
     deviations = templates.centred(e) * np.sqrt(n_t / (n_t - 1))[templates.codes]
     squares = templates.sums(deviations**2)  # [V, G]
+    spread = squares.sum(axis=1) / n**2
     members = [np.flatnonzero(templates.codes == g) for g in range(len(n_t))]
     rng = np.random.default_rng(seed)
     largest = []
@@ -69,8 +73,8 @@ def max_t(
             sums = signs[:, own] @ deviations[:, own].T  # [flips, V]
             total += sums / n
             variance += np.maximum(0.0, squares[:, g] - sums**2 / n_t[g]) / (n_t[g] - 1) * n_t[g] / n**2
-        moved = variance > 0
-        t = np.divide(np.abs(total), np.sqrt(variance, where=moved, out=np.ones_like(variance)), where=moved,
-                      out=np.zeros_like(total))
+        varies = variance > ROUNDING * spread
+        t = np.where(total**2 > ROUNDING * spread, np.inf, 0.0)  # where nothing varies any more
+        np.divide(np.abs(total), np.sqrt(variance), where=varies, out=t)
         largest.append(t.max(axis=1))
-    return float(np.quantile(np.concatenate(largest), 1 - alpha))
+    return float(np.quantile(np.concatenate(largest), 1 - alpha, method="higher"))
