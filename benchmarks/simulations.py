@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from tinylab.arrays import FloatArray
 
 ALPHA = 0.05
-SKEW = 0.5
-"""The lognormal's σ: a skewness of 1.75."""
+SKEW, STRONG_SKEW = 0.5, 1.0
+"""σ of lognormals: a skewness of 1.75, and of 6.18."""
 CORRELATION = 0.3
 """Of the deviations of two cells."""
 BALANCED = (8, 8, 8, 8)
@@ -43,10 +44,10 @@ def normal(rng: np.random.Generator, size: tuple[int, ...]) -> FloatArray:
     return rng.standard_normal(size)
 
 
-def skew(rng: np.random.Generator, size: tuple[int, ...]) -> FloatArray:
+def skew(rng: np.random.Generator, size: tuple[int, ...], sigma: float = SKEW) -> FloatArray:
     """Lognormal, centred, of variance 1."""
-    square = np.exp(SKEW**2)
-    return (rng.lognormal(0.0, SKEW, size) - np.sqrt(square)) / np.sqrt(square * (square - 1))
+    square = np.exp(sigma**2)
+    return (rng.lognormal(0.0, sigma, size) - np.sqrt(square)) / np.sqrt(square * (square - 1))
 
 
 def t3(rng: np.random.Generator, size: tuple[int, ...]) -> FloatArray:
@@ -60,7 +61,7 @@ def bimodal(rng: np.random.Generator, size: tuple[int, ...]) -> FloatArray:
 
 
 SHAPES: dict[str, Callable[[np.random.Generator, tuple[int, ...]], FloatArray]] = {
-    "normal": normal, "skew": skew, "t3": t3, "bimodal": bimodal}
+    "normal": normal, "skew": skew, "t3": t3, "bimodal": bimodal, "strong skew": partial(skew, sigma=STRONG_SKEW)}
 
 
 def of_sizes(sizes: Sequence[int]) -> Groups:
@@ -241,7 +242,7 @@ def discoveries(
 
 
 def conjunctions(
-    shape: str, conditions: int, sets: int, *, cells: int = 40, shared: int = 0, effect: float = 2.0, margin: float = 0.5,
+    shape: str, conditions: int, sets: int, *, cells: int = 40, shared: int = 0, effect: float = 2.0, margin: float = 0.0,
     sizes: Sequence[int] = BALANCED, seed: int = 0,
 ) -> dict[str, Found]:
     """What is claimed of V components to matter in all of m conditions, where each but the `shared` is at the margin in one.

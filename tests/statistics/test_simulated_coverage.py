@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.simulations import (
-    SHAPES,
+    SKEW,
     bootstrap_coverage,
     coverage,
     decided,
@@ -18,12 +19,13 @@ from benchmarks.simulations import (
 )
 from conftest import only
 from tinylab.results import load_run
-from tinylab.statistics.estimates import fixed_templates
+from tinylab.statistics.estimates import fixed_templates, ratio
 from tinylab.statistics.strata import Groups
 from typed import type_in
 
 SETS = 2000
 DESIGNS = [(templates, each) for templates in (4, 8) for each in (4, 15)]
+SHAPES = ("normal", "skew", "t3", "bimodal")
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -110,3 +112,12 @@ def test_intervals_cover_on_samples_of_this_labs_own_effects(own: tuple[np.ndarr
         held.append((low <= truth) & (truth <= high))
     assert 0.92 <= np.mean(held) <= 0.97
     assert np.mean(held, axis=0).min() >= 0.85  # the head whose changes are the most skewed
+
+
+def test_the_skew_that_is_simulated_is_more_than_most_of_this_labs_effects_have(own: tuple[np.ndarray, np.ndarray, Groups]) -> None:
+    d, b, given = own
+    e = ratio(d, b)[1]
+    found = np.abs([stats.skew(e[:, given.codes == g], axis=1, bias=False) for g in range(len(given.sizes))])
+    square = np.exp(SKEW**2)
+    assert np.quantile(found, 0.9) < (square + 2) * np.sqrt(square - 1) == pytest.approx(1.75, abs=5e-3)
+

@@ -52,11 +52,12 @@ def test_planted_opposite_templates_are_mixed_planted_effects_matter_and_nothing
 
 @pytest.mark.parametrize("conditions", [2, 5])
 def test_a_partial_conjunction_claims_falsely_in_one_sweep_of_twenty_in_the_worst_case(conditions: int) -> None:
-    """Each component is at the margin in one condition and far over it in all others."""
+    """Each component has no effect in one condition and a large one in all others; then each is at the margin in one."""
+    assert conjunctions("normal", conditions, SETS, margin=0.5)["partial conjunction"].any_false <= MOST
     found = conjunctions("normal", conditions, SETS)
     assert found["partial conjunction"].any_false <= MOST
-    assert found["holm in every run"].any_false > MOST
     assert found["holm in every run"].any_false > 2 * found["partial conjunction"].any_false
+    assert conditions == 2 or found["holm in every run"].any_false > 0.15  # once for each condition
 
 
 @pytest.mark.parametrize("conditions", [2, 5])

@@ -24,21 +24,21 @@ ROUNDING = 1e-12
 
 def holm(p: Float64[np.ndarray, " V"]) -> FloatArray:
     """Adjusted p-values that hold for all together, whatever their dependence."""
-    return _adjusted(p, "holm")
+    tested = np.flatnonzero(~np.isnan(p))  # by hand: statsmodels collects garbage in every call, which takes 50 ms
+    order = tested[np.argsort(p[tested])]
+    found = np.full(len(p), np.nan)
+    found[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return found
 
 
 def benjamini_hochberg(p: Float64[np.ndarray, " V"]) -> FloatArray:
     """Adjusted p-values that bound the expected share of false claims, under independence or positive dependence."""
-    return _adjusted(p, "fdr_bh")
-
-
-def _adjusted(p: FloatArray, method: str) -> FloatArray:
     from statsmodels.stats.multitest import multipletests
 
     found = np.full(len(p), np.nan)
     tested = ~np.isnan(p)
     if tested.any():
-        found[tested] = multipletests(p[tested], method=method)[1]
+        found[tested] = multipletests(p[tested], method="fdr_bh")[1]
     return found
 
 
