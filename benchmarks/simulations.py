@@ -70,11 +70,11 @@ def of_sizes(sizes: Sequence[int]) -> Groups:
 
 
 def correlated(
-    shape: str, rng: np.random.Generator, sets: int, cells: int, n: int, correlation: float = CORRELATION
+    shape: str, rng: np.random.Generator, sets: int, cells: int, n: int
 ) -> Float64[np.ndarray, "S V B"]:
     """Deviations of variance 1, of which cells of a set have a part in common."""
     common, own = SHAPES[shape](rng, (sets, 1, n)), SHAPES[shape](rng, (sets, cells, n))
-    return np.sqrt(correlation) * common + np.sqrt(1 - correlation) * own
+    return np.sqrt(CORRELATION) * common + np.sqrt(1 - CORRELATION) * own
 
 
 def covered(bounds: tuple[FloatArray, FloatArray], truth: FloatArray | float) -> float:
@@ -198,8 +198,10 @@ def judged(d: FloatArray, b: FloatArray, templates: Groups, smallest: float, cor
 
 
 def false_mixed(shape: str, sets: int, *, cells: int = 32, sizes: Sequence[int] = BALANCED, seed: int = 0) -> float:
-    """How often any of V cells is claimed to change its sign, where one template is far below −margin and the others are at
-    +margin exactly: the worst case."""
+    """How often any of V cells is claimed to change its sign, in the worst case.
+
+    One template is far below −margin, and the others are at +margin exactly.
+    """
     templates, margin = of_sizes(sizes), 0.5
     level = np.where(templates.codes == 0, -5.0, margin)
     d = level + correlated(shape, np.random.default_rng(seed), sets, cells, sum(sizes))
@@ -264,8 +266,8 @@ def conjunctions(
     sides = np.array(above), np.array(below)  # [m, S, V]
     together = [holm(with_one_sign(sides[0][:, s], sides[1][:, s], conditions)) <= ALPHA for s in range(sets)]
     each = [[holm(two_sided((sides[0][c, s], sides[1][c, s]))) <= ALPHA for s in range(sets)] for c in range(conditions)]
-    return {"partial conjunction": Found.of(np.array(together), there), "holm in every run": Found.of(np.all(each, axis=0), there),
-            "top k": Found.of(np.all(tops, axis=0), there)}
+    return {"partial conjunction": Found.of(np.array(together), there),
+            "holm in every run": Found.of(np.all(each, axis=0), there), "top k": Found.of(np.all(tops, axis=0), there)}
 
 
 # Ranks

@@ -163,8 +163,10 @@ def mean_squares(e: FloatArray, templates: Groups) -> tuple[FloatArray, FloatArr
 
 
 def between_templates(e: Float64[np.ndarray, "V B"], templates: Groups) -> FloatArray:
-    """The standard deviation between templates beyond that of their examples, [V]: moments of one-way random effects
-    (Searle, Casella & McCulloch 1992, section 3.6), 0 where there is none; undefined as `heterogeneity` is."""
+    """The standard deviation between templates beyond that of their examples, [V]; 0 where there is none.
+
+    By moments of one-way random effects (Searle, Casella & McCulloch 1992, section 3.6); undefined as `heterogeneity` is.
+    """
     n_t, n = templates.sizes, len(templates.codes)
     if len(n_t) < 2 or n <= len(n_t):
         return np.full(len(e), np.nan)

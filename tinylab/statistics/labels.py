@@ -32,8 +32,8 @@ def critical(
     """How many standard errors wide each cell's side of its simultaneous interval is, [V].
 
     `holm`: t at 1 − alpha/(2V), so that all V intervals hold with probability 1 − alpha. `maxt`: one number for all cells, from
-    flips (`max_t`); NaN where it is infinite. `bh`: t at 1 − R·alpha/(2V), where R cells are decided at that level: of the intervals
-    of decided cells a share of alpha is wrong on average (Benjamini & Yekutieli 2005).
+    flips (`max_t`); NaN where it is infinite. `bh`: t at 1 − R·alpha/(2V), where R cells are decided at that level: of the
+    intervals of decided cells a share of alpha is wrong on average (Benjamini & Yekutieli 2005).
 
     Args:
         estimate: of V cells; those that are undefined are in no family.

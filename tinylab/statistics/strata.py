@@ -88,15 +88,20 @@ class Parts:
         return share
 
     def stretched(self, numbers: FloatArray) -> FloatArray:
-        """Each part's sum of deviations from its template's mean, so that its square is unbiased for independent examples
-        (Bell & McCaffrey 2002), [..., J] of [..., B]; 0 of a part that is all of its template."""
+        """Each part's sum of deviations from its template's mean, [..., J] of [..., B]; 0 of a part that is all of its template.
+
+        Stretched so that its square is unbiased for independent examples (Bell & McCaffrey 2002).
+        """
         sums = self.examples.sums(self.within.centred(numbers))
-        return np.divide(sums, np.sqrt(1 - self.share), out=np.zeros_like(sums), where=self.share < 1)
+        stretched: FloatArray = np.divide(sums, np.sqrt(1 - self.share), out=np.zeros_like(sums), where=self.share < 1)
+        return stretched
 
     @cached_property
     def df(self) -> float:
-        """Degrees of freedom of the sum of squares of items' stretched sums, for independent examples of equal variance: the
-        matrix M, whose trace squared over the sum of its squares they are, is diag(own) − U·diag(1/n_t)·Uᵀ."""
+        """Degrees of freedom of the sum of squares of items' stretched sums, for independent examples of equal variance.
+
+        They are the squared trace of a matrix M over the sum of its squares, M = diag(own) − U·diag(1/n_t)·Uᵀ.
+        """
         n_t, weight = self.within.sizes, self.examples.sizes / np.sqrt(1 - self.share)
         own = self.items.sums(weight / np.sqrt(1 - self.share))  # [I]
         u = self.items.members.T @ (weight[:, None] * self.templates.members)  # [I, G]
