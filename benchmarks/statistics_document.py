@@ -292,10 +292,10 @@ interest: it means to decide .8 of the cells.
 
 ## Components of several conditions
 
-40 components, each without any effect in one condition and of two standard deviations in all others (p-values of an effect beyond 0), 32
+40 components, each without any effect in one condition and of two standard deviations in all others, 32
 examples a condition, {slow:,} sweeps: the share of sweeps in which any is claimed to be shared by all conditions. Nominally
-.05. Top k has as many places as components matter in a condition. Then 10 of the components are one standard deviation beyond
-the smallest effect in every condition, the others in all but one: the share of the 10 that is claimed ({half:,} sweeps).
+.05. Top k has as many places as components matter in a condition. Then 10 of the components have an effect of one
+standard deviation in every condition, the others in all but one: the share of the 10 that is claimed ({half:,} sweeps).
 
 {conjunction}
 

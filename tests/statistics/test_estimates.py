@@ -54,7 +54,8 @@ def test_two_templates_are_welchs_test_of_the_weighted_halves(sizes: tuple[int, 
     close(found.df, expected.df)
     close(found.nonzero(), expected.pvalue)
     if sizes[0] == sizes[1]:
-        close(found.value / found.se, stats.ttest_ind(d[:, given.codes == 0], -d[:, given.codes == 1], equal_var=False, axis=1)[0])
+        alike = stats.ttest_ind(d[:, given.codes == 0], -d[:, given.codes == 1], equal_var=False, axis=1)
+        close(found.value / found.se, alike.statistic)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -240,7 +241,8 @@ def test_new_templates_and_reused_items_are_two_way_clustering(items: Groups, gi
 @pytest.mark.parametrize("sizes", SIZES)
 def test_heterogeneity_is_the_analysis_of_variance(sizes: tuple[int, ...]) -> None:
     d, given = changes(sizes), groups(sizes)
-    close(estimates.heterogeneity(d, given), [stats.f_oneway(*(row[given.codes == g] for g in range(len(sizes)))).pvalue for row in d])
+    expected = [stats.f_oneway(*(row[given.codes == g] for g in range(len(sizes)))).pvalue for row in d]
+    close(estimates.heterogeneity(d, given), expected)
 
 
 def test_the_spread_between_templates_is_that_of_moments() -> None:
@@ -258,8 +260,8 @@ def test_the_spread_between_templates_is_that_of_moments() -> None:
 
 @pytest.mark.parametrize("sizes", [(5,), (1, 1, 1)])
 def test_differences_between_templates_are_undefined_without_any_or_within_none(sizes: tuple[int, ...]) -> None:
-    for found in (estimates.heterogeneity(changes(sizes), groups(sizes)), estimates.between_templates(changes(sizes), groups(sizes))):
-        assert np.isnan(found).all()
+    for estimate in (estimates.heterogeneity, estimates.between_templates):
+        assert np.isnan(estimate(changes(sizes), groups(sizes))).all()
 
 
 def test_a_crossover_is_the_larger_of_each_sides_bonferroni_corrected_t_tests() -> None:

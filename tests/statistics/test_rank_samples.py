@@ -7,8 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from tinylab.statistics.power import examples_to_decide
 from tinylab.statistics.estimates import Estimate
+from tinylab.statistics.power import examples_to_decide
 from tinylab.statistics.ranking import BLOCK, split_half, stability, top_k
 from tinylab.statistics.strata import Groups
 

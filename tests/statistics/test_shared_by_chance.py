@@ -51,7 +51,8 @@ def test_within_layers_each_layer_is_drawn_alone() -> None:
 
 def test_three_or_more_of_five_among_25_are_shared_in_under_four_of_a_hundred_draws() -> None:
     found = shared_by_chance([5, 5], 25)
-    assert at_least(3, found) == pytest.approx(float(Fraction(sum(comb(5, x) * comb(20, 5 - x) for x in (3, 4, 5)), comb(25, 5))), abs=1e-12)
+    exact = Fraction(sum(comb(5, x) * comb(20, 5 - x) for x in (3, 4, 5)), comb(25, 5))
+    assert at_least(3, found) == pytest.approx(float(exact), abs=1e-12)
     assert at_least(3, found) == pytest.approx(0.0377, abs=5e-5)
     assert (at_least(0, found), at_least(6, found)) == (pytest.approx(1.0, abs=1e-12), 0.0)
     assert at_least(0, found) <= 1.0

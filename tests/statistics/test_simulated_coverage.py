@@ -99,8 +99,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.ndarra
 
 
 def test_intervals_cover_on_samples_of_this_labs_own_effects(own: tuple[np.ndarray, np.ndarray, Groups]) -> None:
-    """The run's examples as the whole population: samples of 8 of each template, with replacement, 400 of them, 32 heads each. Ratios,
-    and whatever shape the model's changes have."""
+    """The run's examples as the whole population: 400 samples of 8 of each template, with replacement, of 32 heads. Ratios, and
+    whatever shape the model's changes have."""
     d, b, given = own
     rng, sample = np.random.default_rng(0), of_sizes([8] * len(given.sizes))
     members = [np.flatnonzero(given.codes == g) for g in range(len(given.sizes))]
@@ -114,7 +114,7 @@ def test_intervals_cover_on_samples_of_this_labs_own_effects(own: tuple[np.ndarr
     assert np.mean(held, axis=0).min() >= 0.85  # the head whose changes are the most skewed
 
 
-def test_the_skew_that_is_simulated_is_more_than_most_of_this_labs_effects_have(own: tuple[np.ndarray, np.ndarray, Groups]) -> None:
+def test_the_skew_that_is_simulated_is_more_than_nine_in_ten_of_the_labs_own(own: tuple[np.ndarray, np.ndarray, Groups]) -> None:
     d, b, given = own
     e = ratio(d, b)[1]
     found = np.abs([stats.skew(e[:, given.codes == g], axis=1, bias=False) for g in range(len(given.sizes))])

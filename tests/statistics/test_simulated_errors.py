@@ -46,7 +46,8 @@ def test_planted_opposite_templates_are_mixed_planted_effects_matter_and_nothing
     opposite = np.where(given.codes < 2, 3.0, -3.0)
     for _ in range(20):
         b = 12 + rng.normal(size=32)
-        d = correlated("normal", rng, 1, 12, 32)[0] / 4 + np.repeat([opposite, -opposite, np.full(32, 3.0), np.zeros(32)], 3, axis=0)
+        effects = np.repeat([opposite, -opposite, np.full(32, 3.0), np.zeros(32)], 3, axis=0)
+        d = effects + correlated("normal", rng, 1, 12, 32)[0] / 4
         assert judged(d, b, given, 0.05, correction) == [*["mixed"] * 6, *["matters"] * 3, *["negligible"] * 3]  # type: ignore[arg-type]
 
 

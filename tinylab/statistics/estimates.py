@@ -49,8 +49,8 @@ class Estimate:
 
     def nonzero(self) -> FloatArray:
         """Two-sided p-values of no effect, [V]."""
-        above, below = self.beyond(0.0)
-        return np.minimum(1.0, 2 * np.minimum(above, below))
+        both: FloatArray = 2 * np.minimum(*self.beyond(0.0))
+        return np.minimum(1.0, both)
 
 
 def quotient(numbers: FloatArray, se: FloatArray) -> FloatArray:
@@ -136,9 +136,9 @@ def new_templates(
 def ratio_at(d: FloatArray, b: FloatArray | None, value: FloatArray, templates: Groups) -> FloatArray:
     """Each example's part of the unweighted mean of template means, linearised at `value`, [V, B]; over a template e_t/G."""
     weight = (1 / templates.sizes / len(templates.sizes))[templates.codes]
-    if b is None:
-        return d * weight
-    return (d - value[:, None] * b) / templates.means(b).mean() * weight
+    e = d if b is None else (d - value[:, None] * b) / templates.means(b).mean()
+    parts: FloatArray = e * weight
+    return parts
 
 
 def heterogeneity(e: Float64[np.ndarray, "V B"], templates: Groups) -> FloatArray:
@@ -152,7 +152,8 @@ def heterogeneity(e: Float64[np.ndarray, "V B"], templates: Groups) -> FloatArra
     if groups < 2 or n <= groups:
         return np.full(len(e), np.nan)
     between, within = mean_squares(e, templates)
-    return stats.f.sf(quotient(between, within), groups - 1, n - groups)
+    p: FloatArray = stats.f.sf(quotient(between, within), groups - 1, n - groups)
+    return p
 
 
 def mean_squares(e: FloatArray, templates: Groups) -> tuple[FloatArray, FloatArray]:
@@ -172,7 +173,8 @@ def between_templates(e: Float64[np.ndarray, "V B"], templates: Groups) -> Float
         return np.full(len(e), np.nan)
     between, within = mean_squares(e, templates)
     size = (n - (n_t**2).sum() / n) / (len(n_t) - 1)
-    return np.sqrt(np.maximum(0.0, (between - within) / size))
+    spread: FloatArray = np.sqrt(np.maximum(0.0, (between - within) / size))
+    return spread
 
 
 def crossover(
@@ -199,4 +201,5 @@ def crossover(
     squares = parts.templates.sums(parts.stretched(d) ** 2)
     means, se = templates.means(d)[:, enough], (np.sqrt(squares) / templates.sizes)[:, enough]
     sides = [stats.t.sf(quotient(sign * means - margin, se), count[enough] - 1).min(axis=1) * enough.sum() for sign in (1, -1)]
-    return np.minimum(1.0, np.maximum(*sides))
+    p: FloatArray = np.minimum(1.0, np.maximum(*sides))
+    return p

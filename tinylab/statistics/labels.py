@@ -26,7 +26,7 @@ Correction = Literal["holm", "bh", "maxt"]
 CORRECTIONS: tuple[Correction, ...] = ("holm", "bh", "maxt")
 
 
-def critical(
+def critical(  # noqa: PLR0917
     estimate: Estimate, smallest: float, alpha: float, correction: Correction, e: FloatArray, templates: Groups
 ) -> FloatArray:
     """How many standard errors wide each cell's side of its simultaneous interval is, [V].
@@ -59,7 +59,7 @@ def critical(
     return width
 
 
-def decide(
+def decide(  # noqa: PLR0917
     estimate: Estimate, critical: FloatArray, smallest: float, crossover: FloatArray, alpha: float, correction: Correction
 ) -> list[str | None]:
     """Each cell's label; None where it has no interval.

@@ -35,7 +35,8 @@ def examples_to_decide(
     distance = np.abs(np.abs(estimate.value) - smallest)
     wanted = (critical + stats.norm.ppf(power)) * estimate.se
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.ceil(n * (wanted / distance) ** 2)
+        needed: FloatArray = np.ceil(n * (wanted / distance) ** 2)
+    return needed
 
 
 def resolvable(n: int, templates: int, cells: int, alpha: float, power: float = POWER) -> float:
