@@ -48,7 +48,8 @@ def skewness(sigma: float) -> float:
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table in Markdown; shares to three digits."""
     lines = [header, ["---"] * len(header), *rows]
-    told = [[f"{cell:.3f}".removeprefix("0") if isinstance(cell, float) else str(cell) for cell in line] for line in lines]
+    told = [[f"{cell:.3f}".replace("0.", ".", 1).replace("-", "−") if isinstance(cell, float) else str(cell) for cell in line]
+            for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in told)
 
 
@@ -95,6 +96,13 @@ def label_rows(extent: Extent) -> Iterator[Sequence[object]]:
         wrong = [simulations.wrong_labels(shape, extent.slow, correction) for correction in ("holm", "bh")]
         wrong.append(simulations.wrong_labels(shape, extent.slow // 2, "maxt"))
         yield shape, *wrong, simulations.false_mixed(shape, extent.claims)
+
+
+def skew_rows(extent: Extent) -> Iterator[Sequence[object]]:
+    """Examples of each template: any false claim of skewed numbers, and any false `mixed`."""
+    for each in (4, 8, 15, 30, 60, 120):
+        yield (f"4 × {each}", simulations.false_claims("skew", extent.slow, sizes=[each] * 4)["holm"],
+               simulations.false_mixed("skew", extent.slow, sizes=[each] * 4))
 
 
 def discovery_rows(extent: Extent) -> Iterator[Sequence[object]]:
@@ -160,9 +168,11 @@ SECTIONS: dict[str, tuple[Sequence[str], Callable[[Extent], Iterator[Sequence[ob
               ratio_rows),
     "familywise": (("shape", "cells", "uncorrected", "Holm", "Benjamini–Hochberg", "max-T"), familywise_rows),
     "labels": (("shape", "any wrong label, `holm`", "`bh`", "`maxt`", "any false `mixed`, worst case"), label_rows),
+    "skew": (("skew: templates × examples", "Holm: any false claim", "any false `mixed`, worst case"), skew_rows),
     "discovery": (("shape", "Holm: false share", "any false", "power", "BH: false share", "any false", "power"), discovery_rows),
-    "conjunction": (("shape", "conditions", "any false: partial conjunction", "Holm in every run", "intersection of top k",
-                     "power: partial conjunction", "Holm in every run", "intersection of top k"), conjunction_rows),
+    "conjunction": (("shape", "conditions", "any false: partial conjunction", "Holm in every run", "the same k strongest",
+                     "a quarter more", "power: partial conjunction", "Holm in every run", "the same k strongest",
+                    "a quarter more"), conjunction_rows),
     "ranks_table": (("shape", "P(top k) ≥ .95", ".70–.95", ".30–.70", "< .30", "k strongest of nothing, naive", "held out"),
                     rank_rows),
     "power": (("shape", "examples said to be needed", "share of cells that so many decide"), power_rows),
@@ -273,14 +283,20 @@ Benjamini–Hochberg bounds the same share.
 {familywise}
 
 Symmetric shapes keep what is promised. Skew does not: far tails are reached more often on its side, and the more cells, the
-farther. Where changes are strongly skewed, more examples help, another correction does not.
+farther; no correction mends that.
 
 Labels where R is 0, +smallest or −smallest exactly, a third of 33 cells each, so that everything but `undecided` is wrong at
 the boundary: the share of runs with any wrong label ({slow:,} runs; {half:,} for `maxt`). `bh` bounds the share of wrong
-labels among those that are decided, not this. In the last column one template is far below −smallest and the others are at
-+smallest exactly, in all of 32 cells ({claims:,} runs).
+labels among those that are decided, not this. In the last column one template is far above +smallest and the others are at
+−smallest exactly, in all of 32 cells ({claims:,} runs).
 
 {labels}
+
+`mixed` tests each template by its own examples, eight here, one-sided: skew to the wrong side shows in it most of all. Where
+changes are skewed, look at the templates' means before believing a sign change that is not large. More examples help slowly
+({slow:,} runs of 32 cells):
+
+{skew}
 
 ## What is found
 
@@ -296,14 +312,18 @@ interest: it means to decide .8 of the cells.
 
 ## Components of several conditions
 
-40 components, each without any effect in one condition and of two standard deviations in all others, 32
-examples a condition, {slow:,} sweeps: the share of sweeps in which any is claimed to be shared by all conditions. Nominally
-.05. Top k has as many places as components matter in a condition. Then 10 of the components have an effect of one
-standard deviation in every condition, the others in all but one: the share of the 10 that is claimed ({half:,} sweeps).
+40 components, each without any effect in one condition and of two standard deviations in all others, 32 examples a
+condition, {slow:,} sweeps: the share of sweeps in which any is claimed to be shared by all conditions, nominally .05. A
+component is also called shared where it is among the k strongest of every condition: with k as many as matter there, which
+nobody knows, and with a quarter more. Then 10 of the components have an effect of one standard deviation in every condition, the
+others in all but one: the share of the 10 that is claimed ({half:,} sweeps).
 
 {conjunction}
 
-"Holm in every run" tests each condition alone and intersects: it errs nearly once for each condition.
+Skew is to the right and effects are negative here: the worse of the two cases, as the tests are one-sided.
+
+"Holm in every run" tests each condition alone and intersects: it errs nearly once for each condition. Lists of the strongest err
+wherever k is too large.
 
 ## Ranks
 
