@@ -25,7 +25,7 @@ from tinylab.models.weights import ModelIdentity, identify
 from tinylab.schema import Config, validate
 from tinylab.task.corpus import corpus_sha256
 
-RESULTS_VERSION = 4
+RESULTS_VERSION = 5
 """Raised when a change of the code changes numbers."""
 IDENTITY_VERSION = 2
 """Raised when the rules of this module change: runs then get other ids, although their numbers are what they were."""

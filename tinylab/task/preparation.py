@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ class Prepared:
     seeds: dict[int, list[int]]  # for each seed, indices into condition.pairs
     cells: list[Cell]
     kept: int  # usable pairs, before the seeds drew theirs
+    strata: dict[str, int] = field(default_factory=dict)  # those of each template; none where one names none
     bos: dict[str, Any] = field(default_factory=dict)  # what begins prompts, and by whose word
     chat: dict[str, Any] | None = None  # the template and the first prompt's tokens, where prompts are turns
 
@@ -55,13 +57,14 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     used = sorted({b for examples in drawn.values() for b in examples})
     place = {b: i for i, b in enumerate(used)}
     kept = len(condition.pairs)
+    strata = Counter(pair.template for pair in condition.pairs if pair.template is not None)
     cut = replace(condition, pairs=tuple(condition.pairs[b] for b in used))
     tokens = [tokens[b] for b in used]
     config.battery.check_prompts([(len(pair.clean), len(pair.corrupt)) for pair in tokens])
     chat = None if turns is None else {**turns.describe(), "tokens": model.spelt(tokens[0].clean)}
     bos = model.describe_bos() if turns is None or model.add_bos != AUTO else _bos_of(model, tokens[0].clean[0])
     seeds = {seed: [place[b] for b in examples] for seed, examples in drawn.items()}
-    return Prepared(cut, tokens, seeds, cells, kept, bos, chat)
+    return Prepared(cut, tokens, seeds, cells, kept, dict(strata) if strata.total() == kept else {}, bos, chat)
 
 
 def _bos_of(model: CausalModel, first: int) -> dict[str, Any]:
