@@ -236,6 +236,7 @@ FORMS = {
     "strict only": (["verify_slice.strict=true"], VerifySliceConfig(strict=True)),
     "not strict": (["verify_slice.strict=false"], VerifySliceConfig(strict=False)),
     "dtype": (["verify_slice=cpu", "verify_slice.dtype=float64"], VerifySliceConfig(device="cpu", dtype="float64")),
+    "sample only": (["verify_slice.sample=stratified"], VerifySliceConfig(sample="stratified")),
 }
 
 

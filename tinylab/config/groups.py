@@ -33,6 +33,9 @@ CORRECTIONS = ("holm", "bh", "maxt")
 
 RANKS = ("magnitude", "highest", "lowest")
 
+LAST, STRATIFIED = "last", "stratified"
+"""Of verify_slice.sample: the last examples of the run, or of each template."""
+
 TAG_BYTES = 200
 """Of a condition's tag: file names have at most 255, and a run's has its battery and its identity beside the tag."""
 
@@ -178,6 +181,7 @@ class VerifySliceConfig:
 
     device: str | None = None
     n_examples: int | None = None
+    sample: str | None = None
     dtype: str | None = None
     tolerance: float | None = None
     strict: bool | None = None
@@ -188,6 +192,8 @@ class VerifySliceConfig:
             one_of("verify_slice.device", self.device, DEVICES)
         if self.dtype is not None:
             one_of("verify_slice.dtype", self.dtype, DTYPES)
+        if self.sample is not None:
+            one_of("verify_slice.sample", self.sample, (LAST, STRATIFIED))
         at_least("verify_slice.n_examples", self.n_examples, 1)
         at_least("verify_slice.tolerance", self.tolerance, 0)
 

@@ -264,7 +264,7 @@ class VerifyMetric(Record):
 
 
 class Verify(OpenRecord):
-    """`verify.json`: a run's last examples repeated by the reference engine; open, as programs may add notes of their own."""
+    """`verify.json`: some examples of a run repeated by the reference engine; open, as programs may add notes of their own."""
 
     device_main: Name
     """Where the run computed."""
@@ -280,6 +280,10 @@ class Verify(OpenRecord):
     """The slice's engine."""
     n_examples: Count
     """Examples repeated."""
+    sample: Name | None = None
+    """Which ones: last, or stratified, the last ones of each template."""
+    templates: Index | None = None
+    """Templates that they are of; 0 where the corpus does not name them."""
     n_seeds: Count
     """The run's seeds."""
     metrics: Annotated[dict[Name, VerifyMetric], Field(min_length=1)]

@@ -34,6 +34,8 @@ class VerifySettings(OpenRecord):
     """Where the reference engine ran."""
     n_examples: Count
     """The most examples that it repeats."""
+    sample: Name = "last"
+    """Which ones: last, as before it was said; or stratified, the last ones of each template."""
     dtype: Name
     """Of the weights as it ran."""
     tolerance: Size
