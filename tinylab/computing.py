@@ -14,11 +14,12 @@ from tqdm import tqdm
 from tinylab.config.groups import AUTO
 from tinylab.effects.ability import Telling, ability, sentence, tell
 from tinylab.effects.impact import Impact, assemble
+from tinylab.effects.prospect import prospect
 from tinylab.errors import TinylabError
 from tinylab.interventions.sources import RUNS
 from tinylab.machine.imports import large_import
 from tinylab.machine.threads import set_threads
-from tinylab.measures.metrics import Scorer, named, scored
+from tinylab.measures.metrics import LOGIT_DIFF, Scorer, named, scored
 from tinylab.models.device import resolve_device
 from tinylab.models.loading import kept_model
 from tinylab.models.weights import identify
@@ -145,6 +146,8 @@ def _get_ready(resolved: Resolved, warning: str | None) -> Ready:
     prepared = prepare(config, condition, model)
     _tell_bos(model, prepared.chat)
     _tell_dropped(prepared, condition)
+    if LOGIT_DIFF in config.metric_names:
+        log.info("%s", prospect(prepared, config.effects))
     variants = [cell.variant for cell in prepared.cells]
     value_bias = convention(biases_for(model, variants))
     return Ready(model, device, prepared, choose_engine(model, config.engine, prepared.tokens, variants), value_bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,7 +42,9 @@ def examples_to_decide(
 def resolvable(n: int, templates: int, cells: int, alpha: float, power: float = POWER) -> float:
     """How far from the smallest effect one must be to be decided, in standard deviations of examples within templates.
 
-    Before anything is measured; infinite where nothing could be: n is not more than the templates.
+    Before anything is measured, for templates of equal size and spread. The critical value is that of the degrees of freedom
+    that are expected of Satterthwaite's formula; with it the noncentral t distribution gives the distance. Infinite where
+    nothing could be decided: a template has fewer than two examples.
 
     Args:
         n: examples.
@@ -50,9 +53,30 @@ def resolvable(n: int, templates: int, cells: int, alpha: float, power: float = 
         alpha: the error that is allowed.
         power: how surely.
     """
-    from scipy import stats
+    from scipy import special, stats
 
-    df = n - templates
-    if df < 1:
+    each = n / templates - 1
+    if each < 1:
         return float("inf")
-    return float((stats.t.isf(alpha / cells / 2, df) + stats.t.ppf(power, df)) / np.sqrt(n))
+    df = each * (each * templates + 2) / (each + 2)
+    critical = stats.t.isf(alpha / cells / 2, df)
+    return float(special.nctdtrinc(n - templates, 1 - power, critical) / np.sqrt(n))
+
+
+def examples_for(distance: float, templates: int, cells: int, alpha: float, power: float = POWER) -> int:
+    """The fewest examples that decide an effect so far from the smallest: the inverse of `resolvable`.
+
+    Args:
+        distance: in standard deviations of examples within templates, more than 0.
+        templates: that examples are of.
+        cells: that are decided together.
+        alpha: the error that is allowed.
+        power: how surely.
+    """
+    def enough(n: int) -> bool:
+        return resolvable(n, templates, cells, alpha, power) <= distance
+
+    most = 2 * templates
+    while not enough(most):
+        most *= 2
+    return bisect_left(range(most), True, lo=most // 2, key=enough)
