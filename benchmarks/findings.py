@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from pathlib import Path
 
 import matplotlib.pyplot
@@ -23,7 +22,6 @@ import pandas as pd
 import tinylab
 from benchmarks.end_to_end import machine
 from tinylab.machine.threads import cores
-from tinylab.statistics.bootstrap import bootstrap_interval
 from tinylab.results import Run, Sweep
 
 ROOT = Path(__file__).parent.parent
@@ -40,7 +38,7 @@ BATTERIES = {
 }
 OF_HEADS = ("h1", "per_head")
 EXAMPLES = 32
-TOP, TOP_LAYERS = 10, 5
+TOP = 10
 SHOWN = 5
 
 
@@ -76,8 +74,14 @@ class Findings:
     def strongest(self, battery: str, condition: str) -> list[tuple[int, ...]]:
         """The components with the largest mean |change|."""
         mean = self.changes(battery, condition).mean()
-        order = mean.abs().sort_values(ascending=False, kind="stable").index[:top(battery)]
+        order = mean.abs().sort_values(ascending=False, kind="stable").index[:TOP]
         return [tuple(np.atleast_1d(component).tolist()) for component in order]
+
+    def effects(self, battery: str, condition: str) -> pd.DataFrame:
+        """What is told of each cell, by the logit difference."""
+        found = self.run(battery, condition).effects
+        assert found is not None
+        return found.query("metric == 'logit_diff'")
 
     def recovery(self, battery: str, condition: str) -> pd.Series:
         """Recovery by layer (or by layer and head)."""
@@ -96,16 +100,9 @@ def sweep(model: str, battery: str, examples: int) -> Sweep:
     return tinylab.load_sweep(newest)
 
 
-def top(battery: str) -> int:
-    """How many components count as the strongest."""
-    return TOP if battery in OF_HEADS else TOP_LAYERS
-
-
-def interval(changes: pd.Series, *, by_template: bool) -> str:
-    """The 95 % bootstrap interval of a mean, over examples or over whole templates."""
-    clusters = list(changes.index.get_level_values("template")) if by_template else [None] * len(changes)
-    bounds, _ = bootstrap_interval(changes.to_numpy()[:, None], lambda means: means[:, 0], clusters=clusters)
-    return "–" if bounds is None else f"[{bounds[0]:+.2f}, {bounds[1]:+.2f}]"
+def interval(row: pd.Series, low: str, high: str) -> str:
+    """An interval of an effect."""
+    return "–" if pd.isna(row[low]) else f"[{row[low]:+.2f}, {row[high]:+.2f}]"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -134,44 +131,53 @@ def ability_table(models: Sequence[Findings]) -> str:
 
 
 def heads_table(model: Findings, battery: str) -> str:
-    """The heads that matter most in each condition."""
+    """The heads with the largest effects in each condition."""
     rows = []
     for condition in CONDITIONS:
-        changes = model.changes(battery, condition)
-        templates = changes.groupby("template").mean()
-        for component in model.strongest(battery, condition)[:SHOWN]:
-            own = changes[component]
-            same = int((np.sign(templates[component]) == np.sign(own.mean())).sum())
-            rows.append([f"`{condition}`", ".".join(map(str, component)), f"{own.mean():+.2f}",
-                         interval(own, by_template=False), interval(own, by_template=True), f"{same} of {len(templates)}"])
-    return table(["condition", "head", "change of the logit difference", "95 % over pairs", "95 % over templates",
-                  "templates with that sign"], rows)
+        effects = model.effects(battery, condition)
+        for _, one in effects.reindex(effects["effect_logits"].abs().sort_values(ascending=False).index).head(SHOWN).iterrows():
+            rows.append([
+                f"`{condition}`", f"{one['layer']}.{one['head']}", f"{one['effect_logits']:+.2f}",
+                "–" if pd.isna(one["effect"]) else f"{one['effect']:+.2f} {interval(one, 'ci_low', 'ci_high')}",
+                interval(one, "new_templates_low", "new_templates_high"), one["label"] or "–",
+                f"{one['templates_opposite']} of {one['templates']}", "–" if pd.isna(one["p_top_k"]) else f"{one['p_top_k']:.2f}",
+            ])
+    return table(["condition", "head", "logits", "fraction of the whole, 95 %", "95 % for new templates", "label",
+                  "templates of opposite sign", f"P(top {TOP})"], rows)
 
 
-def shared(model: Findings, battery: str, conditions: Sequence[str]) -> tuple[set[tuple[int, ...]], float, float, float]:
-    """Components among the strongest of every condition; by chance; the mean over pairs of conditions; by chance."""
-    tops = [set(model.strongest(battery, condition)) for condition in conditions]
-    total = model.changes(battery, conditions[0]).shape[1]
-    k = len(tops[0])
-    pairs = [len(a & b) for a, b in combinations(tops, 2)]
-    return set.intersection(*tops), total * (k / total) ** len(tops), float(np.mean(pairs)) if pairs else np.nan, k * k / total
+def labels_table(models: Sequence[Findings]) -> str:
+    """How many heads matter, and how far the order can be relied on."""
+    rows = []
+    for model in models:
+        for battery in OF_HEADS:
+            for condition in CONDITIONS:
+                told = model.run(battery, condition).summary["effects"]
+                counts, ranked = told["counts"] or {}, told["ranking"]
+                rows.append([
+                    MODELS[model.name], BATTERIES[battery][0], f"`{condition}`",
+                    *(counts.get(label, "–") for label in ("matters", "mixed", "negligible", "undecided")),
+                    told["examples_to_decide"] or "–",
+                    *("–" if ranked[name] is None else f"{ranked[name]:.2f}" for name in ("stability", "naive", "held_out")),
+                ])
+    return table(["model", "battery", "condition", "matter", "mixed", "negligible", "undecided", "pairs to decide half of these",
+                  f"stability of the top {TOP}", "their mean size, where chosen", "on other pairs"], rows)
 
 
 def invariants_table(models: Sequence[Findings]) -> str:
-    """Components that are among the strongest of every condition, beside chance."""
+    """What the sweeps claim of all five conditions, and the overlap of the lists of the strongest beside chance."""
     rows = []
     for model in models:
-        able = [condition for condition in CONDITIONS if model.able(condition)]
         for battery in BATTERIES:
-            for told, conditions in (("all five", CONDITIONS), (f"the {len(able)} it can do", able)):
-                if len(conditions) < 2 or (told != "all five" and len(able) == len(CONDITIONS)):
-                    continue
-                found, chance, pairs, pairs_by_chance = shared(model, battery, conditions)
-                names = ", ".join(".".join(map(str, one)) for one in sorted(found)) or "none"
-                rows.append([MODELS[model.name], BATTERIES[battery][0], told, f"{len(found)} of {top(battery)}", f"{chance:.2f}",
-                             names, f"{pairs:.1f}", f"{pairs_by_chance:.1f}"])
-    return table(["model", "battery", "conditions", "shared by all", "by chance", "which", "shared by two conditions, mean",
-                  "by chance"], rows)
+            (group,) = model.sweeps[battery].invariants["groups"]
+            claimed = [".".join(map(str, one.values())) if isinstance(one, dict) else str(one) for one in group[group["kind"]]]
+            one = group["per_metric"]["logit_diff"]
+            chance, found = one["by_chance"], len(one[group["kind"]])
+            p = ["–" if chance[name] is None else f"{chance[name]:.2g}" for name in ("p", "p_within_layers")]
+            rows.append([MODELS[model.name], BATTERIES[battery][0], ", ".join(claimed) or "none", found,
+                         f"{chance['expected']:.2f}", *p])
+    return table(["model", "battery", "matter in all five", f"among the {TOP} strongest of all five", "by chance", "p",
+                  "p within layers"], rows)
 
 
 def depth_table(models: Sequence[Findings]) -> str:
@@ -266,8 +272,8 @@ def write(models: Sequence[Findings], examples: int) -> None:
         draw_heads(model, DOCUMENT.with_name(f"findings_{model.name}.png"))
     draw_layers(models, DOCUMENT.with_name("findings_layers.png"))
     parts = PROSE.format(
-        examples=examples, top=TOP, top_layers=TOP_LAYERS, shown=SHOWN, machine=", ".join(machine().values()),
-        ability=ability_table(models), negative=negative(models),
+        examples=examples, top=TOP, shown=SHOWN, machine=", ".join(machine().values()),
+        ability=ability_table(models), labels=labels_table(models), negative=negative(models),
         **{f"{model.name}_{battery}": heads_table(model, battery) for model in models for battery in OF_HEADS},
         invariants=invariants_table(models), depth=depth_table(models), overlap=overlap_table(models), time=time_table(models),
     )
@@ -301,9 +307,13 @@ Each head zeroed, in each condition (red: the task loses):
 ![SmolLM2's heads](findings_smollm2.png)
 ![Gemma's heads](findings_gemma3.png)
 
-The strongest {shown} by |mean change|. Intervals are bootstraps; they say how far a mean would move with other pairs, or with
-other wordings, and nothing of the choice of the strongest among many heads, which makes the largest changes look larger
-than they are. Intervals over templates rest on few of them.
+How many matter (all of a simultaneous 95 % interval is beyond 5 % of the unmodified logit difference; docs/statistics.md), and
+how far the order of the strongest can be relied on:
+
+{labels}
+
+The largest {shown} by |mean change|, whatever their label. Two intervals, two questions: these templates with new words, and new
+templates of the same kind; where a condition has few templates the second is wide.
 
 ### SmolLM2, each head zeroed
 
@@ -330,11 +340,10 @@ run's; dotted: tasks that the model cannot do):
 
 That the residual stream of the last layer recovers everything is no finding: nothing comes after it.
 
-## Invariants, beside chance
+## Invariants
 
-Heads among the {top} strongest, or layers among the {top_layers} strongest, by |change of the logit difference| in every
-condition, beside what independent random choices of as many would give. Layers are no independent choices: neighbours do alike,
-and at the end of the residual stream there is no choice, so that chance is a low bar for them.
+Components that matter in all five conditions with one sign (partial conjunction, Holm over components), and, as a description, how
+many are among the {top} strongest of all five, beside what random lists give: drawn among all, and within layers.
 
 {invariants}
 
@@ -361,7 +370,7 @@ Heads among the {top} strongest both when zeroed and when patched at the last to
   without its template.
 - Zeroing a head takes it out of the distribution that later layers know; a large change is no proof that the head computes the
   answer. One head at a time misses heads that stand in for each other.
-- The strongest of 270 or 72 heads are chosen by the same pairs that measure them.
+- Gemma 3 270M or SmolLM2 may do another way what another model of their size does: one model of each kind says nothing of kinds.
 
 ## What it took
 

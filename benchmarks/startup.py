@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pstats
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 STARTS = 3
 """Fresh processes per number."""
@@ -22,7 +24,19 @@ IMPORTS = {
                                      "with large_import('transformers'): import tinylab.engine.choose",
     "import pandas, pyarrow": "import pandas, pyarrow.parquet",
     "import matplotlib": "import matplotlib.figure, matplotlib.backends.backend_agg",
+    "import scipy, statsmodels": "import scipy.stats, statsmodels.stats.multitest, statsmodels.stats.proportion",
 }
+PARTS = {
+    "of it: importing torch": ("torch/__init__.py", "<module>"),
+    "of it: importing transformers and the engines": ("tinylab/engine/choose.py", "<module>"),
+    "of it: importing pandas, pyarrow, pydantic": ("tinylab/experiment.py", "<module>"),
+    "of it: Hydra composing the config": ("hydra/_internal/hydra.py", "compose_config"),
+    "of it: loading the model": ("tinylab/models/loading.py", "kept_model"),
+    "of it: the battery": ("tinylab/computing.py", "_evaluate"),
+    "of it: intervals and labels, importing scipy": ("tinylab/experiment.py", "_effects"),
+    "of it: the picture, importing matplotlib": ("tinylab/report/observers.py", "_draw"),
+}
+"""Parts of a run that do not overlap, each by the function in which it passes."""
 
 
 def startup(starts: int) -> dict[str, float]:
@@ -31,7 +45,24 @@ def startup(starts: int) -> dict[str, float]:
     runs = [_run() for _ in range(starts)]
     for name in runs[0]:
         found[name] = median(run[name] for run in runs)
-    return found
+    return {**found, **_parts(found["the whole run"])}
+
+
+def _parts(whole: float) -> dict[str, float]:
+    """Where a whole run's seconds go, by their shares under Python's profiler, which stretches some parts more than others."""
+    with tempfile.TemporaryDirectory() as folder:
+        command, own = ["-m", "tinylab", f"output_dir={folder}"], {"TINYLAB_CACHE": f"{folder}/cache"}
+        _seconds(command, **own)
+        profile = f"{folder}/profile"
+        _seconds(["-m", "cProfile", "-o", profile, *command, "overwrite=true"], **own)
+        calls = pstats.Stats(profile)
+    stats: dict[tuple[str, int, str], Any] = calls.stats  # type: ignore[attr-defined]  # typeshed lacks it
+    total = sum(times[2] for times in stats.values())
+    shares = {
+        name: sum(times[3] for (path, _, function), times in stats.items() if path.endswith(file) and function == wanted) / total
+        for name, (file, wanted) in PARTS.items()
+    }
+    return {**{name: share * whole for name, share in shares.items()}, "of it: all the rest": (1 - sum(shares.values())) * whole}
 
 
 def _seconds(arguments: Sequence[str], **environment: str) -> float:

@@ -70,6 +70,17 @@ def test_a_kept_digest_that_is_wrong_is_found_when_it_is_asked_for(
     assert not list(Path.cwd().rglob("manifest.json"))
 
 
+def test_a_yaml_of_ones_own_asks_for_it_too(
+    model: Path, cache: Path, settled: None, tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digest(model)
+    forge(cache)
+    (tmp_path / "conf/model").mkdir(parents=True)
+    (tmp_path / "conf/model/mine.yaml").write_text(f"path: {model}\nverify_digest: true\n", encoding="utf-8")
+    assert tinylab("--config-dir", str(tmp_path / "conf"), "model=mine", "condition.n_examples=1") == 2
+    assert "clear tinylab's cache" in capsys.readouterr().err
+
+
 def test_a_kept_digest_that_is_none_is_not_kept(
     model: Path, cache: Path, settled: None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from tinylab import experiment
-from tinylab.errors import OutputError
+from tinylab.engine import choose
+from tinylab.errors import EngineUnsupported, OutputError
 
 Command = Callable[..., int]
 FEW = ("condition.n_examples=4", "battery.layers=[0,1]", "plots=false", "seeds=[0,1]")
@@ -69,6 +70,18 @@ def test_a_dry_run_says_what_a_finished_run_lacks(tinylab: Command, capsys: pyte
     said = capsys.readouterr().out
     assert "is complete but for p_drop" in said
     assert "to compute: 1 of 1 runs" in said
+
+
+def test_metrics_are_added_by_the_engine_that_computed_the_run(tinylab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_args: object) -> tuple[float, bool]:
+        raise EngineUnsupported("The engines disagree.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(choose, "_difference", fails)
+        assert tinylab(*FEW, "metrics=[logit_diff]") == 0
+    assert tinylab(*FEW, "metrics=[logit_diff,kl_div]") == 0
+    provenance = results("outputs")["manifest"]["provenance"]
+    assert [provenance["engine"], provenance["added"][0]["engine"]] == ["reference", "reference"]
 
 
 def test_an_addition_that_was_cut_off_between_its_files_is_made_whole(

@@ -237,7 +237,7 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
         blank = [name for name in part if name.startswith(("effect", "se", "df", "ci_", "new_templates", "p", "q_"))]
         keep = ("effect_logits", "p_top_k")
         part = part.assign(**{name: None for name in blank if name not in keep})
-        return part, {**summary, "counts": None, "matter": [], "ranking": _ranking(one, settings, ranks.stability),
+        return part, {**summary, "counts": None, "matter": [], "mixed": [], "ranking": _ranking(one, settings, ranks.stability),
                       "examples_to_decide": None, "notes": notes}
     c = critical(fixed, settings.smallest, settings.alpha, settings.correction, e, one.templates)
     crossed = estimates.crossover(one.change, settings.smallest * abs(float(one.whole.mean())), one.templates)
