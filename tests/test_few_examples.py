@@ -41,11 +41,13 @@ def concluded(run: Path) -> tuple[dict[str, Any], pa.Table]:
         if pa.types.is_floating(table.schema.field(name).type):
             assert not pc.any(pc.is_nan(table[name])).as_py(), name
             assert not pc.any(pc.is_inf(table[name])).as_py(), name
-    return json.loads((run / "metrics/summary.json").read_text())["effects"], table.filter(pc.equal(table["metric"], "logit_diff"))
+    told = json.loads((run / "metrics/summary.json").read_text())["effects"]
+    return told, table.filter(pc.equal(table["metric"], "logit_diff"))
 
 
 CASES: dict[str, tuple[list[dict[str, Any]], str, str, set[str]]] = {
-    "one example": (rows(1, 1), "one example: no labels; the corpus has no second usable row", "one example: no interval, no label",
+    "one example": (rows(1, 1), "one example: no labels; the corpus has no second usable row",
+                    "one example: no interval, no label",
                     {"ci_low", "p", "label", "new_templates_low", "simultaneous_low", "p_top_k"}),
     "one of each template": (rows(1, 4), "4 of 4 templates have one example: no labels; of 4 of them the corpus",
                              "4 of 4 templates have one example", {"ci_low", "p", "label", "p_top_k"}),
@@ -75,7 +77,7 @@ def test_what_cannot_be_told_is_null_and_noted(
     for name in unknown:
         assert effects[name].null_count == 2, name
     assert (summary["counts"] is None) == ("label" in unknown)
-    for name in {"effect", "effect_logits", "n"}:
+    for name in ("effect", "effect_logits", "n"):
         assert effects[name].null_count == 0, name
     if "label" not in unknown:
         assert effects["label"].null_count == effects["ci_low"].null_count == 0

@@ -145,7 +145,8 @@ def test_without_a_number_or_with_too_large_a_one_every_seed_uses_all_rows(wante
 
 def pairs(*templates: str | None) -> Condition:
     """A condition of which only the templates matter."""
-    return Condition("t", "t.jsonl", "sha", tuple(PromptPair(row, "", "", "", "", name) for row, name in enumerate(templates)), {})
+    rows = tuple(PromptPair(row, "", "", "", "", name) for row, name in enumerate(templates))
+    return Condition("t", "t.jsonl", "sha", rows, {})
 
 
 def test_a_draw_leaves_no_template_with_a_single_example_as_one_in_three_did_that_ignored_templates() -> None:
@@ -185,7 +186,7 @@ def test_what_rows_reuse_is_read_and_a_row_without_it_has_none(suffix: str, tmp_
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
 def test_items_that_no_row_has_are_told_with_the_fields_that_there_are(suffix: str, tmp_path: Path) -> None:
     path = write(tmp_path, suffix, ROWS)
-    with pytest.raises(CorpusError, match=r"condition\.item_field=tempalte: no used row .*did you mean 'template'.*clean, corrupt"):
+    with pytest.raises(CorpusError, match=r"condition\.item_field=tempalte: no used row .*did you mean 'template'.*clean, corr"):
         load(path, item_field="tempalte")
 
 

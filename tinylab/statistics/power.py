@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from tinylab.statistics.estimates import Estimate
 
 POWER = 0.8
+DRAWS = 10_000
 
 
 def examples_to_decide(
@@ -39,12 +41,13 @@ def examples_to_decide(
         return np.ceil(n * (wanted / distance) ** 2)
 
 
+@lru_cache(maxsize=1024)
 def resolvable(n: int, templates: int, cells: int, alpha: float, power: float = POWER) -> float:
     """How far from the smallest effect one must be to be decided, in standard deviations of examples within templates.
 
-    Before anything is measured, for templates of equal size and spread. The critical value is that of the degrees of freedom
-    that are expected of Satterthwaite's formula; with it the noncentral t distribution gives the distance. Infinite where
-    nothing could be decided: a template has fewer than two examples.
+    Before anything is measured, for templates of equal size and normal numbers of equal spread. The quantile of a seeded
+    simulation, as Satterthwaite's degrees of freedom are random; for one template it is the power of the t-test, of which libraries
+    have only that. Infinite where nothing could be decided: a template has fewer than two examples.
 
     Args:
         n: examples.
@@ -53,18 +56,24 @@ def resolvable(n: int, templates: int, cells: int, alpha: float, power: float = 
         alpha: the error that is allowed.
         power: how surely.
     """
-    from scipy import special, stats
+    from scipy import stats
 
     each = n / templates - 1
     if each < 1:
         return float("inf")
-    df = each * (each * templates + 2) / (each + 2)
-    critical = stats.t.isf(alpha / cells / 2, df)
-    return float(special.nctdtrinc(n - templates, 1 - power, critical) / np.sqrt(n))
+    rng = np.random.default_rng(0)
+    total, squares = np.zeros(DRAWS), np.zeros(DRAWS)
+    for _ in range(templates):
+        variance = rng.chisquare(each, DRAWS) / each
+        total += variance
+        squares += variance**2
+    critical = stats.t.isf(alpha / cells / 2, each * total**2 / squares)
+    needed = critical * np.sqrt(total / templates) - rng.standard_normal(DRAWS)
+    return float(np.quantile(needed, power) / np.sqrt(n))
 
 
 def examples_for(distance: float, templates: int, cells: int, alpha: float, power: float = POWER) -> int:
-    """The fewest examples that decide an effect so far from the smallest: the inverse of `resolvable`.
+    """About the fewest examples that decide an effect so far from the smallest: the inverse of `resolvable`.
 
     Args:
         distance: in standard deviations of examples within templates, more than 0.
