@@ -29,7 +29,7 @@ VALUES = {
     "a smallest effect below nothing": (["effects.smallest=-0.1"], ["effects.smallest=-0.1", "between 0 and 1"]),
     "a smallest effect of all": (["effects.smallest=1.0"], ["effects.smallest=1.0", "between 0 and 1"]),
     "another correction": (["effects.correction=bonferroni"], ["effects.correction=bonferroni", "holm, bh, maxt"]),
-    "another group of effects": (["effects=tukey"], ["effects=tukey", "bh", "holm", "maxt"]),
+    "another group of effects": (["effects=tukey"], ["effects/tukey", "bh", "holm", "maxt"]),
     "another sample": (["verify_slice.sample=first"], ["verify_slice.sample=first", "last, stratified"]),
     "a seed beyond 64 bits": (["seeds=[99999999999999999999]"], ["seeds=99999999999999999999", "64 bits"]),
     "a seed that fits no table": (["seeds=[9223372036854775808]"], ["seeds=9223372036854775808", "64 bits"]),

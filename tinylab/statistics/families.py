@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FLIPS = 10_000
 BLOCK = 500
+EXACT = 1e-12
+"""A variance is 0 where it is under so small a part of the sum of squares: rounding."""
 
 
 def holm(p: Float64[np.ndarray, " V"]) -> FloatArray:
@@ -57,20 +59,19 @@ def max_t(
     """
     n_t, n = templates.sizes, len(templates.codes)
     deviations = templates.centred(e) * np.sqrt(n_t / (n_t - 1))[templates.codes]
-    squares = templates.sums(deviations**2)  # [V, G]
-    members = [np.flatnonzero(templates.codes == g) for g in range(len(n_t))]
+    weights = 1 / (n_t - 1) / n**2  # of n_t·Σx² − (Σx)²: a template's part of the variance
+    squares = templates.sums(deviations**2) @ (n_t * weights)  # [V]
+    parts = [(own, np.sqrt(weight) * deviations[:, own].T) for own, weight in zip(templates.each, weights, strict=True)]
     rng = np.random.default_rng(seed)
     largest = []
     for start in range(0, flips, BLOCK):
         signs = rng.integers(0, 2, size=(min(BLOCK, flips - start), n)) * 2.0 - 1
-        total = np.zeros((len(signs), len(e)))
-        variance = np.zeros_like(total)
-        for g, own in enumerate(members):
-            sums = signs[:, own] @ deviations[:, own].T  # [flips, V]
-            total += sums / n
-            variance += np.maximum(0.0, squares[:, g] - sums**2 / n_t[g]) / (n_t[g] - 1) * n_t[g] / n**2
-        moved = variance > 0
-        t = np.divide(np.abs(total), np.sqrt(variance, where=moved, out=np.ones_like(variance)), where=moved,
-                      out=np.zeros_like(total))
-        largest.append(t.max(axis=1))
+        variance = np.tile(squares, (len(signs), 1))
+        for own, scaled in parts:
+            sums = signs[:, own] @ scaled  # [flips, V]
+            variance -= np.square(sums, out=sums)
+        variance[variance <= EXACT * squares] = np.inf  # no t
+        t = signs @ (deviations.T / n)
+        np.divide(np.square(t, out=t), variance, out=t)
+        largest.append(np.sqrt(t.max(axis=1)))
     return float(np.quantile(np.concatenate(largest), 1 - alpha))

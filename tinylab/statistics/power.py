@@ -45,9 +45,9 @@ def examples_to_decide(
 def resolvable(n: int, templates: int, cells: int, alpha: float, power: float = POWER) -> float:
     """How far from the smallest effect one must be to be decided, in standard deviations of examples within templates.
 
-    Before anything is measured, for templates of equal size and normal numbers of equal spread. The quantile of a seeded
-    simulation, as Satterthwaite's degrees of freedom are random; for one template it is the power of the t-test, of which libraries
-    have only that. Infinite where nothing could be decided: a template has fewer than two examples.
+    Before anything is measured, for templates of equal size and normal numbers of equal spread. It is the quantile of a seeded
+    simulation, as Satterthwaite's degrees of freedom are random; for one template it is the power of the t-test, the only case
+    that statsmodels has. Infinite where nothing could be decided: a template has fewer than two examples.
 
     Args:
         n: examples.
