@@ -59,7 +59,7 @@ ALLOWED = (
     Allowed("invariants.json", "groups.*.described", GAIN, "the battery's settings in words, for titles"),
     Allowed("invariants.json", "groups.*.component", GAIN, "the columns of a component, whatever the kind of table"),
     Allowed("invariants.json", "groups.*.settings", GAIN, "what the sweep varied, so that it is not averaged"),
-    *(Allowed("invariants.json", f"*{name}", GAIN, "what is claimed is tested; the strongest are told beside it, with their chance")
+    *(Allowed("invariants.json", f"*{name}", GAIN, "claims are tested; the strongest are told beside them, with their chance")
       for name in ("intersection", "conjunction", "sign_agreement", "by_chance", "groups.*.runs")),
     *(Allowed("invariants.json", f"*{name}", kind, "words for a person; what a test lacks is said too")
       for name in ("note", "notes") for kind in (GAIN, DIFFER)),
@@ -127,7 +127,7 @@ def _document(file: Path) -> Any:
 
 
 def _by_rank(document: Any) -> Any:
-    """invariants.json with what is among the strongest of every condition as what is claimed, which it once was; others as they are."""
+    """invariants.json with the strongest of every condition as what is claimed, which they once were; others as they are."""
     if not isinstance(document, dict) or "intersection" not in document:
         return document
     groups = [{**group, **group["intersection"]} for group in document["groups"]]

@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rank", choices=RANKS, help="magnitude: |change|; highest, lowest: the level itself")
     parser.add_argument("--set", choices=SETS, help="what is claimed: effects of one sign in every condition, tested; among the "
                                                     "k strongest of every condition; effects in one condition at least")
-    parser.add_argument("--at-least", type=_positive, metavar="R", help="of partial_conjunction: in R conditions at least; --set alone means in every one")
+    parser.add_argument("--at-least", type=_positive, metavar="R",
+                        help="of partial_conjunction: in R conditions at least; --set alone means in every one")
     parser.add_argument("--allow-partial", action="store_true", default=None, help="even if a condition is missing")
     args = parser.parse_args(argv)
     with unfailing():

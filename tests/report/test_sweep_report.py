@@ -27,7 +27,8 @@ Command = Callable[..., int]
 CROSS = "artifacts/cross_condition"
 HEAD = {"layer": 0, "head": 1}
 GROUP: dict[str, Any] = {
-    "described": "h1", "model": "tiny", "kind": "heads", "component": ["layer", "head"], "conditions": ["a", "b"], "components": 32,
+    "described": "h1", "model": "tiny", "kind": "heads", "component": ["layer", "head"], "conditions": ["a", "b"],
+    "components": 32,
     "heads": [HEAD], "intersection": {"heads": [HEAD, {"layer": 2, "head": 0}]}, "notes": [], "expected_by_chance": 3.125,
     "sign_agreement": {"shared": 2, "same_sign": 1},
     "conjunction": {
@@ -40,7 +41,8 @@ GROUP: dict[str, Any] = {
         ],
     },
     "per_metric": {"logit_diff": {
-        "heads": [HEAD, {"layer": 2, "head": 0}], "top_k": {"a": [HEAD, {"layer": 2, "head": 0}], "b": [{"layer": 2, "head": 0}, HEAD]},
+        "heads": [HEAD, {"layer": 2, "head": 0}],
+        "top_k": {"a": [HEAD, {"layer": 2, "head": 0}], "b": [{"layer": 2, "head": 0}, HEAD]},
         "by_chance": {"expected": 3.125, "p": 0.000162, "expected_within_layers": 6.75, "p_within_layers": 0.114}}},
 }
 WHOLE = {"k": 10, "rank": "magnitude", "metrics": ["logit_diff"], "set": "partial_conjunction"}
@@ -65,8 +67,8 @@ def test_in_some_conditions_is_said_and_many_runs_are_counted() -> None:
 
 def test_sentences_say_what_was_claimed_and_how_what_is_mixed_and_what_chance_gives() -> None:
     assert invariants_sentences(GROUP, WHOLE) == [
-        "1 of 32 heads change the logit difference by more than 0.05 of it, with one sign, in every condition: partial conjunction, "
-        "holm, alpha 0.05",
+        "1 of 32 heads change the logit difference by more than 0.05 of it, with one sign, in every condition: partial "
+        "conjunction, holm, alpha 0.05",
         "of these, mixed (one sign in some templates, the other in others): 0.1 (b)",
         "2 heads are among the 10 strongest of both by logit_diff: by chance 3.12 (p 1.6e-04), within layers 6.75 (p 0.11); "
         "1 of 2 with one sign",

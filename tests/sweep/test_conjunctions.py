@@ -41,11 +41,12 @@ class Runs:
             kind: TableKind = HEAD_IMPACT, **manifest: Any) -> Child:
         """A run whose cells have these effects: value, standard error, label, with ten degrees of freedom."""
         folder = RunFolder(self._folder / f"{condition}_{next(self._number)}")
-        rows = [{**dict(zip(kind.keys, (*cell, 0.0) if kind == HEAD_IMPACT and len(cell) == 2 else cell, strict=True)), "metric": metric,
-                 "effect": effect, "se": se, "df": None if se is None else DF, "label": label,
+        whole = {(*cell, 0.0) if kind == HEAD_IMPACT and len(cell) == 2 else cell: row for cell, row in effects.items()}
+        rows = [{**dict(zip(kind.keys, cell, strict=True)), "metric": metric, "effect": effect, "se": se, "df": None if se is None else DF, "label": label,
                  "effect_logits": None if effect is None else 10 * effect,
                  "ci_low": None if effect is None or se is None else effect - 2 * se,
-                 "ci_high": None if effect is None or se is None else effect + 2 * se} for cell, (effect, se, label) in effects.items()]
+                 "ci_high": None if effect is None or se is None else effect + 2 * se}
+                for cell, (effect, se, label) in whole.items()]
         expected = schema(effects_columns(kind), kind)
         folder.file("effects").parent.mkdir(parents=True)
         pq.write_table(pa.Table.from_pylist(rows, expected), folder.file("effects"))
@@ -149,7 +150,8 @@ def test_more_conditions_than_a_group_has_claim_nothing_and_say_so(made: Runs) -
 
 def test_several_cells_of_a_component_are_one_test_with_bonferroni(made: Runs) -> None:
     """Scales 0 and .5 of a head: twice the smaller p; its effect is that of the stronger."""
-    rows: dict[Cell, Row] = {(0, 0, 0.0): (-0.2, 0.05, "undecided"), (0, 0, 0.5): (-0.18, 0.03, "matters"), (0, 1, 0.0): (-0.3, 0.1, "")}
+    rows: dict[Cell, Row] = {(0, 0, 0.0): (-0.2, 0.05, "undecided"), (0, 0, 0.5): (-0.18, 0.03, "matters"),
+                             (0, 1, 0.0): (-0.3, 0.1, "")}
     one = entries(found([made.run("a", rows), made.run("b", rows)]))[0, 0]
     assert one["p"] == pytest.approx(2 * min(1.0, 2 * min(under(-0.2, 0.05), under(-0.18, 0.03))), rel=1e-12, abs=0)
     assert one["effects"] == {"a": -0.2, "b": -0.2} and one["matters_in"] == ["a", "b"]
@@ -226,7 +228,8 @@ def test_layers_are_claimed_by_their_numbers(made: Runs) -> None:
 
 def test_an_exact_effect_is_claimed_and_an_exact_zero_is_not(made: Runs) -> None:
     """Standard errors of 0, as planted models have: what is beyond the smallest effect is certain."""
-    rows: dict[Cell, Row] = {(0, 0): (-0.2, 0.0, "matters"), (0, 1): (0.0, 0.0, "negligible"), (0, 2): (SMALLEST, 0.0, "undecided")}
+    rows: dict[Cell, Row] = {(0, 0): (-0.2, 0.0, "matters"), (0, 1): (0.0, 0.0, "negligible"),
+                             (0, 2): (SMALLEST, 0.0, "undecided")}
     content = found([made.run("a", rows), made.run("b", rows)])
     assert heads(content) == [(0, 0)] and entries(content)[0, 0]["p"] == 0.0
 

@@ -136,7 +136,8 @@ def test_heads_and_layers_are_found_in_groups_of_their_own(sweep: Path) -> None:
         ("heads", "h1", ["cond_a", "cond_b"]),
         ("layers", "h2", ["cond_a", "cond_b"]),
     ]
-    assert found["intersection"]["heads"] == listed(strongest(sweep, "cond_a", "logit_diff", 4) & strongest(sweep, "cond_b", "logit_diff", 4))
+    both = strongest(sweep, "cond_a", "logit_diff", 4) & strongest(sweep, "cond_b", "logit_diff", 4)
+    assert found["intersection"]["heads"] == listed(both)
     assert found["intersection"]["layers"] == [0, 1]
     assert found["groups"][1]["granularity"] == "layer_resid"
     assert found["expected_by_chance"]["heads"] == pytest.approx(4 * 4 / 16)
@@ -296,7 +297,8 @@ def test_k_may_be_another(k: int, copy: Path) -> None:
     assert aggregated(copy, "--k", k) == 0
     found = invariants(copy)
     assert found["k"] == k
-    assert found["intersection"]["heads"] == listed(strongest(copy, "cond_a", "logit_diff", k) & strongest(copy, "cond_b", "logit_diff", k))
+    both = strongest(copy, "cond_a", "logit_diff", k) & strongest(copy, "cond_b", "logit_diff", k)
+    assert found["intersection"]["heads"] == listed(both)
     pd.testing.assert_frame_equal(matrix(copy), matrix(copy))
 
 

@@ -146,7 +146,7 @@ class Group(OpenRecord):
     layers: Distinct[Index] | None = None
     """Those that are claimed; left out of other kinds."""
     intersection: dict[Name, Components] | None = None
-    """By kind, those that are among the strongest of every condition by every metric; left out by earlier versions."""
+    """By kind, those that are among the strongest of every condition by every metric; not in earlier versions."""
     conjunction: Conjunction | None = None
     """How components were tested; left out by earlier versions."""
     sign_agreement: SignAgreement | None = None
@@ -184,8 +184,7 @@ class Invariants(OpenRecord):
     layers: Distinct[Index]
     """Those that are claimed of the only group of layers, else empty."""
     intersection: dict[Name, Components] | None = None
-    """Of the only group of each kind, those that are among the k strongest of every condition by every metric, else empty; left out
-    by earlier versions."""
+    """Of the only group of each kind, those among the k strongest of every condition by every metric, else empty; not before."""
     per_metric: dict[Name, dict[Name, Strongest]]
     """Of the only group of each kind: the strongest, by kind and metric."""
     expected_by_chance: dict[Name, Size | None]

@@ -154,7 +154,7 @@ def _ranks_view(group: dict[str, Any], invariants: dict[str, Any], columns: list
 
 
 def invariants_sentences(group: dict[str, Any], invariants: dict[str, Any]) -> list[str]:
-    """What was claimed and how, what the k strongest of the conditions share beside chance, and which signs depend on the template.
+    """What was claimed and how, whose sign depends on the template, and what the k strongest share beside chance.
 
     Args:
         group: of invariants.json.
@@ -182,11 +182,13 @@ def _on_claims(group: dict[str, Any]) -> list[str]:
     told, kind = group["conjunction"], group["kind"]
     claimed = [one for one in told["components"] if one["p_adjusted"] is not None and one["p_adjusted"] <= told["alpha"]]
     where = "every condition" if told["at_least"] == told["of"] else f"at least {told['at_least']} of {told['of']} conditions"
-    sentences = [f"{len(claimed)} of {group['components']} {kind} change the logit difference by more than {told['smallest']:g} of it, "
-                 f"with one sign, in {where}: partial conjunction, {told['correction']}, alpha {told['alpha']:g}"]
+    sentences = [f"{len(claimed)} of {group['components']} {kind} change the logit difference by more than {told['smallest']:g} of "
+                 f"it, with one sign, in {where}: partial conjunction, {told['correction']}, alpha {told['alpha']:g}"]
     mixed = [f"{'.'.join(str(one[name]) for name in group['component'])} ({', '.join(one['mixed_in'])})"
              for one in claimed if one["mixed_in"]]
-    return [*sentences, *([f"of these, mixed (one sign in some templates, the other in others): {', '.join(mixed)}"] if mixed else [])]
+    if mixed:
+        sentences.append(f"of these, mixed (one sign in some templates, the other in others): {', '.join(mixed)}")
+    return sentences
 
 
 def probability(p: float) -> str:

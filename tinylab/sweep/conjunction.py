@@ -1,8 +1,8 @@
 """Components that have an effect of one sign in every condition of a group, or in at least r: a partial conjunction.
 
 Each component is tested in each condition beyond the smallest effect of interest; the p-value of the conjunction
-(`tinylab.statistics.conjunction`) is corrected over components. It needs no k, and of components that lack an effect in some
-condition it claims one with no more than the error that is allowed. Runs of one condition count once, with the largest of their p-values.
+(`tinylab.statistics.conjunction`) is corrected over components. It needs no k, and claims a component that lacks an effect in some
+condition with no more than the error that is allowed. Runs of one condition count once, with the largest of their p-values.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _tested(effects: Effects, conditions: Sequence[Sequence[int]], at_least: int
 
 
 def sign_agreement(effects: Effects, shared: Sequence[tuple[int, ...]]) -> dict[str, int] | None:
-    """How many of some components change the logit difference in the same direction in every run; None where a run does not tell."""
+    """How many of some components change the logit difference in one direction in every run; None where a run does not tell."""
     places = {component: place for place, component in enumerate(effects.components)}
     if any(component not in places for component in shared):
         return None

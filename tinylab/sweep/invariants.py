@@ -71,7 +71,7 @@ class Group:
 
 
 def independent(runs: Sequence[ConditionRun]) -> list[list[int]]:
-    """The places of each condition's runs: those of one tag are one condition, and so are those of one corpus under several tags."""
+    """The places of each condition's runs: those of one tag are one condition, and those of one corpus under several tags too."""
     found: dict[tuple[str, str], list[int]] = {}  # by tag and by corpus, one list for all that are one condition
     for place, run in enumerate(runs):
         own = found.setdefault(("tag", run.condition), [])
