@@ -42,7 +42,8 @@ class Runs:
         """A run whose cells have these effects: value, standard error, label, with ten degrees of freedom."""
         folder = RunFolder(self._folder / f"{condition}_{next(self._number)}")
         whole = {(*cell, 0.0) if kind == HEAD_IMPACT and len(cell) == 2 else cell: row for cell, row in effects.items()}
-        rows = [{**dict(zip(kind.keys, cell, strict=True)), "metric": metric, "effect": effect, "se": se, "df": None if se is None else DF, "label": label,
+        rows = [{**dict(zip(kind.keys, cell, strict=True)), "metric": metric, "effect": effect, "se": se,
+                 "df": None if se is None else DF, "label": label,
                  "effect_logits": None if effect is None else 10 * effect,
                  "ci_low": None if effect is None or se is None else effect - 2 * se,
                  "ci_high": None if effect is None or se is None else effect + 2 * se}

@@ -178,7 +178,7 @@ class Invariants(OpenRecord):
     rank: Rank
     """magnitude: |change| from the unmodified target run; highest, lowest: the level itself."""
     set: ClaimedBy
-    """What is claimed: effects of one sign in every condition or in so many, in one at least, or a place among the k strongest."""
+    """What is claimed: effects of one sign in every condition or in several, in one at least, or to be among the strongest."""
     heads: Distinct[Head]
     """Those that are claimed of the only group of heads, else empty."""
     layers: Distinct[Index]

@@ -182,7 +182,8 @@ def _on_claims(group: dict[str, Any]) -> list[str]:
     told, kind = group["conjunction"], group["kind"]
     claimed = [one for one in told["components"] if one["p_adjusted"] is not None and one["p_adjusted"] <= told["alpha"]]
     where = "every condition" if told["at_least"] == told["of"] else f"at least {told['at_least']} of {told['of']} conditions"
-    sentences = [f"{len(claimed)} of {group['components']} {kind} change the logit difference by more than {told['smallest']:g} of "
+    total = group["components"]
+    sentences = [f"{len(claimed)} of {total} {kind} change the logit difference by more than {told['smallest']:g} of "
                  f"it, with one sign, in {where}: partial conjunction, {told['correction']}, alpha {told['alpha']:g}"]
     mixed = [f"{'.'.join(str(one[name]) for name in group['component'])} ({', '.join(one['mixed_in'])})"
              for one in claimed if one["mixed_in"]]

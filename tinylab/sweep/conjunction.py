@@ -1,8 +1,8 @@
 """Components that have an effect of one sign in every condition of a group, or in at least r: a partial conjunction.
 
 Each component is tested in each condition beyond the smallest effect of interest; the p-value of the conjunction
-(`tinylab.statistics.conjunction`) is corrected over components. It needs no k, and claims a component that lacks an effect in some
-condition with no more than the error that is allowed. Runs of one condition count once, with the largest of their p-values.
+(`tinylab.statistics.conjunction`) is corrected over components. It needs no k, and claims any component that lacks an effect in
+some condition with no more than the error that is allowed. Runs of one condition count once, with the largest of their p-values.
 """
 
 from __future__ import annotations
