@@ -158,7 +158,7 @@ MODELS_SEE: dict[str, Broken] = {
     "a claim that is withheld": ("invariants", lambda d: d.update(withheld="no run of c"), "expected no heads, layers"),
     "more than k in a group": ("invariants", lambda d: d.update(k=1, intersection={}, per_metric={}), "groups is .* k=1"),
     "more than k by a metric": ("invariants", lambda d: d.update(k=1, intersection={}, groups=[]), "per_metric is .* k=1"),
-    "more than k in the intersection": ("invariants", lambda d: d.update(k=1, per_metric={}, groups=[]), "intersection is .* k=1"),
+    "more than k in all": ("invariants", lambda d: d.update(k=1, per_metric={}, groups=[]), "intersection is .* k=1"),
     "a claim of more than k by rank": ("invariants", lambda d: d.update(k=1, set="intersection", heads=[
         {"layer": 0, "head": head} for head in range(2)]), "heads is .* k=1"),
 }
