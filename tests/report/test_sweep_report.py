@@ -163,8 +163,8 @@ def test_a_sweep_is_drawn_and_its_pictures_are_among_its_artifacts(
     assert set(told["digests"]) == set(told["artifacts"])
     first = {name: (sweep / path).read_bytes() for name, path in told["artifacts"].items() if path.endswith(".png")}
     assert all(content.startswith(b"\x89PNG") for content in first.values())
-    assert f"heatmap_heads: {sweep}/{CROSS}/heatmap_heads.png" in capsys.readouterr().out.replace("\n", "")
     assert aggregate.main([str(sweep)]) == 0
+    assert f"heatmap_heads: {sweep}/{CROSS}/heatmap_heads.png" in capsys.readouterr().out.replace("\n", "")
     assert manifest(sweep) == told and (sweep / CROSS / "heatmap_heads.png").read_bytes() == first["heatmap_heads"]
     (sweep / CROSS / "heatmap_heads.png").unlink()
     assert len(load_sweep(sweep).runs) == 4  # a picture that is lost takes nothing away

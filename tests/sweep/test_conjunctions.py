@@ -37,7 +37,7 @@ class Runs:
         self._folder = folder
         self._number = count()
 
-    def run(self, condition: str, effects: Mapping[Cell, Row], *, corpus: str = "", metric: str = "logit_diff",
+    def run(self, condition: str, effects: Mapping[Cell, Row], /, *, corpus: str = "", metric: str = "logit_diff",
             kind: TableKind = HEAD_IMPACT, **manifest: Any) -> Child:
         """A run whose cells have these effects: value, standard error, label, with ten degrees of freedom."""
         folder = RunFolder(self._folder / f"{condition}_{next(self._number)}")
@@ -199,7 +199,7 @@ def test_a_run_that_says_nothing_takes_all_claims_away_and_is_named(why: str, ma
         changes, words = SILENT[why]
         silent = made.run("b", B, **changes)
     else:
-        words = "logit difference is too small" if why == "no fraction" else "too few examples for intervals"
+        words = {"no fraction": "its unmodified logit difference is too small", "no interval": "it has too few examples"}[why]
         silent = made.run("b", {head: (None if why == "no fraction" else row[0], None, "") for head, row in B.items()})
     for set_ in ("partial_conjunction", "union"):
         content = found([made.run("a", A), silent, made.run("c", B)], set=set_)

@@ -327,14 +327,25 @@ def test_by_chance_of_whole_sets_is_all_of_them_and_of_an_empty_one_none() -> No
 
 # The exact distribution of what lists share by chance
 
-DEMO = {  # the ten strongest of four layers of eight heads, by the demo's two tasks
-    "cond_a": [(0, 1), (1, 0)],
-    "cond_b": [(0, 0), (0, 1)],
+DEMO = {  # of the README's sweep, `-m condition=cond_a,cond_b`: four layers of eight heads
+    "cond_a": [(0, 1), (1, 5), (1, 1), (0, 4), (1, 0), (0, 0), (0, 3), (0, 6), (0, 5), (2, 3)],
+    "cond_b": [(0, 0), (0, 1), (1, 1), (1, 0), (0, 4), (0, 6), (0, 5), (0, 3), (0, 7), (0, 2)],
 }
 
 
 def lists(tops: Sequence[Sequence[tuple[int, int]]], layers: dict[int, int]) -> list[Ranking]:
     return [Ranking(list(top), sum(layers.values()), layers=layers) for top in tops]
+
+
+def test_the_demos_eight_shared_heads_are_no_more_than_its_layers_give() -> None:
+    """1.6e-4 if heads were drawn among all; but all that is left once the layers are granted is 6.75 expected, p = .11."""
+    shared = {*DEMO["cond_a"]} & {*DEMO["cond_b"]}
+    found = overlap_by_chance(len(shared), lists([*DEMO.values()], dict.fromkeys(range(4), 8)))
+    assert len(shared) == 8
+    assert found["expected"] == pytest.approx(100 / 32, abs=1e-12)
+    assert found["p"] == pytest.approx(stats.hypergeom.sf(7, 32, 10, 10), abs=1e-12) == pytest.approx(1.6e-4, abs=5e-6)
+    assert found["expected_within_layers"] == pytest.approx(6 * 8 / 8 + 3 * 2 / 8, abs=1e-12)
+    assert found["p_within_layers"] == pytest.approx(3 / 28, abs=1e-12)  # both of two among three of eight, layer 0 being full
 
 
 def test_what_is_shared_within_layers_agrees_with_every_possible_draw() -> None:

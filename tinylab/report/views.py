@@ -164,7 +164,8 @@ def invariants_sentences(group: dict[str, Any], invariants: dict[str, Any]) -> l
     alone = any("one condition only" in note for note in group["notes"])
     for metric, entry in group["per_metric"].items():
         chance = entry.get("by_chance") or {}
-        shared, expected = len(entry[group["kind"]]), chance.get("expected", group["expected_by_chance"])
+        shared, expected = len(entry[group["kind"]]), chance.get("expected")
+        expected = group["expected_by_chance"] if expected is None else expected
         if alone or expected is None:
             continue
         every = "both" if len(group["conditions"]) == 2 else f"all {len(group['conditions'])}"
