@@ -82,8 +82,7 @@ def write_artifacts(
 
 
 def _earlier(folder: Path, before: dict[str, Any]) -> dict[str, str]:
-    """The files of an earlier join that are there, matrices first: those that the manifest tells of, pictures too, and of shipped
-    tables."""
+    """The files of an earlier join that are there, matrices first: those that the manifest tells of, and of shipped tables."""
     shipped = {kind.matrix: f"{CROSS_CONDITION}/{kind.matrix}.parquet" for kind in TABLE_KINDS.values()}
     told = {name: path for name, path in (before.get("artifacts") or {}).items() if str(path).startswith(CROSS_CONDITION)}
     listed = {**shipped, **told, **{name: f"{CROSS_CONDITION}/{name}.json" for name in DOCUMENTS}}

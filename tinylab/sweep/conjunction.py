@@ -8,6 +8,7 @@ some condition with no more than the error that is allowed. Runs of one conditio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -48,19 +49,21 @@ def conjunction(
             "count": count.tolist()}
     entries = [
         {**dict(zip(kind.component, effects.components[c], strict=True)), **{name: values[c] for name, values in told.items()},
-         "matters_in": [names[run] for run in np.flatnonzero(effects.matters[:, c])],
-         "mixed_in": [names[run] for run in np.flatnonzero(effects.mixed[:, c])],
+         "matters_in": [names[run] for run in np.flatnonzero(effects.matters[:, c]).tolist()],
+         "mixed_in": [names[run] for run in np.flatnonzero(effects.mixed[:, c]).tolist()],
          "effects": dict(zip(names, _plain(effects.effect[:, c]), strict=True)),
          "plus_minus": dict(zip(names, _plain(effects.half[:, c]), strict=True))}
         for c in ordered.tolist()
     ]
-    return [effects.components[c] for c in np.flatnonzero(claimed)], {
+    return [effects.components[c] for c in np.flatnonzero(claimed).tolist()], {
         "at_least": at_least, "of": m, "smallest": judged.smallest, "alpha": judged.alpha, "correction": judged.correction,
         "components": entries,
     }
 
 
-def _tested(effects: Effects, conditions: Sequence[Sequence[int]], at_least: int) -> tuple[FloatArray, FloatArray]:
+def _tested(
+    effects: Effects, conditions: Sequence[Sequence[int]], at_least: int
+) -> tuple[FloatArray, np.ndarray[Any, Any]]:
     """p-values that each component has an effect of one sign in so many conditions, [C], and whether that is the positive one."""
     above, below = (np.stack([p[list(places)].max(axis=0) for places in conditions]) for p in (effects.above, effects.below))
     positive = partial_conjunction(above, at_least) <= partial_conjunction(below, at_least)
@@ -80,7 +83,7 @@ def sign_agreement(effects: Effects, shared: Sequence[tuple[int, ...]]) -> dict[
 
 def notes_on_effects(effects: Effects, conditions: int, at_least: int, names: Sequence[str]) -> list[str]:
     """What limits the claims of a group."""
-    notes = list(effects.notes)
+    notes = list(effects.judged.notes)
     if at_least > conditions:
         notes.append(f"at_least={at_least}, but {conditions} conditions have runs: nothing is claimed")
     for why, places in effects.lacking.items():
@@ -92,5 +95,4 @@ def notes_on_effects(effects: Effects, conditions: int, at_least: int, names: Se
 
 def _plain(values: FloatArray) -> list[float | None]:
     """Numbers as JSON has them: null where there is none."""
-    plain: list[float | None] = np.where(np.isfinite(values), values, None).tolist()
-    return plain
+    return [value if isfinite(value) else None for value in values.tolist()]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +33,7 @@ class Judged:
     smallest: float
     alpha: float
     correction: Literal["holm", "bh"]
+    notes: tuple[str, ...] = ()  # where runs were judged in several ways
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class Effects:
     matters: Bool[np.ndarray, "m C"]
     mixed: Bool[np.ndarray, "m C"]
     judged: Judged
-    lacking: dict[str, list[int]] = field(default_factory=dict)  # why runs say nothing, and which
-    notes: list[str] = field(default_factory=list)
+    lacking: dict[str, list[int]]  # why runs say nothing, and which
 
 
 def effects_of(children: Sequence[Child]) -> Effects:
@@ -62,15 +62,17 @@ def effects_of(children: Sequence[Child]) -> Effects:
     Raises:
         Unreadable: a run's table is none of ours.
     """
-    kind = children[0].kind
     tables, lacking = _tables(children)
-    judged, notes = _judged(children)
+    judged = _judged(children)
     if not tables:
         none = np.full((len(children), 0), np.nan)
-        return Effects([], none, none, none, none, none, none > 0, none > 0, judged, lacking, notes)
-    runs = np.repeat(list(tables), [len(table) for table in tables.values()])
-    rows = pa.concat_tables(tables.values()).to_pandas()
-    return _gathered(rows, runs, len(children), kind, judged, lacking, notes)
+        return Effects([], none, none, none, none, none, none > 0, none > 0, judged, lacking)
+    cells = Cells.of(tables, children[0].kind, len(children))
+    strongest = cells.strongest("effect_logits")
+    above, below = cells.tests(judged.smallest)
+    effect, half, logits = (np.take_along_axis(cells.grid(column), strongest, axis=1) for column in ("effect", "half", "effect_logits"))
+    matters, mixed = (cells.labelled(label) for label in (MATTERS, MIXED))
+    return Effects(cells.components, above, below, effect, half, logits, matters, mixed, judged, lacking)
 
 
 def _tables(children: Sequence[Child]) -> tuple[dict[int, pa.Table], dict[str, list[int]]]:
@@ -97,50 +99,73 @@ def _silent(table: pa.Table | None) -> str | None:
     return NO_INTERVAL if table["se"].null_count == len(table) else None
 
 
-def _judged(children: Sequence[Child]) -> tuple[Judged, list[str]]:
-    """What the runs were judged by, and notes where they differ: then the strictest counts."""
+def _judged(children: Sequence[Child]) -> Judged:
+    """What the runs were judged by; where they differ the strictest counts."""
     usual = EffectsConfig()
     told = [child.manifest["judged"] for child in children if child.manifest.get("judged")]
     values = {name: sorted({one[name] for one in told} or {getattr(usual, name)}) for name in ("smallest", "alpha", "correction")}
     judged = Judged(values["smallest"][-1], values["alpha"][0], "bh" if values["correction"] == ["bh"] else "holm")
-    notes = [f"runs were judged by effects.{name}={' and '.join(map(str, found))}: {getattr(judged, name)} counts here"
-             for name, found in values.items() if len(found) > 1]
-    return judged, notes
+    return replace(judged, notes=tuple(
+        f"runs were judged by effects.{name}={' and '.join(map(str, found))}: {getattr(judged, name)} counts here"
+        for name, found in values.items() if len(found) > 1))
 
 
-def _gathered(
-    rows: pd.DataFrame, runs: np.ndarray[Any, Any], count: int, kind: TableKind, judged: Judged, lacking: dict[str, list[int]],
-    notes: list[str],
-) -> Effects:
-    """Rows of all runs as arrays: first a number for each run and cell [m, V], then for each component [m, C]."""
-    keys = [*kind.component, *(name for name in kind.keys if name not in kind.component)]
-    cells = rows[keys].drop_duplicates().sort_values(keys)
-    cell = rows.groupby(keys, sort=True, dropna=False).ngroup().to_numpy()
+@dataclass(frozen=True)
+class Cells:
+    """Rows of m runs: each of V cells, which are those of C components, one after the other."""
 
-    def grid(column: pd.Series[Any], nothing: Any = np.nan) -> Any:
-        found = np.full((count, len(cells)), nothing)
-        found[runs, cell] = column
+    rows: pd.DataFrame
+    places: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]  # each row's run and cell
+    shape: tuple[int, int]  # m and V
+    components: list[tuple[int, ...]]  # C, in order
+    starts: np.ndarray[Any, Any]  # each component's first cell, [C]
+
+    @classmethod
+    def of(cls, tables: Mapping[int, pa.Table], kind: TableKind, count: int) -> Cells:
+        """The cells of some of so many runs.
+
+        Args:
+            tables: by the run's place.
+            kind: of their tables.
+            count: m, how many runs there are.
+        """
+        rows = pa.concat_tables(tables.values()).to_pandas()
+        rows = rows.assign(half=(rows["ci_high"] - rows["ci_low"]) / 2)
+        keys = [*kind.component, *(name for name in kind.keys if name not in kind.component)]
+        run = np.repeat(list(tables), [len(table) for table in tables.values()])
+        cell = rows.groupby(keys, sort=True, dropna=False).ngroup().to_numpy()
+        component = rows[keys].drop_duplicates().sort_values(keys)[list(kind.component)].to_numpy()
+        starts = np.flatnonzero(np.r_[True, (component[1:] != component[:-1]).any(axis=1)])
+        return cls(rows, (run, cell), (count, len(component)), [tuple(one) for one in component[starts].tolist()], starts)
+
+    @property
+    def several(self) -> np.ndarray[Any, Any]:
+        """How many cells each component has, [C]."""
+        return np.diff(np.r_[self.starts, self.shape[1]])
+
+    def grid(self, column: str) -> FloatArray:
+        """A column of numbers, [m, V]; NaN where a run has none."""
+        found = np.full(self.shape, np.nan)
+        found[self.places] = self.rows[column]
         return found
 
-    component = cells[list(kind.component)].to_numpy()
-    starts = np.flatnonzero(np.r_[True, (component[1:] != component[:-1]).any(axis=1)])
-    several = np.diff(np.r_[starts, len(cells)])
-    shape = (count, len(cells))
-    estimate = Estimate(*(grid(rows[name]).ravel() for name in ("effect", "se", "df")))
-    tests = [np.minimum(1.0, np.minimum.reduceat(p.reshape(shape), starts, axis=1) * several)
-             for p in estimate.beyond(judged.smallest)]
-    strongest = _strongest(np.abs(grid(rows["effect_logits"])), starts, several)
-    told = [np.take_along_axis(grid(column), strongest, axis=1)
-            for column in (rows["effect"], (rows["ci_high"] - rows["ci_low"]) / 2, rows["effect_logits"])]
-    labels = [np.logical_or.reduceat(grid(rows["label"] == label, False), starts, axis=1) for label in (MATTERS, MIXED)]
-    components = [tuple(one) for one in component[starts].tolist()]
-    return Effects(components, tests[0], tests[1], told[0], told[1], told[2], labels[0], labels[1], judged, lacking, notes)
+    def tests(self, smallest: float) -> tuple[FloatArray, FloatArray]:
+        """One-sided p-values of each component in each run, over the smallest effect and under its negative, [m, C]."""
+        estimate = Estimate(*(self.grid(name).ravel() for name in ("effect", "se", "df")))
+        above, below = (np.minimum(1.0, np.minimum.reduceat(p.reshape(self.shape), self.starts, axis=1) * self.several)
+                        for p in estimate.beyond(smallest))
+        return above, below
 
+    def labelled(self, label: str) -> np.ndarray[Any, Any]:
+        """Whether any of a component's cells has a label, [m, C]."""
+        found = np.zeros(self.shape, dtype=bool)
+        found[self.places] = self.rows["label"] == label
+        return np.logical_or.reduceat(found, self.starts, axis=1)
 
-def _strongest(size: FloatArray, starts: np.ndarray[Any, Any], several: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The place of each component's largest cell in each run, [m, C]; of equals the first, as where none is defined."""
-    size = np.nan_to_num(size, nan=-1.0)
-    largest = np.repeat(np.maximum.reduceat(size, starts, axis=1), several, axis=1)
-    places = np.where(size == largest, np.arange(size.shape[1]), size.shape[1])
-    first: np.ndarray[Any, Any] = np.minimum.reduceat(places, starts, axis=1)
-    return first
+    def strongest(self, column: str) -> np.ndarray[Any, Any]:
+        """The place of each component's largest cell, [m, C]; of equals the first, as where none is defined."""
+        size = np.nan_to_num(np.abs(self.grid(column)), nan=-1.0)
+        largest = np.repeat(np.maximum.reduceat(size, self.starts, axis=1), self.several, axis=1)
+        places = np.where(size == largest, np.arange(self.shape[1]), self.shape[1])
+        first: np.ndarray[Any, Any] = np.minimum.reduceat(places, self.starts, axis=1)
+        return first

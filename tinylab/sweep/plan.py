@@ -202,12 +202,18 @@ def _check(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
             raise ConfigError(f"hydra.sweep.subdir={job.folder}: one folder for two jobs, [{' '.join(other.overrides)}] and "
                               f"[{' '.join(job.overrides)}]; expected one of each job's own, such as ${{run_name}}_${{run_id:}}.")
     one_corpus_per_tag([(config.condition.tag, _corpus(config)) for config in configs])
-    if (wanted := configs[0].invariants.at_least) is not None:
-        from tinylab.sweep.invariants import ConditionRun, check_at_least  # not for the command line's help: pandas takes a while
-        from tinylab.sweep.joining import corpus_of
+    if configs[0].invariants.at_least is not None:
+        _check_at_least(configs)
 
-        runs = [(config.condition.tag, {**unlike_default(config.condition), "path": _corpus(config)}) for config in configs]
-        check_at_least(wanted, [ConditionRun(tag, {}, corpus=corpus_of(condition)) for tag, condition in runs])
+
+def _check_at_least(configs: Sequence[Config]) -> None:
+    """Invariants that would need more conditions than there are are refused before anything runs."""
+    from tinylab.sweep.invariants import ConditionRun, check_at_least  # not for the command line's help: pandas takes a while
+    from tinylab.sweep.joining import corpus_of
+
+    corpora = [corpus_of({**unlike_default(config.condition), "path": _corpus(config)}) for config in configs]
+    check_at_least(configs[0].invariants.at_least, [
+        ConditionRun(config.condition.tag, {}, corpus=corpus) for config, corpus in zip(configs, corpora, strict=True)])
 
 
 def _check_device(config: Config) -> None:
