@@ -19,6 +19,7 @@ from tinylab.records.checking import check_document
 from tinylab.records.invariants import Invariants
 from tinylab.records.manifest import RunFolder
 from tinylab.records.tables import effects_columns, schema
+from tinylab.sweep import conjunction
 from tinylab.sweep.artifacts import groups
 from tinylab.sweep.effects import effects_of
 from tinylab.sweep.invariants import Settings, find_invariants
@@ -281,3 +282,15 @@ def test_effects_that_cannot_be_read_name_the_run(fault: str, made: Runs) -> Non
     with pytest.raises(Unreadable, match=f"{file}: .*overwrite=true") as told:
         effects_of([made.run("b", B), child])
     assert told.value.child is child
+
+
+@pytest.mark.parametrize("most", [2, 1])
+def test_in_large_groups_what_is_not_claimed_is_told_of_runs_in_which_it_matters(
+    most: int, made: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conjunction, "EVERY_RUN", most)
+    quiet = {**B, (1, 1): (-0.01, 0.01, "negligible")}
+    one = entries(found([made.run("a", A), made.run("b", quiet)]))
+    assert one[0, 0]["effects"] == {"a": -0.5, "b": -0.3}
+    assert one[1, 1]["effects"] == ({"a": 0.4, "b": -0.01} if most == 2 else {"a": 0.4})
+    assert one[1, 1]["plus_minus"].keys() == one[1, 1]["effects"].keys()

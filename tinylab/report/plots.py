@@ -120,7 +120,7 @@ def draw(
     cells = _marked(change_of_cells(table, kind, baselines, metric), kind, labels)
     if len(kind.component) > 1:
         layer, unit, *others = kind.component
-        _units(figure, cells, (layer, unit, [*others, *kind.varied]), metric, patched, limit)
+        _units(figure, cells, (layer, unit, [*others, *kind.varied]), metric, patched=patched, limit=limit)
     else:
         metrics = list(dict.fromkeys(table["metric"]))
         rows = [*kind.component, *kind.varied]
@@ -131,7 +131,7 @@ def draw(
 
 
 def _units(
-    figure: Figure, cells: pd.DataFrame, columns: tuple[str, str, list[str]], metric: str, patched: bool, limit: float | None
+    figure: Figure, cells: pd.DataFrame, columns: tuple[str, str, list[str]], metric: str, *, patched: bool, limit: float | None
 ) -> None:
     """Layer upwards, unit to the right; one panel for each value of the other columns (a scale, a run)."""
     layer, unit, others = columns

@@ -21,6 +21,8 @@ from tinylab.sweep.effects import Effects
 
 NAMED = 3
 """So many runs are named in a note; of more only their number is told."""
+EVERY_RUN = 100
+"""In groups of more runs, a component that is not claimed is told of the runs in which it matters or is mixed, not of every run."""
 
 
 def conjunction(
@@ -47,17 +49,21 @@ def conjunction(
     told = {"p": _plain(p), "p_adjusted": _plain(adjusted),
             "sign": [None if np.isnan(one) else "+" if up else "-" for one, up in zip(p, positive, strict=True)],
             "count": count.tolist()}
-    entries = [
-        {**dict(zip(kind.component, effects.components[c], strict=True)), **{name: values[c] for name, values in told.items()},
-         "matters_in": [names[run] for run in np.flatnonzero(effects.matters[:, c]).tolist()],
-         "mixed_in": [names[run] for run in np.flatnonzero(effects.mixed[:, c]).tolist()],
-         "effects": dict(zip(names, _plain(effects.effect[:, c]), strict=True)),
-         "plus_minus": dict(zip(names, _plain(effects.half[:, c]), strict=True))}
-        for c in ordered.tolist()
-    ]
+    found = []
+    for c in ordered.tolist():
+        of_interest = effects.matters[:, c] | effects.mixed[:, c] | claimed[c] | (len(names) <= EVERY_RUN)
+        runs = np.flatnonzero(of_interest).tolist()
+        found.append({
+            **dict(zip(kind.component, effects.components[c], strict=True)),
+            **{name: values[c] for name, values in told.items()},
+            "matters_in": [names[run] for run in runs if effects.matters[run, c]],
+            "mixed_in": [names[run] for run in runs if effects.mixed[run, c]],
+            "effects": dict(zip((names[run] for run in runs), _plain(effects.effect[runs, c]), strict=True)),
+            "plus_minus": dict(zip((names[run] for run in runs), _plain(effects.half[runs, c]), strict=True)),
+        })
     return [effects.components[c] for c in np.flatnonzero(claimed).tolist()], {
         "at_least": at_least, "of": m, "smallest": judged.smallest, "alpha": judged.alpha, "correction": judged.correction,
-        "components": entries,
+        "components": found,
     }
 
 

@@ -70,7 +70,8 @@ def effects_of(children: Sequence[Child]) -> Effects:
     cells = Cells.of(tables, children[0].kind, len(children))
     strongest = cells.strongest("effect_logits")
     above, below = cells.tests(judged.smallest)
-    effect, half, logits = (np.take_along_axis(cells.grid(column), strongest, axis=1) for column in ("effect", "half", "effect_logits"))
+    effect, half, logits = (np.take_along_axis(cells.grid(column), strongest, axis=1)
+                            for column in ("effect", "half", "effect_logits"))
     matters, mixed = (cells.labelled(label) for label in (MATTERS, MIXED))
     return Effects(cells.components, above, below, effect, half, logits, matters, mixed, judged, lacking)
 
