@@ -52,7 +52,7 @@ def test_claims_are_shown_with_p_and_each_runs_effect_interval_and_label() -> No
     view = invariants_view(GROUP, WHOLE)
     assert view.title == "h1 on tiny: heads that matter with one sign in every condition (a, b): 1"
     assert view.columns == ["layer", "head", "p (holm)", "a", "b"]
-    assert view.rows == [[0, 1, "1.6e-04", "-0.516 ± 0.041 matters", "-0.200 mixed"]]
+    assert view.rows == [[0, 1, "1.6e-04", "-0.52 ± 0.04 matters", "-0.20 mixed"]]
 
 
 def test_in_some_conditions_is_said_and_many_runs_are_counted() -> None:

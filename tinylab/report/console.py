@@ -47,10 +47,13 @@ def _told(column: str, value: Any, view: View) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    if column in ("change", "effect"):
+    if column == "change":
         return f"{value:+z.3f}"
-    if column in ("±", "opposite"):
-        return f"{value:z.3f}"
+    if column == "effect":
+        size, half = value
+        return f"{size:+z.2f}" if half is None else f"{size:+z.2f} ± {half:.2f}"
+    if column == "opposite":
+        return f"{value:.2f}"
     return f"{value:z.3f}" if column in view.metrics else f"{value}"
 
 
@@ -68,7 +71,7 @@ def print_run(folder: RunFolder) -> None:
         out.print(effects_sentence(effects, manifest["table_kind"]["plural"]))
         if (ranking := ranking_sentence(effects)) is not None:
             out.print(ranking)
-        for note in effects["notes"]:
+        for note in effects["notes"] if effects["counts"] is not None else ():
             out.print(f"note: {note}")
     verify = manifest.get("verify_slice")
     if verify:
