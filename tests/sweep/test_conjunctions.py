@@ -80,8 +80,9 @@ def heads(content: dict[str, Any]) -> list[tuple[int, int]]:
     return [(head["layer"], head["head"]) for head in content["heads"]]
 
 
-def under(effect: float, se: float) -> float:
+def under(effect: float | None, se: float | None) -> float:
     """The p-value that an effect is under −SMALLEST."""
+    assert effect is not None and se is not None
     return float(stats.t.sf((-effect - SMALLEST) / se, DF))
 
 

@@ -82,8 +82,8 @@ class Claim(OpenRecord):
     mixed_in: Distinct[Name]
     """Runs in which its sign depends on the template."""
     effects: OfRuns
-    """Each run's effect, as a fraction of its unmodified logit difference; of several cells the largest. In groups of more than 100
-    runs, where the component is not claimed: those of `matters_in` and `mixed_in`."""
+    """Each run's effect, as a fraction of its unmodified logit difference; of several cells the largest. In groups of more than
+    100 runs, where the component is not claimed, those of `matters_in` and `mixed_in`."""
     plus_minus: OfRuns
     """Half of each effect's 95 % interval."""
 

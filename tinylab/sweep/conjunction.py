@@ -22,7 +22,7 @@ from tinylab.sweep.effects import Effects
 NAMED = 3
 """So many runs are named in a note; of more only their number is told."""
 EVERY_RUN = 100
-"""In groups of more runs, a component that is not claimed is told of the runs in which it matters or is mixed, not of every run."""
+"""In groups of more runs, what is not claimed is told of the runs in which it matters or is mixed, not of every run."""
 
 
 def conjunction(
