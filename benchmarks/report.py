@@ -88,7 +88,7 @@ measured in fresh processes too; medians of {repeats}."""
 AGGREGATE_NOTE = """Finished runs made up for the purpose, each a condition of its own: {heads} heads × {metrics} metrics ×
 {seeds} seeds, a row each. `python -m tinylab.aggregate` in all, which also writes the documents, in a fresh process, and
 the MiB that it holds at most beyond its imports; then its parts once more: reading manifests and summaries, joining the
-tables into the matrix, and the invariants by one metric, from the matrix on disk."""
+tables into the matrix, and the invariants by one metric, from the matrix on disk and every run's effects.parquet."""
 EFFECTS_NOTE = """A run made up for the purpose, {cells:,} heads × {examples} pairs of {templates} templates × 4 metrics: from its
 `per_example` table to `effects.parquet` and what the summary says of it, ranking included, by each correction, in a fresh
 process that has imported what it takes. The MiB are what it holds at most beyond that table. The target is under {seconds} s

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinylab.config.groups import RANKS
+from tinylab.config.groups import RANKS, SETS, check_set
 from tinylab.errors import TinylabError
 from tinylab.machine.printing import unfailing
 
@@ -26,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--k", type=_positive, help="how many components of each condition count as its strongest")
     parser.add_argument("--metrics", nargs="+", help="by which metrics: those of the runs")
     parser.add_argument("--rank", choices=RANKS, help="magnitude: |change|; highest, lowest: the level itself")
+    parser.add_argument("--set", choices=SETS, help="what is claimed: effects of one sign in every condition, tested; among the "
+                                                    "k strongest of every condition; effects in one condition at least")
+    parser.add_argument("--at-least", type=_positive, metavar="R",
+                        help="of partial_conjunction: in R conditions at least; --set alone means in every one")
     parser.add_argument("--allow-partial", action="store_true", default=None, help="even if a condition is missing")
     args = parser.parse_args(argv)
     with unfailing():
@@ -63,7 +67,10 @@ def _aggregate(path: Path, args: argparse.Namespace) -> int:
     if told is not None:
         check_read(InvariantsSettings, told, f"{file}: invariants")
     settings = {key: (told or {}).get(key, value) for key, value in vars(Settings()).items()}
+    if args.set is not None:  # in how many conditions goes with it
+        settings["at_least"] = None
     settings.update({key: value for key in settings if (value := getattr(args, key)) is not None})
+    check_set(settings["set"], settings["at_least"])
     outcome = aggregate(folder, Settings(**{**settings, "metrics": tuple(settings["metrics"])}), asked=args.metrics or ())
     sweep_ended(folder, outcome)
     return 3 if outcome["failures"] else 4 if outcome["verify_failed"] else 0

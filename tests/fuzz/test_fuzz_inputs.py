@@ -61,6 +61,7 @@ KEYS = [
     "battery", "battery.scales", "battery.layers", "battery.heads", "battery.keep_value_bias", "battery.name", "condition",
     "condition.n_examples", "condition.path", "condition.split", "condition.tag", "condition.strict", "condition.clean_field",
     "device", "engine", "engine.max_states", "experiment", "invariants.k", "invariants.metrics", "invariants.rank", "metrics",
+    "invariants.set", "invariants.at_least",
     "model", "model.path", "model.name", "model.revision", "model.dtype", "model.add_bos", "overwrite", "plots", "run_name",
     "seeds", "sweep_name", "threads", "verify_slice.device", "+verify_slice.tolerance", "hydra.job.chdir", "hydra/job_logging",
     "hydra.verbose", "hydra.sweep.subdir", "hydra.run.dir", "+new", "~battery", "~condition.path", "++seeds",

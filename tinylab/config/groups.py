@@ -36,6 +36,9 @@ RANKS = ("magnitude", "highest", "lowest")
 LAST, STRATIFIED = "last", "stratified"
 """Of verify_slice.sample: the last examples of the run, or of each template."""
 
+PARTIAL_CONJUNCTION, INTERSECTION, UNION = SETS = ("partial_conjunction", "intersection", "union")
+"""Of invariants.set: see `tinylab.sweep.invariants`."""
+
 TAG_BYTES = 200
 """Of a condition's tag: file names have at most 255, and a run's has its battery and its identity beside the tag."""
 
@@ -227,9 +230,25 @@ class InvariantsConfig:
     metrics: list[str] = field(default_factory=lambda: ["logit_diff"])
     rank: str = "magnitude"
     allow_partial: bool = False
+    set: str = PARTIAL_CONJUNCTION
+    at_least: int | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
         at_least("invariants.k", self.k, 1)
         one_of("invariants.rank", self.rank, RANKS)
         distinct("invariants.metrics", self.metrics)
+        check_set(self.set, self.at_least)
+
+
+def check_set(name: str, conditions: int | None) -> None:
+    """Check what invariants are claimed by, and in how many conditions they have to be found.
+
+    Raises:
+        ConfigError: it is no option, or the number is not for it.
+    """
+    one_of("invariants.set", name, SETS)
+    at_least("invariants.at_least", conditions, 1)
+    if conditions is not None and name != PARTIAL_CONJUNCTION:
+        raise ConfigError(f"invariants.at_least={conditions} beside invariants.set={name}: only {PARTIAL_CONJUNCTION} counts "
+                          f"conditions; use invariants.set={PARTIAL_CONJUNCTION}, or leave invariants.at_least out.")

@@ -13,7 +13,7 @@ from tinylab.checks.published import Comparison, Published
 from tinylab.effects.ability import by_template, sentence
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
-from tinylab.report.views import View, effects_sentence, invariants_view, ranking_sentence, run_view
+from tinylab.report.views import View, effects_sentence, invariants_sentences, invariants_view, ranking_sentence, run_view
 
 if TYPE_CHECKING:
     from tinylab.checks.soundness import Floor, Verdict
@@ -45,6 +45,8 @@ def shown(view: View) -> Table:
 def _told(column: str, value: Any, view: View) -> str:
     if value is None:
         return "–"
+    if isinstance(value, str):
+        return value
     if column == "change":
         return f"{value:+z.3f}"
     if column == "effect":
@@ -78,11 +80,13 @@ def print_run(folder: RunFolder) -> None:
 
 
 def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
-    """Print a sweep's invariants, what is missing, and where its files are."""
+    """Print a sweep's invariants and what limits them, what is missing, and where its files are."""
     out = console()
     invariants = read_json(folder / manifest["artifacts"]["invariants"])
     for group in invariants["groups"]:
         out.print(shown(invariants_view(group, invariants)))
+        for line in invariants_sentences(group, invariants):
+            out.print(line)
         for note in group["notes"]:
             out.print(f"note: {note}")
     if "withheld" in invariants:
