@@ -99,6 +99,24 @@ def ranking_sentence(told: dict[str, Any]) -> str | None:
     return f"the {ranked['k']} strongest: lists of other samples agree by {ranked['stability']:.2f} (1: the same, 0: chance){held}"
 
 
+def random_sets_sentence(told: dict[str, Any] | None, alpha: float) -> str | None:
+    """What random sets do as well as the components that matter, for people; None if they do less, or there are none.
+
+    Args:
+        told: `random_sets` of summary.json.
+        alpha: how often they may do as much.
+    """
+    if told is None or told["n"] is None:
+        return None
+    kinds = {"uniform": "random sets of this size", "same_layers": "random sets with as many in each layer"}
+    said = [f"{words} do as much damage in {100 * told[kind]['share']:.0f} % of draws" for kind, words in kinds.items()
+            if told[kind]["p"] > alpha]
+    if not said:
+        return None
+    part = "" if told["n"] == told["of"] else f", on {told['n']} of {told['of']} examples"
+    return f"the {len(told['circuit'])} that matter, taken together: {'; '.join(said)} ({told['draws']} draws{part})"
+
+
 def invariants_view(group: dict[str, Any], invariants: dict[str, Any]) -> View:
     """The components that every condition of a group shares, with their rank in each condition by each metric."""
     chance = group["expected_by_chance"]
