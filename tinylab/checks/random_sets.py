@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tinylab.batteries.base import Cell
 from tinylab.config.groups import AUTO
-from tinylab.effects.random_sets import Circuit, affordable, compared, draw, together
+from tinylab.effects.random_sets import PART, Circuit, affordable, compared, draw, together
 from tinylab.engine.base import Engine
 from tinylab.interventions.variants import Variant
 from tinylab.measures.metrics import LOGIT_DIFF, Scorer
@@ -31,8 +31,6 @@ from tinylab.records.storage import read_json
 from tinylab.task.preparation import Prepared
 from tinylab.task.tokens import TokenPair
 
-PART = 10
-"""A control is done by itself where it costs at most one part in so many of the run's states."""
 HOW = "controls.random_sets=true computes them all the same"
 NULLS = ("uniform", "same_layers")
 log = logging.getLogger(__name__)

@@ -28,6 +28,8 @@ from tinylab.statistics.strata import Groups
 
 NOISE = 1e-6
 """Damage counts as much as the circuit's from so much below it on, as a fraction of levels over 1: rounding decides nothing."""
+PART = 10
+"""A control is done by itself where it costs at most one part in so many of the states of what it controls."""
 FEWEST, OF_EACH = 8, 2
 """Examples, and examples of each template, below which no part of a condition stands for it."""
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from tinylab.records.checking import Count, Fraction, Index, Json, Name, OpenRecord, Size, Text
+from typing import Annotated
+
+from pydantic import Field
+
+from tinylab.records.checking import Count, Fraction, Index, Json, Name, Number, OpenRecord, Size, Text
 
 
 class DrawnSets(OpenRecord):
@@ -45,3 +49,48 @@ class RandomSets(OpenRecord):
     """Sets with as many components of each layer."""
     notes: list[Text]
     """Why sets were not evaluated."""
+
+
+class CrossRun(OpenRecord):
+    """What the components that matter in each condition do to one; open for other versions."""
+
+    run_id: Name
+    """The run whose prompts these are."""
+    at: dict[Name, Json]
+    """Of what varies beside components (a scale), the value that counts."""
+    circuit: list[Json]
+    """The components that matter in this one."""
+    n: Count
+    """Examples on which this was evaluated."""
+    of: Count
+    """Examples of the run."""
+    whole: Number
+    """Logits of which a change may be called a fraction: the unmodified logit difference, for patching source minus target."""
+    changes: dict[Name, Number]
+    """By run, the mean change of logit_diff when the components that matter in it are intervened on together, in logits."""
+
+
+class CrossGroup(OpenRecord):
+    """Runs that may be compared; open for other versions."""
+
+    kind: Name
+    """What the components are: heads."""
+    model: Name
+    """The runs' model."""
+    battery: Name
+    """The runs' battery."""
+    described: Name
+    """The battery with its settings."""
+    states: Index
+    """States computed for it."""
+    runs: Annotated[dict[Name, CrossRun], Field(min_length=2)]
+    """By condition, with the folder where several runs share one."""
+
+
+class CrossControls(OpenRecord):
+    """`cross_controls.json` of a sweep: what one condition's components do to another; open for other versions."""
+
+    asked: Name
+    """As controls.cross had it: true, or auto, which may have taken part of the examples."""
+    groups: Annotated[list[CrossGroup], Field(min_length=1)]
+    """Runs of one model and battery setting."""

@@ -13,7 +13,16 @@ from tinylab.checks.published import Comparison, Published
 from tinylab.effects.ability import by_template, sentence
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
-from tinylab.report.views import View, effects_sentence, invariants_view, random_sets_sentence, ranking_sentence, run_view
+from tinylab.report.views import (
+    View,
+    cross_sentences,
+    effects_sentence,
+    invariants_view,
+    random_sets_sentence,
+    ranking_sentence,
+    run_view,
+)
+from tinylab.sweep.finished import CROSS_CONDITION
 
 if TYPE_CHECKING:
     from tinylab.checks.soundness import Floor, Verdict
@@ -85,6 +94,10 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
         out.print(shown(invariants_view(group, invariants)))
         for note in group["notes"]:
             out.print(f"note: {note}")
+    if (cross := folder / CROSS_CONDITION / "cross_controls.json").is_file():
+        for group in read_json(cross)["groups"]:
+            for said in cross_sentences(group):
+                out.print(said)
     if "withheld" in invariants:
         out.print(f"invariants withheld: {invariants['withheld']}")
     for failure in manifest["failures"]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from tinylab.effects.strength import strongest
 from tinylab.interventions.components import TableKind
+from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import read_effects
 from tinylab.records.storage import read_json
@@ -115,6 +116,30 @@ def random_sets_sentence(told: dict[str, Any] | None, alpha: float) -> str | Non
         return None
     part = "" if told["n"] == told["of"] else f", on {told['n']} of {told['of']} examples"
     return f"the {len(told['circuit'])} that matter, taken together: {'; '.join(said)} ({told['draws']} draws{part})"
+
+
+def cross_sentences(told: dict[str, Any]) -> list[str]:
+    """What the components of other conditions do to each, for people: of each the other whose components do most.
+
+    Args:
+        told: a group of cross_controls.json.
+    """
+    said = []
+    for name, run in told["runs"].items():
+        others = {other: change for other, change in run["changes"].items() if other != name}
+        other = max(others, key=lambda one: abs(others[one]))
+        own, size = run["changes"][name], {one: len(of["circuit"]) for one, of in told["runs"].items()}
+        part = "" if run["n"] == run["of"] else f", on {run['n']} of {run['of']} examples"
+        kind = told["kind"]
+        said.append(f"{name}: its own {size[name]} {kind} that matter together change the logit difference by {_of(own, run)}, the "
+                    f"{size[other]} of {other} by {_of(others[other], run)}{part}")
+    return said
+
+
+def _of(change: float, run: dict[str, Any]) -> str:
+    """A change in logits, and as a fraction of what there was where that is not next to nothing."""
+    whole = run["whole"]
+    return f"{change:+.2f}" + ("" if abs(whole) < RECOVERY_FLOOR else f" ({100 * change / whole:+.0f} %)")
 
 
 def invariants_view(group: dict[str, Any], invariants: dict[str, Any]) -> View:
