@@ -72,13 +72,13 @@ def test_by_itself_it_takes_no_more_than_a_tenth_and_it_is_not_done_twice(
     assert {len(run["circuit"]) for run in told(sweep)["runs"].values()} == {6}
 
 
-def test_what_is_too_costly_says_how_to_get_it(tinylab: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="tinylab.sweep.cross_controls"):
-        assert tinylab("-m", *TWINS, "battery.layers=[0,1]") == 0
+def test_what_is_too_costly_says_how_to_get_it(tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tinylab("-m", *TWINS, "battery.layers=[0,1]") == 0
     sweep = only(tmp_path, "outputs/sweeps/*")
     assert not (sweep / FILE).exists()
-    (record,) = [record for record in caplog.records if record.name == "tinylab.sweep.cross_controls"]
-    assert record.levelname == "INFO" and "controls.cross=true" in record.message and "--cross" in record.message
+    said = capsys.readouterr()
+    (line,) = [line for line in (said.out + said.err).splitlines() if "tried with each other's components" in line]
+    assert "WARNING" not in line and "controls.cross=true does it, or python -m tinylab.aggregate " in line and line.endswith("--cross")
 
 
 def test_a_corpus_that_has_changed_is_told_and_fails_nothing(
