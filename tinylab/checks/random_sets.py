@@ -22,7 +22,7 @@ from tinylab.measures.metrics import LOGIT_DIFF, Scorer
 from tinylab.records.checking import write_document
 from tinylab.records.checkpoint import Checkpoint
 from tinylab.records.documents import RunSummary
-from tinylab.records.identity import Resolved
+from tinylab.records.identity import Resolved, digest
 from tinylab.records.manifest import RunFolder
 from tinylab.records.provenance import package_versions
 from tinylab.records.reading import read_effects
@@ -137,7 +137,7 @@ def _changes(
     log.info("random sets: %s", plan.sentence())
     checkpoint = Checkpoint(folder.checkpoint, {
         "run_id": resolved.run_id, "control": "random_sets", "threads": resolved.threads, "engine": engine.name,
-        "device": resolved.device, "examples": len(pairs), "variants": [str(variant.interventions) for variant in variants],
+        "device": resolved.device, "examples": len(pairs), "variants": digest([str(variant) for variant in variants]),
         "packages": package_versions(),
     })
     with tqdm(total=len(variants), desc="random sets", unit=" sets", disable=None) as bar:

@@ -66,29 +66,29 @@ def add_cross_controls(folder: Path, asked: Any) -> None:
         folder: of the sweep, joined.
         asked: true, false, or `auto`: where it costs at most a tenth of what the runs did, if need be on part of the examples.
     """
-    groups = _groups(folder)
-    before = _before(folder, groups)
-    if not groups:
+    comparable = _comparable(folder)
+    if not comparable:
         return
-    how = f"controls.cross=true does it, or python -m tinylab.aggregate {folder} --cross"
+    skipped = ("are not tried with each other's components; controls.cross=true does it, or python -m tinylab.aggregate "
+               f"{folder} --cross")
     if asked is False:
-        log.info("conditions are not tried with each other's components; %s", how)
+        log.info("conditions %s", skipped)
         return
+    few = [group for group in comparable if asked is True or len(group) <= MOST]
+    groups = [members for members in map(_members, few) if len({one.child.manifest["condition"] for one in members}) > 1]
+    before = _before(folder, groups)
     if before is not None and (asked == AUTO or before["asked"] != AUTO):
         return
     told = []
     for members in groups:
         try:
-            found = _group(members, by_itself=asked == AUTO)
+            told.append(_group(members, by_itself=asked == AUTO))
         except TinylabError as error:
             log.warning("conditions are not tried with each other's components: %s", error)
-            continue
-        if found is None:
-            log.info("conditions are not tried with each other's components: more than a tenth of the sweep; %s", how)
-        else:
-            told.append(found)
-    if told:
-        write_document(CrossControls, folder / FILE, {"asked": str(asked).lower(), "groups": told})
+    if len(few) < len(comparable) or None in told:
+        log.info("conditions %s", skipped)
+    if done := [group for group in told if group is not None]:
+        write_document(CrossControls, folder / FILE, {"asked": str(asked).lower(), "groups": done})
 
 
 def _before(folder: Path, groups: Sequence[Sequence[Member]]) -> dict[str, Any] | None:
@@ -99,7 +99,7 @@ def _before(folder: Path, groups: Sequence[Sequence[Member]]) -> dict[str, Any] 
         before = read_document(CrossControls, folder / FILE)
     except OutputError as error:
         log.warning("%s", error)
-        before = {"groups": []}
+        before = {"asked": AUTO, "groups": []}
     now = [{one.name: one.told() for one in members} for members in groups]
     same = [{name: {key: run[key] for key in ("run_id", "at", "circuit")} for name, run in group["runs"].items()}
             for group in before["groups"]]
@@ -109,28 +109,30 @@ def _before(folder: Path, groups: Sequence[Sequence[Member]]) -> dict[str, Any] 
     return None
 
 
-def _groups(folder: Path) -> list[list[Member]]:
-    """Runs that may be compared, of those whose components are units of a layer and have labels that single some out."""
+def _comparable(folder: Path) -> list[list[Child]]:
+    """Runs that may be compared, of several conditions, whose components are units of a layer."""
     children = []
     for job in read_json(folder / "manifest.json")["jobs"]:
         run = RunFolder(folder / job["folder"])
         if (manifest := run.finished()) is not None:
             summary = read_document(RunSummary, run.file("summary"))
             children.append(Child(run, manifest, summary, job.get("settings") or {}))
-    found = []
-    for group in alike([child for child in children if len(child.kind.component) > 1]):
-        several = {condition for condition, count in Counter(child.manifest["condition"] for child in group).items() if count > 1}
-        members = []
-        for child in group:
-            effects = read_effects(child.folder, child.manifest)
-            circuit = None if effects is None else Circuit.of(effects, child.kind)
-            if circuit is not None and circuit.members:
-                condition = child.manifest["condition"]
-                name = condition if condition not in several else f"{condition} ({child.folder.path.name})"
-                members.append(Member(name, child, circuit))
-        if len({member.child.manifest["condition"] for member in members}) > 1:
-            found.append(members)
-    return found
+    groups = alike([child for child in children if len(child.kind.component) > 1])
+    return [group for group in groups if len({child.manifest["condition"] for child in group}) > 1]
+
+
+def _members(group: Sequence[Child]) -> list[Member]:
+    """The runs of a group that have labels by which some components matter."""
+    times = Counter(child.manifest["condition"] for child in group)
+    members = []
+    for child in group:
+        effects = read_effects(child.folder, child.manifest)
+        circuit = None if effects is None else Circuit.of(effects, child.kind)
+        if circuit is not None and circuit.members:
+            condition = child.manifest["condition"]
+            name = condition if times[condition] == 1 else f"{condition} ({child.folder.path.name})"
+            members.append(Member(name, child, circuit))
+    return members
 
 
 def _group(members: Sequence[Member], *, by_itself: bool) -> dict[str, Any] | None:
@@ -139,7 +141,7 @@ def _group(members: Sequence[Member], *, by_itself: bool) -> dict[str, Any] | No
     Raises:
         TinylabError: a run's corpus or model is not what it was, or cannot be loaded.
     """
-    if by_itself and (len(members) > MOST or any(_is_costly(member, len(members)) for member in members)):
+    if by_itself and any(_is_costly(member, len(members)) for member in members):
         return None
     resolved = [_resolved(member) for member in members]
     chosen = [_chosen(member, one, members) if by_itself else None for member, one in zip(members, resolved, strict=True)]
