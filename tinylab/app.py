@@ -171,7 +171,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
 
 
 def _try_conditions(plan: Plan) -> None:
-    """Try the conditions of a sweep that was joined with each other's components, in this process, which has to hold the model."""
+    """Try the conditions of a sweep with each other's components, in this process, which has to hold the model."""
     from tinylab.report.observers import sweep_tried
 
     assert plan.sweep_folder is not None

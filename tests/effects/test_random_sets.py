@@ -101,9 +101,9 @@ def test_any_beginning_has_about_as_much_of_each_template_as_the_whole() -> None
 def test_as_many_examples_are_taken_as_cost_no_more_than_allowed() -> None:
     templates = ["a", "b"] * 30
     for most in (8, 9.5, 40, 59, 60, 1000):
-        found = affordable(templates, 0, lambda some: len(some), most)
+        found = affordable(templates, 0, len, most)
         assert found is not None and len(found) == min(60, int(most)) and found == sorted(set(found))
-    assert affordable(templates, 0, lambda some: len(some), 7.9) is None
+    assert affordable(templates, 0, len, 7.9) is None
 
 
 def test_what_is_allowed_is_counted_in_states_of_the_engines_plan() -> None:

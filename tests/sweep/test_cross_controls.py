@@ -78,7 +78,8 @@ def test_what_is_too_costly_says_how_to_get_it(tinylab: Command, tmp_path: Path,
     assert not (sweep / FILE).exists()
     said = capsys.readouterr()
     (line,) = [line for line in (said.out + said.err).splitlines() if "tried with each other's components" in line]
-    assert "WARNING" not in line and "controls.cross=true does it, or python -m tinylab.aggregate " in line and line.endswith("--cross")
+    assert "WARNING" not in line
+    assert "controls.cross=true does it, or python -m tinylab.aggregate " in line and line.endswith("--cross")
 
 
 def test_a_corpus_that_has_changed_is_told_and_fails_nothing(

@@ -1,7 +1,7 @@
 """Shams: some of a battery's cells once more, so that nothing should change.
 
-What they change all the same is what a way of intervening does by itself. They go through the very code of the cells: a scale by a
-factor of 1, a patch of a run from itself (`Operation.sham`).
+What they change all the same is what a way of intervening does by itself. They go through the very code of the cells: a scale
+by a factor of 1, a patch of a run from itself (`Operation.sham`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random sets of components beside those that matter (`tinylab.effects.random_sets`), added to a finished run like a verify slice.
+"""Random sets of components (`tinylab.effects.random_sets`), evaluated for a finished run as a verify slice is.
 
 The run is complete and on disk before: what interrupts this loses nothing of it, and the same command does it then. A finished
 run that lacks it gets it added.
@@ -74,7 +74,8 @@ def add_random_sets(resolved: Resolved, folder: RunFolder, ready: Ready) -> None
         cells = circuit.cells_among(prepared.cells, kind)
         if cells is None:
             return
-        told |= _evaluated(resolved, folder, circuit, cells, engine, prepared, manifest["provenance"]["states"])
+        told |= _evaluated(resolved, folder, circuit, cells, engine=engine, prepared=prepared,
+                           states=manifest["provenance"]["states"])
     for note in told["notes"]:
         log.info("no random sets: %s", note)
     with renewing(folder) as new:
@@ -98,11 +99,13 @@ def _is_there(before: dict[str, Any] | None, told: dict[str, Any]) -> bool:
     same = ("draws", "seed", "at", "circuit")
     if before is None or any(before.get(key) != told[key] for key in same):
         return False
-    return before["asked"] == told["asked"] or (before["n"] is not None and (told["asked"] == AUTO or before["n"] == before["of"]))
+    if before["asked"] == told["asked"]:
+        return True
+    return before["n"] is not None and (told["asked"] == AUTO or before["n"] == before["of"])
 
 
 def _evaluated(
-    resolved: Resolved, folder: RunFolder, circuit: Circuit, cells: Sequence[Cell], engine: Engine, prepared: Prepared,
+    resolved: Resolved, folder: RunFolder, circuit: Circuit, cells: Sequence[Cell], *, engine: Engine, prepared: Prepared,
     states: int,
 ) -> dict[str, Any]:
     """What summary.json says of the sets, or why they were not evaluated."""

@@ -21,5 +21,6 @@ def sham_failed(controls: Mapping[str, Mapping[str, float]], dtype: str) -> str 
     worst = max(judged, key=judged.__getitem__, default=None)
     if worst is None or judged[worst] <= allowed:
         return None
-    return (f"SHAM FAILED: interventions that should change nothing change {worst} by {judged[worst]:.3g} (tolerance {allowed:g}); "
-            "do not trust these numbers before you know why: python -m tinylab.selftest with the same model looks closer")
+    return (f"SHAM FAILED: interventions that should change nothing change {worst} by {judged[worst]:.3g} (tolerance "
+            f"{allowed:g}); do not trust these numbers before you know why: python -m tinylab.selftest with the same model looks "
+            "closer")

@@ -215,7 +215,7 @@ class EffectsConfig:
 
 @dataclass(kw_only=True)
 class ControlsConfig:
-    """What is computed beside a battery so that its numbers can be believed: each true, false, or auto (where it costs little)."""
+    """What is computed beside a battery so that its numbers can be believed: true, false, or auto (where it costs little)."""
 
     sham: Any = AUTO
     random_sets: Any = AUTO
@@ -227,8 +227,8 @@ class ControlsConfig:
         for name in ("sham", "random_sets", "cross"):
             value = getattr(self, name)
             if not isinstance(value, bool) and value != AUTO:
-                raise ConfigError(f"controls.{name}={value}: expected true, false, or {AUTO} (where it costs at most a tenth of the "
-                                  "run).")
+                raise ConfigError(f"controls.{name}={value}: expected true, false, or {AUTO} (where it costs at most a tenth of "
+                                  "the run).")
         at_least("controls.draws", self.draws, 1)
 
 

@@ -1,7 +1,7 @@
 """Do random sets of components do as much damage as those that matter? A circuit that any other would replace is none.
 
-The components whose effects matter (the circuit) are intervened on jointly, and so are random sets of as many: drawn from all of the
-battery's components, and drawn so that each layer has as many as in the circuit (a layer may matter more than which of its heads).
+The components whose effects matter (the circuit) are intervened on jointly, and so are random sets of as many: drawn from all
+of the battery's components, and drawn so that each layer has as many as in the circuit (layers may matter more than heads do).
 Damage is the size of the mean change of logit_diff. p = (1 + sets with as much damage) / (1 + sets), which is exact for a
 circuit that was drawn like them (Phipson & Smyth 2010). It is not that of a circuit which was chosen on the same examples,
 and whose joint damage may be less than what its components do alone: it says how far a random choice would have come.

@@ -130,9 +130,8 @@ def cross_sentences(told: dict[str, Any]) -> list[str]:
         other = max(others, key=lambda one: abs(others[one]))
         own, size = run["changes"][name], {one: len(of["circuit"]) for one, of in told["runs"].items()}
         part = "" if run["n"] == run["of"] else f", on {run['n']} of {run['of']} examples"
-        kind = told["kind"]
-        said.append(f"{name}: its own {size[name]} {kind} that matter together change the logit difference by {_of(own, run)}, the "
-                    f"{size[other]} of {other} by {_of(others[other], run)}{part}")
+        said.append(f"{name}: its own {size[name]} {told['kind']} that matter together change the logit difference by "
+                    f"{_of(own, run)}, the {size[other]} of {other} by {_of(others[other], run)}{part}")
     return said
 
 

@@ -163,7 +163,7 @@ def _is_costly(member: Member, several: int) -> bool:
     """Whether even the fewest examples are too many, at a glance: an unmodified pair costs as two cells, a joint run as one."""
     summary = member.child.summary["effects"]
     fewest = min(summary["n"], max(FEWEST, OF_EACH * summary["templates"]))
-    return PART * fewest * (several + 2) > summary["n"] * (summary["cells"] + 2)
+    return bool(PART * fewest * (several + 2) > summary["n"] * (summary["cells"] + 2))
 
 
 def _resolved(member: Member) -> Resolved:
