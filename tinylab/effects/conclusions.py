@@ -92,7 +92,7 @@ class Measured:
         source = of_examples["source"].to_numpy(dtype=float)
         items = [None if pd.isna(item) else str(item) for item in of_examples["item"]]
         return cls(
-            named(metric), cells.to_frame(index=False), values, of_examples["baseline"].to_numpy(dtype=float),
+            named(metric), cells.set_names(kind.keys).to_frame(index=False), values, of_examples["baseline"].to_numpy(dtype=float),
             None if np.isnan(source).any() else source,
             [None if pd.isna(name) else str(name) for name in of_examples["template"]],
             None if all(item is None for item in items) else Groups.of(items),
