@@ -19,6 +19,7 @@ from tinylab.planted.closed_forms import Component
 from tinylab.records.storage import read_json
 
 SETS = "controls.random_sets=true"
+ASKED = ("model=planted", "condition=planted_a", "plots=false", "threads=1", "engine=forked", "metrics=[logit_diff]")
 GRIDS = {"planted_a": (2, 4), "planted_b": (2, 4), "planted_c": (5, 5)}
 CIRCUITS: dict[str, list[Component]] = {
     "planted_a": [(0, 0), (1, 0), (1, 1)],
@@ -57,21 +58,23 @@ def twins_damage(zeroed: Sequence[Component]) -> float:
 DAMAGE = {"planted_a": ledger_damage, "planted_b": gates_damage, "planted_c": twins_damage}
 
 
-@pytest.mark.parametrize("condition", DAMAGE)
-def test_random_sets_do_the_damage_of_the_closed_forms(typed: Typed, engine: str, condition: str) -> None:
-    told = typed.run(condition, engine, SETS).summary["random_sets"]
+@pytest.mark.parametrize(("condition", "engine", "draws"), [
+    ("planted_a", "forked", 100), ("planted_b", "forked", 100), ("planted_c", "forked", 100), ("planted_a", "reference", 10),
+])
+def test_random_sets_do_the_damage_of_the_closed_forms(typed: Typed, condition: str, engine: str, draws: int) -> None:
+    told = typed.run(condition, engine, SETS, f"controls.draws={draws}", "metrics=[logit_diff]").summary["random_sets"]
     layers, heads = GRIDS[condition]
     grid = [(layer, head) for layer in range(layers) for head in range(heads)]
     circuit = CIRCUITS[condition]
     assert [(one["layer"], one["head"]) for one in told["circuit"]] == circuit
-    assert (told["at"], told["n"], told["draws"], told["notes"]) == ({"scale": 0.0}, told["of"], 100, [])
+    assert (told["at"], told["n"], told["draws"], told["notes"]) == ({"scale": 0.0}, told["of"], draws, [])
     own = DAMAGE[condition](circuit)
     assert told["damage"] == pytest.approx(own, abs=1e-8)
-    drawn = draw(tuple(grid.index(head) for head in circuit), [layer for layer, _ in grid], 100, seed=0)
+    drawn = draw(tuple(grid.index(head) for head in circuit), [layer for layer, _ in grid], draws, seed=0)
     for kind, sets in drawn.items():
         damage = np.array([DAMAGE[condition]([grid[place] for place in one]) for one in sets])
         as_much = int((damage >= own - 1e-6).sum())
-        assert told[kind] == {"as_much": as_much, "share": as_much / 100, "p": (1 + as_much) / 101,
+        assert told[kind] == {"as_much": as_much, "share": as_much / draws, "p": (1 + as_much) / (1 + draws),
                               "median": pytest.approx(float(np.median(damage)) / own, abs=1e-8)}
 
 
@@ -87,14 +90,13 @@ def test_joint_zeroing_is_what_the_closed_forms_say(engine: str, condition: str)
 
 def test_on_the_ledger_a_set_does_as_much_exactly_if_it_has_the_induction_head(typed: Typed) -> None:
     """Together its three heads cost 3; 1.0 alone costs 5. By chance a set has it in 3 of 8 draws, within layers in 1 of 2."""
-    told = typed.run("planted_a", "forked", SETS).summary["random_sets"]
+    told = typed.run("planted_a", "forked", SETS, "controls.draws=100", "metrics=[logit_diff]").summary["random_sets"]
     assert told["uniform"]["share"] == pytest.approx(3 / 8, abs=0.2)
     assert told["same_layers"]["share"] == pytest.approx(1 / 2, abs=0.2)
 
 
 def test_it_is_said_on_the_screen(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ("model=planted", "condition=planted_a", "plots=false", "threads=1")
-    assert tinylab(*asked, SETS) == 0
+    assert tinylab(*ASKED, SETS) == 0
     told = read_json(only(Path("outputs/runs"), "*/metrics/summary.json"))["random_sets"]
     share, within = (round(100 * told[kind]["share"]) for kind in ("uniform", "same_layers"))
     assert (f"the 3 that matter, taken together: random sets of this size do as much damage in {share} % of draws; random sets "
@@ -105,8 +107,6 @@ def sets(folder: str = "outputs") -> dict[str, Any]:
     found: dict[str, Any] = read_json(only(Path(folder), "runs/*/metrics/summary.json"))["random_sets"]
     return found
 
-
-ASKED = ("model=planted", "condition=planted_a", "plots=false", "threads=1", "engine=forked")
 
 
 def test_what_is_too_costly_is_not_done_and_says_how_to_get_it(tinylab: Command) -> None:
