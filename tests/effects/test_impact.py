@@ -167,9 +167,10 @@ def test_an_example_whose_runs_hardly_differ_is_left_out_of_recovery_mean_and_co
     assert found["recovery_mean"] == pytest.approx((0.5 + 0.75) / 2)
     told = summarise(impact)["metrics"]["recovery_mean"]
     assert (told["left_out"], told["undefined_cells"]) == (1, 0)
-    values, baseline = impact.per_example()["recovery"]
+    values, baseline, source = impact.per_example()["recovery"]
     assert np.isnan(values[0]).tolist() == [False, True, False]
     assert baseline.tolist() == [0.0, 0.0, 0.0]
+    assert source is not None and source.tolist() == [1.0, 1.0, 1.0]
 
 
 def test_a_cell_without_a_recovery_has_no_row_and_is_counted() -> None:

@@ -22,8 +22,8 @@ from tinylab.records.reading import read_table
 from tinylab.results import load_run, load_sweep
 from typed import SHORT, type_in
 
-FILES = ("config.yaml", "metrics/head_impact.parquet", "metrics/per_example.parquet", "metrics/summary.json",
-         "metrics/verify.json")
+FILES = ("config.yaml", "metrics/head_impact.parquet", "metrics/per_example.parquet", "metrics/effects.parquet",
+         "metrics/summary.json", "metrics/verify.json")
 
 
 def truncated(file: Path) -> None:

@@ -11,9 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
-from tinylab.interventions.components import ColumnType
-from tinylab.records.checking import Count, Flag, Fraction, Index, Name, OpenRecord, RelativePath, Sha256, Size, TableName, Text, Time
-from tinylab.records.origin import Battery, Failure, Process, Provenance, Run
+from tinylab.records.checking import Count, Flag, Index, Name, OpenRecord, RelativePath, Sha256, Size, TableName, Text, Time
+from tinylab.records.origin import Battery, DeclaredTable, EffectsJudged, Failure, Process, Provenance, Run
 
 Rank = Literal["magnitude", "highest", "lowest"]
 
@@ -57,38 +56,6 @@ class VerifySlice(OpenRecord):
         if (self.verdict == "error") != (self.error is not None):
             raise ValueError("an error where the verdict is error, and nowhere else")
         return self
-
-
-class EffectsJudged(OpenRecord):
-    """How effects were judged, so that other settings are seen; open for other versions."""
-
-    smallest: Fraction
-    """The smallest effect of interest, as a fraction of the unmodified logit difference."""
-    alpha: Fraction
-    """The error that is allowed."""
-    correction: Name
-    """Which kind of error: holm, bh, maxt."""
-    k: Count
-    """How many cells count as the strongest."""
-    noise: dict[Name, Size]
-    """By metric, the largest difference that a sham or a verify slice found."""
-
-
-class DeclaredTable(OpenRecord):
-    """What a row of an impact table is about; open for other versions."""
-
-    name: TableName
-    """Of the table."""
-    columns: dict[Name, ColumnType]
-    """What identifies a cell, in order, with types."""
-    matrix: TableName
-    """Of the sweep's table that joins them."""
-    component: Annotated[list[Name], Field(min_length=1)]
-    """The columns that identify a component."""
-    plural: Name
-    """What components are called."""
-    apart: list[Name]
-    """Columns that tell groups apart, whose components are never compared."""
 
 
 class RunningManifest(OpenRecord):

@@ -6,11 +6,26 @@ the version that wrote them.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from tinylab.records.checking import Count, Distinct, Flag, Index, Json, Name, OpenRecord, Sha256, Size, Text, Time
+from tinylab.interventions.components import ColumnType
+from tinylab.records.checking import (
+    Count,
+    Distinct,
+    Flag,
+    Fraction,
+    Index,
+    Json,
+    Name,
+    OpenRecord,
+    Sha256,
+    Size,
+    TableName,
+    Text,
+    Time,
+)
 
 Run = Literal["clean", "corrupt"]
 
@@ -215,3 +230,35 @@ class Provenance(OpenRecord):
     """When it ended."""
     added: list[Json] | None = None
     """What later commands added to the run's numbers, oldest first."""
+
+
+class EffectsJudged(OpenRecord):
+    """How effects were judged, so that other settings are seen; open for other versions."""
+
+    smallest: Fraction
+    """The smallest effect of interest, as a fraction of the unmodified logit difference."""
+    alpha: Fraction
+    """The error that is allowed."""
+    correction: Name
+    """Which kind of error: holm, bh, maxt."""
+    k: Count
+    """How many cells count as the strongest."""
+    noise: dict[Name, Size]
+    """By metric, the largest difference that a sham or a verify slice found."""
+
+
+class DeclaredTable(OpenRecord):
+    """What a row of an impact table is about; open for other versions."""
+
+    name: TableName
+    """Of the table."""
+    columns: dict[Name, ColumnType]
+    """What identifies a cell, in order, with types."""
+    matrix: TableName
+    """Of the sweep's table that joins them."""
+    component: Annotated[list[Name], Field(min_length=1)]
+    """The columns that identify a component."""
+    plural: Name
+    """What components are called."""
+    apart: list[Name]
+    """Columns that tell groups apart, whose components are never compared."""

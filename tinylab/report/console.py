@@ -54,10 +54,13 @@ def shown(view: View) -> Table:
 def _told(column: str, value: Any, view: View) -> str:
     if value is None:
         return "–"
-    if column in ("change", "effect"):
+    if column == "change":
         return f"{value:+z.3f}"
-    if column in ("±", "opposite"):
-        return f"{value:z.3f}"
+    if column == "effect":
+        size, half = value
+        return f"{size:+z.2f}" if half is None else f"{size:+z.2f} ± {half:.2f}"
+    if column == "opposite":
+        return f"{value:.2f}"
     return f"{value:z.3f}" if column in view.metrics else f"{value}"
 
 
@@ -78,7 +81,7 @@ def print_run(folder: RunFolder) -> None:
             out.print(ranking)
         if (sets := random_sets_sentence(summary.get("random_sets"), effects["alpha"])) is not None:
             out.print(sets)
-        for note in effects["notes"]:
+        for note in effects["notes"] if effects["counts"] is not None else ():
             out.print(f"note: {note}")
     verify = manifest.get("verify_slice")
     if verify:

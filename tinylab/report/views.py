@@ -9,13 +9,14 @@ import pandas as pd
 
 from tinylab.effects.strength import strongest
 from tinylab.interventions.components import TableKind
+from tinylab.measures.metrics import named
 from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import read_effects
 from tinylab.records.storage import read_json
 
-JUDGED = ("effect", "±", "label", "opposite")
-"""What is told of a cell's effect: as a fraction of the whole, half its interval, its label, the share of opposite examples."""
+JUDGED = ("effect", "label", "opposite")
+"""What is told of a cell's effect: a fraction of the whole and half its interval, its label, the share of opposite examples."""
 STRONGEST = 10
 """How many components of a run are shown."""
 
@@ -50,7 +51,9 @@ def run_view(folder: RunFolder, manifest: dict[str, Any]) -> View:
         cells = cells.astype({name: object for name in told_of}).where(cells.notna(), None)
     else:
         told_of = []
-    metrics = [name for name in summary["metrics"] if name in cells]
+    companions = {named(name).companion for name in summary["metrics"]}
+    metrics = [name for name in summary["metrics"] if name in cells
+               and not (told_of and (named(name).pooled or name in companions))]  # an effect is the fraction itself
     unmodified = f"unmodified {manifest['target_run']} run: {baselines[metric]['mean']:.3f}"
     return View(
         f"{title_of(manifest)}: strongest by change of {metric} ({unmodified})",
@@ -67,7 +70,9 @@ def _judged(folder: RunFolder, manifest: dict[str, Any], kind: TableKind, metric
         return None
     rows = table.to_pandas()
     rows = rows[rows["metric"] == metric].drop(columns="effect_logits")
-    return rows.assign(**{"±": (rows["ci_high"] - rows["ci_low"]) / 2, "opposite": rows["examples_opposite"]})[
+    sizes = zip(rows["effect"], (rows["ci_high"] - rows["ci_low"]) / 2, strict=True)
+    told = [None if pd.isna(effect) else (effect, None if pd.isna(half) else half) for effect, half in sizes]
+    return rows.assign(effect=pd.Series(told, index=rows.index, dtype=object), opposite=rows["examples_opposite"])[
         [*kind.keys, *JUDGED]]
 
 
@@ -92,7 +97,7 @@ def effects_sentence(told: dict[str, Any], plural: str) -> str:
 def ranking_sentence(told: dict[str, Any]) -> str | None:
     """How far the order can be relied on, for people; None where examples do not tell."""
     ranked = told["ranking"]
-    if ranked is None or ranked["stability"] is None:
+    if ranked is None or ranked["stability"] is None or ranked["k"] >= told["cells"]:
         return None
     held = "" if ranked["held_out"] is None else (
         f"; chosen on half of the examples they change the logit difference by {ranked['naive']:.2f} there, on the other half by "
