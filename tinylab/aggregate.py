@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--at-least", type=_positive, metavar="R",
                         help="of partial_conjunction: in R conditions at least; --set alone means in every one")
     parser.add_argument("--allow-partial", action="store_true", default=None, help="even if a condition is missing")
+    parser.add_argument("--cross", action="store_true", help="try conditions with the components that matter in each other")
     args = parser.parse_args(argv)
     with unfailing():
         codes = {_one(folder, args) for folder in args.folders}
@@ -60,6 +61,7 @@ def _aggregate(path: Path, args: argparse.Namespace) -> int:
     from tinylab.records.storage import read_json
     from tinylab.report.observers import sweep_ended
     from tinylab.sweep.aggregate import Settings, aggregate, sweep_folder
+    from tinylab.sweep.cross_controls import add_cross_controls
 
     folder = sweep_folder(path)
     file = folder / "manifest.json"
@@ -72,6 +74,8 @@ def _aggregate(path: Path, args: argparse.Namespace) -> int:
     settings.update({key: value for key in settings if (value := getattr(args, key)) is not None})
     check_set(settings["set"], settings["at_least"])
     outcome = aggregate(folder, Settings(**{**settings, "metrics": tuple(settings["metrics"])}), asked=args.metrics or ())
+    if args.cross:
+        add_cross_controls(folder, True)
     sweep_ended(folder, outcome)
     return 3 if outcome["failures"] else 4 if outcome["verify_failed"] else 0
 

@@ -30,7 +30,7 @@ PUBLISHED = {name: Draft202012Validator(json.loads((SCHEMAS / f"{name}.schema.js
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs of both batteries, one verified, one failed, and sweeps: a whole one, one with a missing run."""
+    """A folder with runs of both batteries, one verified, one failed, and sweeps: whole ones, one with a missing run."""
     folder = tmp_path_factory.mktemp("documents")
     seeds = "seeds=[0,1]"
     assert type_in(folder, "battery=h1", "run_name=alone", seeds, *SHORT) == 0
@@ -39,6 +39,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert type_in(folder, "battery=h2", "condition=cond_b", "metrics=[recovery]", "run_name=recovery", *SHORT) == 0
     assert type_in(folder, "-m", "condition=cond_a,cond_b", "battery=h1,h2", *SHORT) == 0
     assert type_in(folder, "-m", "condition=cond_a,cond_b", "battery.heads=[7],[99]", "sweep_name=partial", *SHORT) == 3
+    twins = ["model=planted", "model.variant=twins", "condition=planted_c,planted_d", "metrics=[logit_diff]", "plots=false"]
+    assert type_in(folder, "-m", *twins, "sweep_name=twins", "controls.cross=true") == 0
     return folder
 
 

@@ -41,7 +41,7 @@ def strongest(sweep: Path, condition: str, metric: str, k: int) -> set[tuple[int
     """The k heads whose metric changes most in a condition, recomputed from per_example."""
     run = only(sweep, f"h1_{condition}_*")
     table = pd.read_parquet(run / "metrics/per_example.parquet")
-    table = table[table["metric"] == metric]
+    table = table[(table["metric"] == metric) & (table["control"] == "none")]
     by_seed = table.groupby(["layer", "head", "seed"])[["value", "baseline"]].mean().groupby(["layer", "head"]).mean()
     change = (by_seed["value"] - by_seed["baseline"]).abs().sort_values(ascending=False, kind="stable")
     return {(int(layer), int(head)) for layer, head in change.index[:k]}

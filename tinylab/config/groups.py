@@ -1,4 +1,4 @@
-"""The types of the config groups: condition, model, device, engine, verify_slice, effects, invariants."""
+"""The types of the config groups: condition, model, device, engine, verify_slice, effects, controls, invariants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 AUTO = "auto"
-"""Of model.add_bos: what the tokenizer itself puts before a text."""
+"""Of model.add_bos: what the tokenizer itself puts before a text; of controls: where it costs little."""
 
 ENGINES = ("auto", "forked", "reference")
 
@@ -220,6 +220,25 @@ class EffectsConfig:
             if not 0 < getattr(self, name) < 1:
                 raise ConfigError(f"effects.{name}={getattr(self, name)}: expected a number between 0 and 1, such as 0.05.")
         one_of("effects.correction", self.correction, CORRECTIONS)
+
+
+@dataclass(kw_only=True)
+class ControlsConfig:
+    """What is computed beside a battery so that its numbers can be believed: true, false, or auto (where it costs little)."""
+
+    sham: Any = AUTO
+    random_sets: Any = AUTO
+    cross: Any = AUTO
+    draws: int = 100
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("sham", "random_sets", "cross"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and value != AUTO:
+                raise ConfigError(f"controls.{name}={value}: expected true, false, or {AUTO} (where it costs at most a tenth of "
+                                  "the run).")
+        at_least("controls.draws", self.draws, 1)
 
 
 @dataclass(kw_only=True)

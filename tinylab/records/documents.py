@@ -25,6 +25,7 @@ from tinylab.records.checking import (
     Size,
     Text,
 )
+from tinylab.records.controls import RandomSets
 from tinylab.records.origin import Battery, Failure, Run
 
 
@@ -188,6 +189,8 @@ class RunSummary(OpenRecord):
     """How many cells matter, and which."""
     controls: dict[Name, dict[Name, Size]]
     """For each control and metric, the largest change from the unmodified run; a sham's should be 0."""
+    random_sets: RandomSets | None = None
+    """The components that matter beside random ones; left out where there are no such sets."""
 
 
 class SeveralRuns(Record):

@@ -44,6 +44,13 @@ def sweep_ended(folder: Path, manifest: dict[str, Any]) -> None:
     _observe(f"the report of {folder}", lambda: console.print_sweep(folder, manifest))
 
 
+def sweep_tried(folder: Path, asked: Any) -> None:
+    """A sweep that was joined: its conditions tried with each other's components (`tinylab.sweep.cross_controls`)."""
+    from tinylab.sweep.cross_controls import add_cross_controls
+
+    _observe(f"trying the conditions of {folder} with each other's components", lambda: add_cross_controls(folder, asked))
+
+
 def _observe(what: str, observer: Callable[[], None]) -> None:
     try:
         observer()

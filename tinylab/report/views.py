@@ -10,6 +10,7 @@ import pandas as pd
 from tinylab.effects.strength import strongest
 from tinylab.interventions.components import TableKind
 from tinylab.measures.metrics import named
+from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import read_effects
 from tinylab.records.storage import read_json
@@ -104,6 +105,47 @@ def ranking_sentence(told: dict[str, Any]) -> str | None:
         f"; chosen on half of the examples they change the logit difference by {ranked['naive']:.2f} there, on the other half by "
         f"{ranked['held_out']:.2f}")
     return f"the {ranked['k']} strongest: lists of other samples agree by {ranked['stability']:.2f} (1: the same, 0: chance){held}"
+
+
+def random_sets_sentence(told: dict[str, Any] | None, alpha: float) -> str | None:
+    """What random sets do as well as the components that matter, for people; None if they do less, or there are none.
+
+    Args:
+        told: `random_sets` of summary.json.
+        alpha: how often they may do as much.
+    """
+    if told is None or told["n"] is None:
+        return None
+    kinds = {"uniform": "random sets of this size", "same_layers": "random sets with as many in each layer"}
+    said = [f"{words} do as much damage in {100 * told[kind]['share']:.0f} % of draws" for kind, words in kinds.items()
+            if told[kind]["p"] > alpha]
+    if not said:
+        return None
+    part = "" if told["n"] == told["of"] else f", on {told['n']} of {told['of']} examples"
+    return f"the {len(told['circuit'])} that matter, taken together: {'; '.join(said)} ({told['draws']} draws{part})"
+
+
+def cross_sentences(told: dict[str, Any]) -> list[str]:
+    """What the components of other conditions do to each, for people: of each the other whose components do most.
+
+    Args:
+        told: a group of cross_controls.json.
+    """
+    said = []
+    for name, run in told["runs"].items():
+        others = {other: change for other, change in run["changes"].items() if other != name}
+        other = max(others, key=lambda one: abs(others[one]))
+        own, size = run["changes"][name], {one: len(of["circuit"]) for one, of in told["runs"].items()}
+        part = "" if run["n"] == run["of"] else f", on {run['n']} of {run['of']} examples"
+        said.append(f"{name}: its own {size[name]} {told['kind']} that matter together change the logit difference by "
+                    f"{_of(own, run)}, the {size[other]} of {other} by {_of(others[other], run)}{part}")
+    return said
+
+
+def _of(change: float, run: dict[str, Any]) -> str:
+    """A change in logits, and as a fraction of what there was where that is not next to nothing."""
+    whole = run["whole"]
+    return f"{change:+.2f}" + ("" if abs(whole) < RECOVERY_FLOOR else f" ({100 * change / whole:+.0f} %)")
 
 
 def invariants_view(group: dict[str, Any], invariants: dict[str, Any]) -> View:

@@ -153,13 +153,18 @@ def groups(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) 
     Raises:
         Unreadable: a run's effects are none of ours.
     """
+    return [_group(runs, rankings) for runs in alike(children)]
+
+
+def alike(children: Sequence[Child]) -> list[list[Child]]:
+    """Runs of one model, battery setting, device and dtype, together."""
     members: dict[str, list[Child]] = {}
     for child in children:
         weights = {key: child.manifest["provenance"]["model"][key] for key in ("revision", "digest")}
         labels = {**child.labels, **weights, **_apart(child)}
         del labels["condition"]
         members.setdefault(json.dumps([labels, child.battery_digest], sort_keys=True), []).append(child)
-    return [_group(runs, rankings) for runs in members.values()]
+    return list(members.values())
 
 
 def _apart(child: Child) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tinylab.batteries.base import Cell
+from tinylab.batteries.shams import shams
 from tinylab.config.groups import AUTO
 from tinylab.models.network import CausalModel
 from tinylab.schema import Config
@@ -30,7 +31,7 @@ class Prepared:
 
 
 def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepared:
-    """Tokenise the condition, draw the seeds' examples, list the battery's cells.
+    """Tokenise the condition, draw the seeds' examples, list the battery's cells and, behind them, shams.
 
     Raises:
         CorpusError: see `tokenise`.
@@ -38,6 +39,7 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
         ConfigError: a layer, head or position that is out of range.
     """
     cells = config.battery.cells(model.n_layers, model.n_heads)
+    cells = [*cells, *shams(cells, config.controls.sham)]
     turns = Turns(model.tokenizer, model.identity.name, config.condition.system) if config.condition.chat else None
     condition, tokens = tokenise(
         condition,
