@@ -10,7 +10,7 @@ PEERS := .venv-peers
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation schemas check bench bench-peers bench-real findings clean
+.PHONY: demo test test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real findings clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -61,6 +61,9 @@ validation: $(VENV)/.dev $(PEERS)/.dev ## measure docs/validation.md anew, mutan
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q --write-docs $(MEASURING)
 	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q --write-docs tests/engine/test_peers.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py --write-docs
+
+statistics: $(VENV)/.dev ## simulations of known truth: coverage, false claims, power; writes docs/statistics.md
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.statistics_document
 
 schemas: $(VENV)/.dev ## write docs/schemas anew, from the models of the JSON documents
 	$(BIN)/python -m tinylab.records.schemas

@@ -34,6 +34,9 @@ NOISES = 10
 """An effect is told from nothing where it is over so many times what a sham or a verify slice finds."""
 ROUNDING = 1e-6
 """The least that counts as noise, as a fraction of levels over 1: float32 and the forked engine round as much."""
+OF_A_FRACTION = ("effect", "se", "df", "ci_low", "ci_high", "new_templates_effect", "new_templates_low", "new_templates_high", "p",
+                 "p_holm", "q_bh", "between_template_sd", "heterogeneity_p")
+"""Columns that tell of effects as fractions, undefined where there is nothing to be a fraction of."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def conclude(
         if name == LOGIT_DIFF:
             part, summary = _labelled(one, settings, noise.get(name, 0.0))
         elif one.metric.pooled:
-            part = _pooled(one.metric, measured.get(str(one.metric.made_of)))
+            part = _pooled(one, measured.get(str(one.metric.made_of)))
         else:
             part = _unlabelled(one, settings, noise.get(name, 0.0))
         parts.append(part)
@@ -91,7 +94,7 @@ def conclude(
             defined = ~np.isnan(one.values).any(axis=0)
             parts.append(_unlabelled(_called(one.where(defined), one.metric.companion), settings, noise.get(name, 0.0)))
     columns = effects_columns(kind)
-    whole = pd.concat([part.reindex(columns=columns) for part in parts if part is not None], ignore_index=True)
+    whole = pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)
     return pa.Table.from_pandas(whole, schema=schema(columns, kind), preserve_index=False), summary or _nothing(settings)
 
 
@@ -133,10 +136,10 @@ def _estimated(one: Measured, fixed: Estimate, new: Estimate, e: FloatArray, noi
     )
 
 
-def _unlabelled(one: Measured, settings: Settings, noise: float) -> pd.DataFrame | None:
+def _unlabelled(one: Measured, settings: Settings, noise: float) -> pd.DataFrame:
     """A metric that is no logit difference: the mean change and its interval, and how many examples change by much."""
     if not len(one.baseline):
-        return None
+        return _described(one)
     change = one.change
     fixed = estimates.fixed_templates(change, None, one.templates, one.items)
     new = estimates.new_templates(change, None, one.templates, one.items)
@@ -146,14 +149,14 @@ def _unlabelled(one: Measured, settings: Settings, noise: float) -> pd.DataFrame
         share_beyond=beyond / change.shape[1], share_low=low, share_high=high)
 
 
-def _pooled(metric: Metric, made_of: Measured | None) -> pd.DataFrame | None:
-    """A ratio of means: it is the effect of what it is made of, as a fraction; there is none where that was not asked for."""
+def _pooled(one: Measured, made_of: Measured | None) -> pd.DataFrame:
+    """A ratio of means: it is the effect of what it is made of, as a fraction; undefined where that was not asked for."""
     if made_of is None or not _is_fraction(made_of):
-        return None
+        return _described(one)
     fixed = estimates.fixed_templates(made_of.change, made_of.whole, made_of.templates, made_of.items)
     new = estimates.new_templates(made_of.change, made_of.whole, made_of.templates, made_of.items)
     e = estimates.ratio(made_of.change, made_of.whole)[1]
-    return _estimated(made_of, fixed, new, e, 0.0, signed=True).assign(metric=metric.name, nonzero=None)
+    return _estimated(made_of, fixed, new, e, 0.0, signed=True).assign(metric=one.metric.name, nonzero=None)
 
 
 def _is_fraction(one: Measured) -> bool:
@@ -177,13 +180,15 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
         "templates": _count(one), "cells": len(one.keys),
     }
     if not fraction:
-        blank = [name for name in part if name.startswith(("effect", "se", "df", "ci_", "new_templates", "p", "q_"))]
-        keep = ("effect_logits", "p_top_k")
-        part = part.assign(**{name: None for name in blank if name not in keep})
+        part = part.assign(**dict.fromkeys(OF_A_FRACTION))
         return part, {**summary, "counts": None, "matter": [], "mixed": [], "ranking": _ranking(one, settings, ranks.stability),
                       "examples_to_decide": None, "notes": notes}
-    c = critical(fixed, settings.smallest, settings.alpha, settings.correction, e, one.templates)
-    crossed = estimates.crossover(one.change, settings.smallest * abs(float(one.whole.mean())), one.templates)
+    correction = settings.correction
+    if correction == "maxt" and one.items is not None:
+        correction = "holm"
+        notes.append("words are reused, and maxt flips the signs of single examples: critical values are those of holm")
+    c = critical(fixed, settings.smallest, settings.alpha, correction, e, one.templates)
+    crossed = estimates.crossover(one.change, settings.smallest * abs(float(one.whole.mean())), one.templates, one.items)
     labels = decide(fixed, c, settings.smallest, crossed, settings.alpha, settings.correction)
     part = part.assign(
         simultaneous_low=fixed.value - c * fixed.se, simultaneous_high=fixed.value + c * fixed.se, label=labels,

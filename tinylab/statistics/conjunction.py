@@ -43,4 +43,5 @@ def with_one_sign(
         at_least: r, from 1 to m.
     """
     signs = [partial_conjunction(p, at_least) for p in (above, below)]
-    return np.minimum(1.0, 2 * np.minimum(*signs))
+    p: Float64[np.ndarray, " V"] = np.minimum(1.0, 2 * np.minimum(*signs))
+    return p

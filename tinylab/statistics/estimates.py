@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinylab.statistics.strata import Groups
+from tinylab.statistics.strata import Groups, Parts
 
 if TYPE_CHECKING:
     from jaxtyping import Float64
@@ -49,8 +49,8 @@ class Estimate:
 
     def nonzero(self) -> FloatArray:
         """Two-sided p-values of no effect, [V]."""
-        above, below = self.beyond(0.0)
-        return np.minimum(1.0, 2 * np.minimum(above, below))
+        both: FloatArray = 2 * np.minimum(*self.beyond(0.0))
+        return np.minimum(1.0, both)
 
 
 def quotient(numbers: FloatArray, se: FloatArray) -> FloatArray:
@@ -79,8 +79,9 @@ def fixed_templates(
 
     se² = Σ w_t²·s_t²/n_t with w_t = n_t/n, which is HC2 with a dummy for each template, and Satterthwaite's degrees of freedom
     (with one template the one-sample t, with two Welch's). Undefined where a template has one example: nothing tells how it
-    varies. Assumes examples of a template are independent; with `items`, that items are: then se² sums squares of items'
-    totals (cluster-robust, Liang & Zeger 1986, with I/(I − 1)), with I − 1 degrees of freedom.
+    varies. Assumes examples of a template are independent; with `items`, that items are: then se² is CR2, which is HC2 for
+    clusters, with the degrees of freedom of Bell & McCaffrey 2002 for equal variances; undefined where all examples of a
+    template are of one item.
 
     Args:
         d: changes.
@@ -90,18 +91,16 @@ def fixed_templates(
     """
     value, e = ratio(d, b)
     n_t, n = templates.sizes, len(templates.codes)
-    deviations = templates.centred(e)
-    if n < 2 or (n_t == 1).any():
+    parts = Parts.of(templates, items)
+    if n < 2 or (parts.share == 1).any():
         return Estimate(value, np.full(len(d), np.nan), np.full(len(d), np.nan))
-    if items is not None and len(items.sizes) < n:
-        count = len(items.sizes)
-        scaled = deviations * np.sqrt(n_t / (n_t - 1))[templates.codes] / n
-        variance = (items.sums(scaled) ** 2).sum(axis=1) * (count / (count - 1) if count > 1 else np.nan)
-        return Estimate(value, np.sqrt(variance), np.full(len(d), float(max(1, count - 1))))
-    parts = (n_t / n) ** 2 * templates.sums(deviations**2) / (n_t - 1) / n_t  # [V, G]
-    variance = parts.sum(axis=1)
+    if len(parts.items.sizes) < n:
+        variance = (parts.items.sums(parts.stretched(e)) ** 2).sum(axis=1) / n**2
+        return Estimate(value, np.sqrt(variance), np.full(len(d), parts.df))
+    pieces = (n_t / n) ** 2 * templates.sums(templates.centred(e) ** 2) / (n_t - 1) / n_t  # [V, G]
+    variance = pieces.sum(axis=1)
     with np.errstate(invalid="ignore"):
-        df = variance**2 / (parts**2 / (n_t - 1)).sum(axis=1)
+        df = variance**2 / (pieces**2 / (n_t - 1)).sum(axis=1)
     return Estimate(value, np.sqrt(variance), np.where(variance > 0, df, n - len(n_t)))
 
 
@@ -126,21 +125,20 @@ def new_templates(
     variance = e.var(axis=1, ddof=1) / count
     df = count - 1
     if items is not None and len(items.sizes) < len(items.codes):
-        whole = ratio_at(d, b, value, templates)  # [V, B], whose sums over a template are e_t / G
-        centred = templates.centred(whole)
-        both = Groups.of([*zip(items.codes.tolist(), templates.codes.tolist(), strict=True)])
-        shared = (items.sums(centred) ** 2).sum(axis=1) - (both.sums(centred) ** 2).sum(axis=1)
+        parts = Parts.of(templates, items)
+        sums = parts.examples.sums(templates.centred(ratio_at(d, b, value, templates)))
+        shared = (parts.items.sums(sums) ** 2).sum(axis=1) - (sums**2).sum(axis=1)
         variance = variance + np.maximum(0.0, shared)
         df = min(df, max(1, len(items.sizes) - 1))
     return Estimate(value, np.sqrt(variance), np.full(len(d), float(df)))
 
 
 def ratio_at(d: FloatArray, b: FloatArray | None, value: FloatArray, templates: Groups) -> FloatArray:
-    """Each example's part of the unweighted mean of template means, linearised at `value`, [V, B]."""
+    """Each example's part of the unweighted mean of template means, linearised at `value`, [V, B]; over a template e_t/G."""
     weight = (1 / templates.sizes / len(templates.sizes))[templates.codes]
-    if b is None:
-        return d * weight
-    return (d - value[:, None] * b) / templates.means(b).mean() * weight
+    e = d if b is None else (d - value[:, None] * b) / templates.means(b).mean()
+    parts: FloatArray = e * weight
+    return parts
 
 
 def heterogeneity(e: Float64[np.ndarray, "V B"], templates: Groups) -> FloatArray:
@@ -154,7 +152,8 @@ def heterogeneity(e: Float64[np.ndarray, "V B"], templates: Groups) -> FloatArra
     if groups < 2 or n <= groups:
         return np.full(len(e), np.nan)
     between, within = mean_squares(e, templates)
-    return stats.f.sf(quotient(between, within), groups - 1, n - groups)
+    p: FloatArray = stats.f.sf(quotient(between, within), groups - 1, n - groups)
+    return p
 
 
 def mean_squares(e: FloatArray, templates: Groups) -> tuple[FloatArray, FloatArray]:
@@ -165,29 +164,42 @@ def mean_squares(e: FloatArray, templates: Groups) -> tuple[FloatArray, FloatArr
 
 
 def between_templates(e: Float64[np.ndarray, "V B"], templates: Groups) -> FloatArray:
-    """The standard deviation between templates beyond that of their examples, [V]: moments of one-way random effects
-    (Searle, Casella & McCulloch 1992, section 3.6), 0 where there is none; undefined as `heterogeneity` is."""
+    """The standard deviation between templates beyond that of their examples, [V]; 0 where there is none.
+
+    By moments of one-way random effects (Searle, Casella & McCulloch 1992, section 3.6); undefined as `heterogeneity` is.
+    """
     n_t, n = templates.sizes, len(templates.codes)
     if len(n_t) < 2 or n <= len(n_t):
         return np.full(len(e), np.nan)
     between, within = mean_squares(e, templates)
     size = (n - (n_t**2).sum() / n) / (len(n_t) - 1)
-    return np.sqrt(np.maximum(0.0, (between - within) / size))
+    spread: FloatArray = np.sqrt(np.maximum(0.0, (between - within) / size))
+    return spread
 
 
-def crossover(d: Float64[np.ndarray, "V B"], margin: float, templates: Groups) -> FloatArray:
+def crossover(
+    d: Float64[np.ndarray, "V B"], margin: float, templates: Groups, items: Groups | None = None
+) -> FloatArray:
     """p-values that some template is over +margin and another under −margin, [V] (Gail & Simon 1985).
 
     Of each side the smallest one-sided p of a template's t-test times their number, then the larger of the sides. Undefined
-    where fewer than two templates have two examples.
+    where fewer than two templates have two examples (with `items`: two items).
+
+    Args:
+        d: changes.
+        margin: in their unit.
+        templates: of the examples.
+        items: what several examples reuse, such as a word; None where each has its own.
     """
     from scipy import stats
 
-    enough = templates.sizes > 1
+    parts = Parts.of(templates, items)
+    count = parts.templates.sizes
+    enough = count > 1
     if enough.sum() < 2:
         return np.full(len(d), np.nan)
-    n_t = templates.sizes[enough]
-    means = templates.means(d)[:, enough]
-    se = np.sqrt(templates.sums(templates.centred(d) ** 2)[:, enough] / (n_t - 1) / n_t)
-    sides = [stats.t.sf(quotient(sign * means - margin, se), n_t - 1).min(axis=1) * len(n_t) for sign in (1, -1)]
-    return np.minimum(1.0, np.maximum(*sides))
+    squares = parts.templates.sums(parts.stretched(d) ** 2)
+    means, se = templates.means(d)[:, enough], (np.sqrt(squares) / templates.sizes)[:, enough]
+    sides = [stats.t.sf(quotient(sign * means - margin, se), count[enough] - 1).min(axis=1) * enough.sum() for sign in (1, -1)]
+    p: FloatArray = np.minimum(1.0, np.maximum(*sides))
+    return p

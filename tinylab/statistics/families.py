@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 FLIPS = 10_000
 BLOCK = 500
-EXACT = 1e-12
-"""A variance is 0 where it is under so small a part of the sum of squares: rounding."""
+ROUNDING = 1e-12
+"""A variance that is a smaller part of what it was before a flip is none."""
 
 
 def holm(p: Float64[np.ndarray, " V"]) -> FloatArray:
     """Adjusted p-values that hold for all together, whatever their dependence."""
-    return _adjusted(p, "holm")
+    tested = np.flatnonzero(~np.isnan(p))  # by hand: statsmodels collects garbage in every call, which takes 50 ms
+    order = tested[np.argsort(p[tested])]
+    found = np.full(len(p), np.nan)
+    found[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return found
 
 
 def benjamini_hochberg(p: Float64[np.ndarray, " V"]) -> FloatArray:
     """Adjusted p-values that bound the expected share of false claims, under independence or positive dependence."""
-    return _adjusted(p, "fdr_bh")
-
-
-def _adjusted(p: FloatArray, method: str) -> FloatArray:
     from statsmodels.stats.multitest import multipletests
 
     found = np.full(len(p), np.nan)
     tested = ~np.isnan(p)
     if tested.any():
-        found[tested] = multipletests(p[tested], method=method)[1]
+        found[tested] = multipletests(p[tested], method="fdr_bh")[1]
     return found
 
 
@@ -48,7 +48,8 @@ def max_t(
     """The critical value of the largest |t| of V cells: what chance exceeds with probability alpha (Westfall & Young 1993).
 
     Signs of the deviations within templates are flipped, the same for every cell, and t is computed again; assumes that
-    deviations are symmetric. Sums of squares stay, so a flip needs sums over templates alone. Seeded.
+    deviations are symmetric. Sums of squares stay, so a flip needs sums over templates alone. Seeded. Infinite where so few
+    examples are flipped that too often none of their spread is left.
 
     Args:
         e: numbers of V cells on B examples.
@@ -60,7 +61,8 @@ def max_t(
     n_t, n = templates.sizes, len(templates.codes)
     deviations = templates.centred(e) * np.sqrt(n_t / (n_t - 1))[templates.codes]
     weights = 1 / (n_t - 1) / n**2  # of n_t·Σx² − (Σx)²: a template's part of the variance
-    squares = templates.sums(deviations**2) @ (n_t * weights)  # [V]
+    of_templates = templates.sums(deviations**2)  # [V, G]
+    squares, spread = of_templates @ (n_t * weights), of_templates.sum(axis=1) / n**2  # [V]
     parts = [(own, np.sqrt(weight) * deviations[:, own].T) for own, weight in zip(templates.each, weights, strict=True)]
     rng = np.random.default_rng(seed)
     largest = []
@@ -70,8 +72,8 @@ def max_t(
         for own, scaled in parts:
             sums = signs[:, own] @ scaled  # [flips, V]
             variance -= np.square(sums, out=sums)
-        variance[variance <= EXACT * squares] = np.inf  # no t
-        t = signs @ (deviations.T / n)
-        np.divide(np.square(t, out=t), variance, out=t)
+        total = np.square(signs @ (deviations.T / n))
+        t = np.where(total > ROUNDING * spread, np.inf, 0.0)  # where nothing varies any more
+        np.divide(total, variance, where=variance > ROUNDING * squares, out=t)
         largest.append(np.sqrt(t.max(axis=1)))
-    return float(np.quantile(np.concatenate(largest), 1 - alpha))
+    return float(np.quantile(np.concatenate(largest), 1 - alpha, method="higher"))

@@ -26,14 +26,14 @@ Correction = Literal["holm", "bh", "maxt"]
 CORRECTIONS: tuple[Correction, ...] = ("holm", "bh", "maxt")
 
 
-def critical(
+def critical(  # noqa: PLR0917
     estimate: Estimate, smallest: float, alpha: float, correction: Correction, e: FloatArray, templates: Groups
 ) -> FloatArray:
     """How many standard errors wide each cell's side of its simultaneous interval is, [V].
 
     `holm`: t at 1 − alpha/(2V), so that all V intervals hold with probability 1 − alpha. `maxt`: one number for all cells, from
-    flips (`max_t`). `bh`: t at 1 − R·alpha/(2V), where R cells are decided at that level: of the intervals of decided cells a
-    share of alpha is wrong on average (Benjamini & Yekutieli 2005).
+    flips (`max_t`); NaN where it is infinite. `bh`: t at 1 − R·alpha/(2V), where R cells are decided at that level: of the
+    intervals of decided cells a share of alpha is wrong on average (Benjamini & Yekutieli 2005).
 
     Args:
         estimate: of V cells; those that are undefined are in no family.
@@ -49,7 +49,7 @@ def critical(
     count = max(1, int(defined.sum()))
     if correction == "maxt":
         found = max_t(e[defined], templates, alpha=alpha) if defined.any() else np.nan
-        return np.where(defined, found, np.nan)
+        return np.where(defined & np.isfinite(found), found, np.nan)
     level = alpha / count
     if correction == "bh":
         distance = np.abs(np.abs(estimate.value) - smallest)
@@ -59,7 +59,7 @@ def critical(
     return width
 
 
-def decide(
+def decide(  # noqa: PLR0917
     estimate: Estimate, critical: FloatArray, smallest: float, crossover: FloatArray, alpha: float, correction: Correction
 ) -> list[str | None]:
     """Each cell's label; None where it has no interval.
@@ -87,10 +87,11 @@ def hold_for_new_templates(
     Args:
         estimate: with templates as the sample (`tinylab.statistics.estimates.new_templates`).
         smallest: the smallest effect of interest, in the estimate's unit.
-        labels: of the cells.
+        labels: of the cells; where there is none, nothing is told.
         alpha: the error that is allowed.
     """
     candidates = np.array([label == MATTERS for label in labels])
     p = np.where(candidates, np.minimum(1.0, 2 * np.minimum(*estimate.beyond(smallest))), np.nan)
     adjusted: Float64[np.ndarray, " V"] = holm(p)
-    return [None if np.isnan(se) else bool(one <= alpha) for one, se in zip(adjusted, estimate.se, strict=True)]
+    return [None if label is None or np.isnan(se) else bool(one <= alpha)
+            for label, one, se in zip(labels, adjusted, estimate.se, strict=True)]

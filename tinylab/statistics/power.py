@@ -38,7 +38,8 @@ def examples_to_decide(
     distance = np.abs(np.abs(estimate.value) - smallest)
     wanted = (critical + stats.norm.ppf(power)) * estimate.se
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.ceil(n * (wanted / distance) ** 2)
+        needed: FloatArray = np.ceil(n * (wanted / distance) ** 2)
+    return needed
 
 
 @lru_cache(maxsize=1024)

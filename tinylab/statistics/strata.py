@@ -89,3 +89,53 @@ def shares(sizes: Sequence[int], n: int, least: int = 2) -> list[int]:
         if not short:
             return [found.get(g, floors[g]) for g in range(len(sizes))]
         raised |= short
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Items cut by templates: J parts, of each the examples that are of one item and of one template."""
+
+    examples: Groups
+    """Which part each of B examples is of."""
+    templates: Groups
+    """The template of each of J parts, as examples' templates are numbered."""
+    items: Groups
+    """The item of each of J parts."""
+    within: Groups
+    """The templates of the examples."""
+
+    @classmethod
+    def of(cls, templates: Groups, items: Groups | None) -> Parts:
+        """Without items each example is one of its own."""
+        item = np.arange(len(templates.codes)) if items is None else items.codes
+        examples = Groups.of([*zip(item.tolist(), templates.codes.tolist(), strict=True)])
+        first = np.unique(examples.codes, return_index=True)[1]
+        return cls(examples, Groups(templates.codes[first]), Groups(item[first]), templates)
+
+    @cached_property
+    def share(self) -> Float64[np.ndarray, " J"]:
+        """Of a part in the examples of its template."""
+        share: Float64[np.ndarray, " J"] = self.examples.sizes / self.within.sizes[self.templates.codes]
+        return share
+
+    def stretched(self, numbers: FloatArray) -> FloatArray:
+        """Each part's sum of deviations from its template's mean, [..., J] of [..., B]; 0 of a part that is all of its template.
+
+        Stretched so that its square is unbiased for independent examples (Bell & McCaffrey 2002).
+        """
+        sums = self.examples.sums(self.within.centred(numbers))
+        stretched: FloatArray = np.divide(sums, np.sqrt(1 - self.share), out=np.zeros_like(sums), where=self.share < 1)
+        return stretched
+
+    @cached_property
+    def df(self) -> float:
+        """Degrees of freedom of the sum of squares of items' stretched sums, for independent examples of equal variance.
+
+        They are the squared trace of a matrix M over the sum of its squares, M = diag(own) − U·diag(1/n_t)·Uᵀ.
+        """
+        n_t, weight = self.within.sizes, self.examples.sizes / np.sqrt(1 - self.share)
+        own = self.items.sums(weight / np.sqrt(1 - self.share))  # [I]
+        u = self.items.members.T @ (weight[:, None] * self.templates.members)  # [I, G]
+        trace = own.sum() - (u**2 / n_t).sum()
+        squares = (own**2).sum() - 2 * (own[:, None] * u**2 / n_t).sum() + ((u.T @ u) ** 2 / np.outer(n_t, n_t)).sum()
+        return float(trace**2 / squares)
