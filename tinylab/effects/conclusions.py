@@ -19,7 +19,7 @@ from tinylab.arrays import FloatArray
 from tinylab.config.groups import EffectsConfig
 from tinylab.effects.measured import Measured
 from tinylab.interventions.components import TableKind
-from tinylab.measures.metrics import LOGIT_DIFF, Metric, named
+from tinylab.measures.metrics import LOGIT_DIFF, named
 from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.records.tables import effects_columns, schema
 from tinylab.statistics import estimates
