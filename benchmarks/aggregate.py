@@ -20,7 +20,7 @@ from benchmarks.measure import PeakMemory, timed
 from tinylab.interventions.components import HEAD_IMPACT
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
-from tinylab.records.tables import impact_columns, schema
+from tinylab.records.tables import EFFECTS_COLUMNS, effects_columns, impact_columns, schema
 from tinylab.sweep.aggregate import aggregate
 from tinylab.sweep.artifacts import groups
 from tinylab.sweep.invariants import Group, Settings, find_invariants
@@ -31,6 +31,8 @@ CPU = torch.device("cpu")
 METRICS = ("logit_diff", "kl_div", "acc_flip_rate", "p_drop")
 SEEDS = (0, 1, 2)
 BASELINES = dict.fromkeys(METRICS, 0.0) | {"logit_diff": 10.0}
+SE = 0.02
+"""Of the made-up effects."""
 CONFIG = "battery: h1\n"
 STARTED = "2026-01-31T12:00:00+00:00"
 
@@ -61,6 +63,7 @@ def make_sweep(folder: Path, runs: int, shape: Shape) -> None:
         table = pa.table(values).select(impact_columns(HEAD_IMPACT)).cast(schema(impact_columns(HEAD_IMPACT), HEAD_IMPACT))
         pq.write_table(table, run.file(HEAD_IMPACT.name), compression="zstd")
         pq.write_table(table.slice(0, 1), run.file("per_example"))
+        pq.write_table(_effects(columns, rng, shape), run.file("effects"), compression="zstd")
         run.file("config").write_text(CONFIG, encoding="utf-8")
         _dump(run.file("summary"), _summary(run_id, condition))
         _dump(run.manifest, _manifest(run_id, condition, shape))
@@ -79,11 +82,30 @@ def _columns(shape: Shape) -> dict[str, pa.Array]:
     return {name: pa.array(column) for name, column in columns.items()}
 
 
+def _effects(columns: dict[str, pa.Array], rng: np.random.Generator, shape: Shape) -> pa.Table:
+    """What effects.parquet holds: every twentieth head has an effect in all runs, and others now and then."""
+    cells = shape.layers * shape.heads
+    first = slice(0, cells * len(METRICS))  # of one seed
+    keys = {name: columns[name][first] for name in ("layer", "head", "scale", "metric")}
+    size = np.where(rng.random(cells) < 1 / 200, 0.3, 0.0) + np.where(np.arange(cells) % 20 == 0, 0.3, 0.0)
+    effect = np.tile(-size + rng.normal(scale=SE, size=cells), len(METRICS))
+    told = {name: pa.nulls(len(effect)) for name in EFFECTS_COLUMNS} | keys | {
+        "n": np.full(len(effect), 120), "templates": np.full(len(effect), 4), "smallest_template": np.full(len(effect), 30),
+        "effect": effect, "se": np.full(len(effect), SE), "df": np.full(len(effect), 116.0),
+        "ci_low": effect - 2 * SE, "ci_high": effect + 2 * SE, "effect_logits": 10 * effect,
+        "label": [["undecided", "matters"][big] if place < cells else None
+                  for place, big in enumerate((np.abs(effect) - 4 * SE > 0.05).astype(int).tolist())],
+    }
+    columns_of_table = effects_columns(HEAD_IMPACT)
+    return pa.table({name: told[name] for name in columns_of_table}).cast(schema(columns_of_table, HEAD_IMPACT))
+
+
 def _manifest(run_id: str, condition: str, shape: Shape) -> dict[str, Any]:
     return {
         "status": "complete", "run_id": run_id, "run_name": f"h1_{condition}", "condition": condition,
         "battery": {"name": "h1", "scales": [0.0], "layers": None, "heads": None}, "table": HEAD_IMPACT.name,
         "table_kind": HEAD_IMPACT.as_json(),
+        "judged": {"smallest": 0.05, "alpha": 0.05, "correction": "holm", "k": 10, "noise": {}},
         "direction": "none", "target_run": "clean", "positions": "all", "model": "made up",
         "provenance": {
             "model": {"name": "made up", "revision": None, "digest": "0" * 64}, "n_layers": shape.layers, "n_heads": shape.heads,
@@ -96,7 +118,7 @@ def _manifest(run_id: str, condition: str, shape: Shape) -> dict[str, Any]:
             "peak_memory_bytes": 1, "started": STARTED, "finished": STARTED,
         },
         "started": STARTED,
-        **{name: str(RunFolder(Path()).file(name)) for name in ("config", HEAD_IMPACT.name, "per_example", "summary")},
+        **{name: str(RunFolder(Path()).file(name)) for name in ("config", HEAD_IMPACT.name, "per_example", "effects", "summary")},
     }
 
 
@@ -128,7 +150,7 @@ class Point:
     mebibytes: float  # that it holds at most beyond the imports
     read: float  # seconds of its parts: manifests and summaries
     join: float
-    rank: float  # the invariants
+    rank: float  # the invariants, from the matrix and the runs' effects
 
 
 def points(counts: Sequence[int], shape: Shape) -> list[Point]:
@@ -152,7 +174,7 @@ def grown(folder: Path) -> tuple[float, float]:
 
 
 def seconds(folder: Path) -> tuple[float, float, float]:
-    """Of reading, of joining, and of the invariants by one metric."""
+    """Of reading, of joining, and of the invariants by one metric, effects included."""
     settings = Settings()
     children, read = timed(CPU, lambda: _children(folder))
     matrix, joined = timed(CPU, lambda: join(folder / "matrix.parquet", children))

@@ -18,7 +18,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import aggregate
+from benchmarks import aggregate, conclusions
 from benchmarks.curves import PROMPT_TOKENS, LayoutPoint, Point
 from benchmarks.document import kept
 from benchmarks.memory import PLAIN_PASSES, Style
@@ -29,6 +29,7 @@ from benchmarks.workloads import DISTINCT_LENGTH, SEED, TASKS, Kind, Task
 
 EXCESS_TARGET = 0.05
 PEAK_TARGET = 0.70
+EFFECTS_SECONDS, EFFECTS_MEBIBYTES = 5, 500
 INTRODUCTION = f"""# Benchmarks
 
 Written by `make bench`, but "End to end on trained models", which is `make bench-real`'s; all other numbers are of one run on one
@@ -87,7 +88,11 @@ measured in fresh processes too; medians of {repeats}."""
 AGGREGATE_NOTE = """Finished runs made up for the purpose, each a condition of its own: {heads} heads × {metrics} metrics ×
 {seeds} seeds, a row each. `python -m tinylab.aggregate` in all, which also writes the documents, in a fresh process, and
 the MiB that it holds at most beyond its imports; then its parts once more: reading manifests and summaries, joining the
-tables into the matrix, and the invariants by one metric, from the matrix on disk."""
+tables into the matrix, and the invariants by one metric, from the matrix on disk and every run's effects.parquet."""
+EFFECTS_NOTE = """A run made up for the purpose, {cells:,} heads × {examples} pairs of {templates} templates × 4 metrics: from its
+`per_example` table to `effects.parquet` and what the summary says of it, ranking included, by each correction, in a fresh
+process that has imported what it takes. The MiB are what it holds at most beyond that table. The target is under {seconds} s
+and {mebibytes} MiB."""
 
 
 @dataclass
@@ -106,6 +111,7 @@ class Results:
     profiles: list[Profile] = field(default_factory=list)
     startup: dict[str, float] = field(default_factory=dict)
     sweeps: list[aggregate.Point] = field(default_factory=list)
+    effects: list[conclusions.Point] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -178,6 +184,8 @@ def sheets(results: Results) -> list[Sheet]:
         found.append(_startup(results.startup))
     if results.sweeps:
         found.append(_sweeps(results.sweeps))
+    if results.effects:
+        found.append(_effects(results.effects))
     return found
 
 
@@ -338,6 +346,18 @@ def _sweeps(points: Sequence[aggregate.Point]) -> Sheet:
     return Sheet("Aggregate", AGGREGATE_NOTE.format(**sizes), columns, rows)
 
 
+def _effects(points: Sequence[conclusions.Point]) -> Sheet:
+    rows = [
+        (point.correction, f"{point.rows:,}", f"{point.seconds:.2f}", f"{point.mebibytes:.0f}",
+         met(point.seconds < EFFECTS_SECONDS and point.mebibytes < EFFECTS_MEBIBYTES))
+        for point in points
+    ]
+    shape = conclusions.Shape()
+    note = EFFECTS_NOTE.format(cells=shape.layers * shape.heads, examples=shape.examples, templates=shape.templates,
+                               seconds=EFFECTS_SECONDS, mebibytes=EFFECTS_MEBIBYTES)
+    return Sheet("Effects", note, ("correction", "rows", "seconds", "MiB", "met"), rows)
+
+
 def write(results: Results, out: Path, raw: Path, console: Console) -> None:
     """The document, but what another command writes of it, the raw numbers, and the tables on the console."""
     tables = sheets(results)
@@ -362,7 +382,7 @@ def _raw(results: Results) -> dict[str, Any]:
         }
         for case in results.cases
     ]
-    tables = ("curves", "layouts", "profiles", "sweeps")
+    tables = ("curves", "layouts", "profiles", "sweeps", "effects")
     rest: dict[str, Any] = {name: [asdict(point) for point in getattr(results, name)] for name in tables}
     rest |= {name: getattr(results, name) for name in ("tools", "memory", "startup")}
     return {"machine": machine(results), "cases": cases, **rest}

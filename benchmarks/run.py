@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import aggregate
+from benchmarks import aggregate, conclusions
 from benchmarks.curves import curves, layouts
 from benchmarks.memory import STYLES, Style, peak_memory
 from benchmarks.peers import installed, tools
@@ -29,7 +29,7 @@ DOCUMENT = ROOT / "docs/benchmarks.md"
 RAW = ROOT / "outputs/benchmarks"
 STANDARD = "gpt2-cpu-float32"
 """The run that docs/benchmarks.md is about; others are written beside the raw numbers."""
-SECTIONS = ("memory", "curves", "layout", "profile", "startup", "aggregate", "engines")
+SECTIONS = ("memory", "curves", "layout", "profile", "startup", "aggregate", "effects", "engines")
 """The last one takes the time that the others leave."""
 
 
@@ -46,10 +46,11 @@ class Extent:
     repeats: int  # of what is cheap
     styles: tuple[Style, ...]  # whose memory is measured
     runs: tuple[int, ...]  # of the sweeps that are joined
+    effects: conclusions.Shape  # of the run that is concluded
 
 
-FULL = Extent(560, 32, CORPORA, 256, 4, (1_000, 10_000, 100_000), 3, STYLES, (10, 100, 1_000))
-QUICK = Extent(0, 6, ("facts", "induction"), 32, 2, (100, 1_000), 1, STYLES[-1:], (4,))
+FULL = Extent(560, 32, CORPORA, 256, 4, (1_000, 10_000, 100_000), 3, STYLES, (10, 100, 1_000), conclusions.Shape())
+QUICK = Extent(0, 6, ("facts", "induction"), 32, 2, (100, 1_000), 1, STYLES[-1:], (4,), conclusions.Shape(2, 4, 16, 4))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,6 +112,8 @@ def _measure(section: str, results: Results, extent: Extent, pairs: int) -> None
         results.startup = startup(extent.repeats)
     elif section == "aggregate":
         results.sweeps = aggregate.points(extent.runs, aggregate.Shape())
+    elif section == "effects":
+        results.effects = conclusions.points(extent.effects)
     else:
         model = random_model(SHAPES[results.shape](), results.device, results.dtype)
         results.profiles = profiles(results.shape, model, pairs, extent.repeats)

@@ -59,6 +59,10 @@ ALLOWED = (
     Allowed("invariants.json", "groups.*.described", GAIN, "the battery's settings in words, for titles"),
     Allowed("invariants.json", "groups.*.component", GAIN, "the columns of a component, whatever the kind of table"),
     Allowed("invariants.json", "groups.*.settings", GAIN, "what the sweep varied, so that it is not averaged"),
+    *(Allowed("invariants.json", f"*{name}", GAIN, "claims are tested; the strongest are told beside them, with their chance")
+      for name in ("intersection", "conjunction", "sign_agreement", "by_chance", "groups.*.runs")),
+    *(Allowed("invariants.json", f"*{name}", kind, "words for a person; what a test lacks is said too")
+      for name in ("note", "notes") for kind in (GAIN, DIFFER)),
     Allowed("manifest.json", "model", DIFFER, "a folder's weights are called by its name, not by the path that was typed"),
     Allowed("summary.json", "model", DIFFER, "the same"),
     Allowed("summary.json", "conditions.*.model", DIFFER, "the same, in a sweep's summary"),
@@ -112,7 +116,7 @@ def _compare_file(before: Path, after: Path) -> Iterator[str]:
     if before.suffix == ".parquet":
         yield from compare_tables(pq.read_table(before), pq.read_table(after), more=before.name in MORE_COLUMNS)
     elif before.suffix in (".json", ".yaml"):
-        yield from _compare_values(before.name, "", _document(before), _document(after))
+        yield from _compare_values(before.name, "", *(_by_rank(_document(file)) for file in (before, after)))
     elif before.read_bytes() != after.read_bytes():
         yield "other bytes"
 
@@ -120,6 +124,14 @@ def _compare_file(before: Path, after: Path) -> Iterator[str]:
 def _document(file: Path) -> Any:
     text = file.read_text(encoding="utf-8")
     return json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+
+
+def _by_rank(document: Any) -> Any:
+    """invariants.json with the strongest of every condition as what is claimed, which they once were; others as they are."""
+    if not isinstance(document, dict) or "intersection" not in document:
+        return document
+    groups = [{**group, **group["intersection"]} for group in document["groups"]]
+    return {**document, **document["intersection"], "groups": groups, "set": "intersection"}
 
 
 # --- tables ---

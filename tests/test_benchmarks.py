@@ -47,7 +47,7 @@ PAIRS = [TokenPair((1, 2, 3), (1, 2, 4), 0, 1), TokenPair((1, 5, 6), (1, 2, 3), 
 
 TITLES = (
     "Machine", "Targets", "Speed", "States", "Matmul peak", "Correctness", "Memory", "Curves", "Layout", "Profile",
-    "Profile of the embedded model", "Start-up", "Aggregate",
+    "Profile of the embedded model", "Start-up", "Aggregate", "Effects",
 )
 
 
@@ -191,6 +191,8 @@ def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
         assert all(difference <= 1e-4 for difference in case["beside_difference"].values()), case
     assert [(sweep["runs"], sweep["rows"]) for sweep in measured["sweeps"]] == [(4, 4 * 400 * 4 * 3)]
     assert all(sweep[part] > 0 for sweep in measured["sweeps"] for part in ("whole", "mebibytes", "read", "join", "rank"))
+    concluded = [(point["correction"], point["rows"]) for point in measured["effects"]]
+    assert concluded == [(name, 8 * 16 * 4) for name in ("holm", "bh", "maxt")]
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_a_sweep_joins_the_tables_and_finds_invariants(tmp_path: Path) -> None:
     assert len(sweep.invariants["groups"]) == 2
     for group in sweep.invariants["groups"]:
         assert group["kind"] == "positions"
-        assert all(set(component) == {"layer", "position"} for component in group["positions"])
+        assert all(set(component) == {"layer", "position"} for component in group["intersection"]["positions"])
         rows = sweep.matrices["position_matrix"].query("metric == 'margin'")
         rows = rows[rows["battery.parts"] == group["settings"]["battery.parts"]]
         for condition in ("cond_a", "cond_b"):
@@ -107,7 +107,8 @@ def test_a_sweep_joins_the_tables_and_finds_invariants(tmp_path: Path) -> None:
             top = group["per_metric"]["margin"]["top_k"][condition]
             best = best[best["change"] > 1e-12]  # prompts that begin alike are the same run there
             assert top == [{"layer": int(row.layer), "position": int(row.position)} for row in best.itertuples()]
-    assert "positions among the 2 strongest of every condition (cond_a, cond_b) by magnitude of margin" in printed
+    assert "positions that matter with one sign in every condition (cond_a, cond_b): 0" in printed
+    assert "positions are among the 2 strongest of both by margin" in printed
 
 
 def test_a_battery_with_a_source_and_a_shipped_kind_of_table_ends_well(tmp_path: Path) -> None:

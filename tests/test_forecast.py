@@ -31,7 +31,7 @@ def test_a_dry_run_tells_what_the_run_then_does(tinylab: Command, engine: str, c
     found = next(line for line in lines if line[0].startswith("h2_cond_a"))
     assert found[0] == f"h2_cond_a_{manifest['run_id']}"
     used, name = "forked" if engine == "auto" else "reference", provenance["engine"]
-    assert found[1:6] == ["6", "4", used, f"{provenance['forwards']:,}", f"{provenance['states']:,}"]
+    assert found[1:6] == ["6", "5", used, f"{provenance['forwards']:,}", f"{provenance['states']:,}"]
     assert name == used
     assert found[-1] == "no"
     assert tinylab(*asked, "dry_run=true") == 0

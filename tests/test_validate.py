@@ -132,11 +132,12 @@ BROKEN_INVARIANTS: dict[str, tuple[Change, str]] = {
     "k as a truth value": (lambda d: d.update(k=True), "k is True"),
     "no metrics": (lambda d: d.update(metrics=[]), "metrics is .."),
     "an unknown rank": (lambda d: d.update(rank="loudest"), "rank is 'loudest', expected one of magnitude"),
-    "another set": (lambda d: d.update(set="union"), "set is 'union'"),
+    "another set": (lambda d: d.update(set="most"), "set is 'most', expected one of partial_conjunction"),
     "a head without its layer": (lambda d: d.update(heads=[{"head": 1}]), "heads.0.layer is missing"),
     "a layer that is text": (lambda d: d.update(layers=["1"]), "layers.0 is '1', expected a whole number"),
     "a head twice": (lambda d: d.update(heads=[{"layer": 0, "head": 1}] * 2), "heads is .*, expected nothing that stands twice"),
-    "more than k": (lambda d: d.update(k=1, heads=[], layers=[0, 1]), "layers is .0, 1., expected at most k=1 components"),
+    "more than k": (lambda d: d.update(set="intersection", k=1, heads=[], layers=[0, 1]),
+                    "layers is .0, 1., expected at most k=1 components"),
     "no groups": (lambda d: d.pop("groups"), "groups is missing, expected a list"),
 }
 

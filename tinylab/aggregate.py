@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tinylab.config.groups import RANKS
+from tinylab.config.groups import RANKS, SETS, check_set
 from tinylab.errors import TinylabError
 from tinylab.machine.printing import unfailing
 
@@ -26,7 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--k", type=_positive, help="how many components of each condition count as its strongest")
     parser.add_argument("--metrics", nargs="+", help="by which metrics: those of the runs")
     parser.add_argument("--rank", choices=RANKS, help="magnitude: |change|; highest, lowest: the level itself")
+    parser.add_argument("--set", choices=SETS, help="what is claimed: effects of one sign in every condition, tested; among the "
+                                                    "k strongest of every condition; effects in one condition at least")
+    parser.add_argument("--at-least", type=_positive, metavar="R",
+                        help="of partial_conjunction: in R conditions at least; --set alone means in every one")
     parser.add_argument("--allow-partial", action="store_true", default=None, help="even if a condition is missing")
+    parser.add_argument("--cross", action="store_true", help="try conditions with the components that matter in each other")
     args = parser.parse_args(argv)
     with unfailing():
         codes = {_one(folder, args) for folder in args.folders}
@@ -56,6 +61,7 @@ def _aggregate(path: Path, args: argparse.Namespace) -> int:
     from tinylab.records.storage import read_json
     from tinylab.report.observers import sweep_ended
     from tinylab.sweep.aggregate import Settings, aggregate, sweep_folder
+    from tinylab.sweep.cross_controls import add_cross_controls
 
     folder = sweep_folder(path)
     file = folder / "manifest.json"
@@ -63,8 +69,13 @@ def _aggregate(path: Path, args: argparse.Namespace) -> int:
     if told is not None:
         check_read(InvariantsSettings, told, f"{file}: invariants")
     settings = {key: (told or {}).get(key, value) for key, value in vars(Settings()).items()}
+    if args.set is not None:  # in how many conditions goes with it
+        settings["at_least"] = None
     settings.update({key: value for key in settings if (value := getattr(args, key)) is not None})
+    check_set(settings["set"], settings["at_least"])
     outcome = aggregate(folder, Settings(**{**settings, "metrics": tuple(settings["metrics"])}), asked=args.metrics or ())
+    if args.cross:
+        add_cross_controls(folder, True)
     sweep_ended(folder, outcome)
     return 3 if outcome["failures"] else 4 if outcome["verify_failed"] else 0
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from tinylab.command import hydras_own_errors, run_command
 from tinylab.config.composing import CONFIG_NAME, Composer, config_folders
+from tinylab.config.groups import AUTO
 from tinylab.config.hydra_internals import flags_parser, run_hydra
 from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, uninterrupted
@@ -162,10 +163,21 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
             log.error("%s", broken)
         raise
     outcome = _joined(plan, error)
+    _try_conditions(plan)
     sweep_ended(plan.sweep_folder, outcome)
     if outcome["failures"]:
         return EXIT_MISSING_RUNS
     return 4 if outcome["verify_failed"] else 0
+
+
+def _try_conditions(plan: Plan) -> None:
+    """Try the conditions of a sweep with each other's components, in this process, which has to hold the model."""
+    from tinylab.report.observers import sweep_tried
+
+    assert plan.sweep_folder is not None
+    asked = plan.first.controls.cross
+    elsewhere = plan.submitit is not None or plan.own_ray  # what other machines hold may not fit here
+    sweep_tried(plan.sweep_folder, False if asked == AUTO and elsewhere else asked)
 
 
 def _stop(plan: Plan) -> None:

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from tinylab.batteries.shams import without_sham
 from tinylab.config.groups import AUTO
 from tinylab.effects.ability import Telling, ability, sentence, tell
 from tinylab.effects.impact import Impact, assemble
+from tinylab.effects.prospect import prospect
 from tinylab.errors import TinylabError
 from tinylab.interventions.sources import RUNS
 from tinylab.machine.imports import large_import
 from tinylab.machine.threads import set_threads
-from tinylab.measures.metrics import Scorer, named, scored
+from tinylab.measures.metrics import LOGIT_DIFF, Scorer, named, scored
 from tinylab.models.device import resolve_device
 from tinylab.models.loading import kept_model
 from tinylab.models.weights import identify
@@ -46,6 +48,7 @@ class Computed:
 
     impact: Impact
     provenance: dict[str, Any]
+    ready: Ready
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def compute(
     """
     began = time.monotonic()
     config = resolved.config
-    ready = _get_ready(resolved, warning)
+    ready = get_ready(resolved, warning)
     engine, prepared = ready.choice.engine, ready.prepared
     prediction = engine.plan(prepared.tokens, ready.variants)
     log.info("%s engine: %s", engine.name, prediction.sentence())
@@ -123,11 +126,19 @@ def compute(
         "wall_seconds": round(time.monotonic() - began, 3),
         "engine_seconds": round(engine_seconds, 3),
         "peak_memory_bytes": peak_memory_bytes(),
-    })
+    }, ready)
 
 
-def _get_ready(resolved: Resolved, warning: str | None) -> Ready:
-    """Load corpus and model, and choose the engine; mistakes that need no model are told before torch is imported."""
+def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
+    """Load corpus and model, and choose the engine; mistakes that need no model are told before torch is imported.
+
+    Args:
+        resolved: the run.
+        warning: told once the corpus can be read.
+
+    Raises:
+        TinylabError: see `compute`.
+    """
     config = resolved.config
     condition = load_condition(config.condition)
     if warning is not None:
@@ -145,6 +156,10 @@ def _get_ready(resolved: Resolved, warning: str | None) -> Ready:
     prepared = prepare(config, condition, model)
     _tell_bos(model, prepared.chat)
     _tell_dropped(prepared, condition)
+    if LOGIT_DIFF in config.metric_names:
+        log.info("%s", prospect(prepared, config.effects))
+    if config.controls.sham is not False and (silent := without_sham(prepared.cells)):
+        log.info("no sham of %s: such operations declare none (Operation.sham)", ", ".join(silent))
     variants = [cell.variant for cell in prepared.cells]
     value_bias = convention(biases_for(model, variants))
     return Ready(model, device, prepared, choose_engine(model, config.engine, prepared.tokens, variants), value_bias)

@@ -7,13 +7,18 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from omegaconf import OmegaConf
 
+from tinylab.batteries.shams import SHAM
+from tinylab.checks.random_sets import add_random_sets
+from tinylab.checks.shams import sham_failed
 from tinylab.checks.verify import add_verify_slice, filled_in
-from tinylab.computing import Computed, compute
+from tinylab.computing import Computed, Ready, compute, get_ready
 from tinylab.effects.conclusions import Settings, conclude, noise_of
 from tinylab.effects.summary import summarise
+from tinylab.engine.base import Engine
 from tinylab.errors import OutputError, VerifyFailed
 from tinylab.interventions.components import TableKind
 from tinylab.machine.threads import set_threads
@@ -31,6 +36,7 @@ from tinylab.records.storage import read_json, write_table, write_text
 from tinylab.records.tables import impact_table, per_example_table
 from tinylab.report.observers import run_ended
 from tinylab.schema import Config
+from tinylab.task.preparation import Prepared
 
 log = logging.getLogger(__name__)
 
@@ -52,22 +58,39 @@ def run_experiment(resolved: Resolved, folder: RunFolder) -> None:
     folder.tidy()
     if (damaged := folder.set_aside()) is not None:
         log.warning("%s It is set aside as %s.damaged, and the run computed", damaged, folder.manifest.name)
-    finished = None if config.overwrite else _finished(resolved.run_id, folder)
-    if finished is None:
-        _run(resolved, folder)
-    elif lacking := [metric for metric in config.metric_names if metric not in finished["metrics"]]:
-        _add(resolved, folder, finished, lacking)
-    else:
-        _reuse(folder, finished)
+    _compute(resolved, folder)
     verdict = None
     if config.verify_slice.asked:
         set_threads(resolved.threads)
         verdict = add_verify_slice(resolved, folder)
-    _judge(config, folder)
+        _judge(config, folder)
     run_ended(folder, plots=config.plots)
     if verdict == "fail" and config.verify_slice.strict:
         raise VerifyFailed(f"the verify slice of {folder.path} disagrees with the run and verify_slice.strict=true; "
                            f"see {folder.file('verify')}.")
+
+
+def _compute(resolved: Resolved, folder: RunFolder) -> None:
+    """Everything that the run's own engine computes: its numbers, and the controls that go with what they say."""
+    config = resolved.config
+    finished = None if config.overwrite else _finished(resolved.run_id, folder)
+    ready = None
+    if finished is None:
+        ready = _run(resolved, folder)
+    elif lacking := [metric for metric in config.metric_names if metric not in finished["metrics"]]:
+        ready = _add(resolved, folder, finished, lacking)
+    else:
+        _reuse(folder, finished)
+        _tell_lacking_shams(config, folder)
+    _judge(config, folder)
+    if (said := sham_failed(read_json(folder.file("summary"))["controls"], config.model.dtype)) is not None:
+        log.warning("%s", said)
+
+    def get() -> tuple[Engine, Prepared]:
+        there = ready or get_ready(resolved if finished is None else _as_before(resolved, finished))
+        return there.choice.engine, there.prepared
+
+    add_random_sets(resolved, folder, get)
 
 
 def _finished(run_id: str, folder: RunFolder) -> dict[str, Any] | None:
@@ -86,7 +109,19 @@ def _reuse(folder: RunFolder, finished: dict[str, Any]) -> None:
         folder.write({key: value for key, value in finished.items() if key != "attempt_failed"})
 
 
-def _run(resolved: Resolved, folder: RunFolder) -> None:
+def _tell_lacking_shams(config: Config, folder: RunFolder) -> None:
+    """Say how a finished run gets shams that it lacks: they stand among its cells, which are not computed again."""
+    if config.controls.sham is not True:
+        return
+    layer = config.battery.table.component[0]
+    table = pq.read_table(folder.file("per_example"), columns=[layer, "control"])
+    shams = pc.unique(table.filter(pc.equal(table["control"], SHAM))[layer])
+    if len(shams) < len(layers := pc.unique(table[layer])):
+        log.info("controls.sham=true: the finished run has shams in %d of %d layers; overwrite=true computes it again with all",
+                 len(shams), len(layers))
+
+
+def _run(resolved: Resolved, folder: RunFolder) -> Ready:
     """Compute a run and write its files; the manifest says complete only when all of them are there."""
     config, run_id = resolved.config, resolved.run_id
     before = folder.read() or {}
@@ -121,9 +156,10 @@ def _run(resolved: Resolved, folder: RunFolder) -> None:
             },
         })
     folder.forget_attempt()
+    return computed.ready
 
 
-def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lacking: list[str]) -> None:
+def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lacking: list[str]) -> Ready:
     """Compute the metrics that a finished run lacks, and add them to its files; the numbers that are there stay."""
     log.info("run %s is already complete in %s; computing what it lacks: %s", resolved.run_id, folder.path, ", ".join(lacking))
     beginning = now()
@@ -149,6 +185,7 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
             "provenance": {**provenance, "added": [*provenance.get("added", []), addition]},
         })
     folder.forget_attempt()
+    return computed.ready
 
 
 def _judge(config: Config, folder: RunFolder) -> None:

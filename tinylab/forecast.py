@@ -1,4 +1,4 @@
-"""What a command would run, and what that would cost: `dry_run=true`. Nothing is computed or written."""
+"""What a command would run, what that would cost, and what it could decide: `dry_run=true`. Nothing is computed or written."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 
 from rich.table import Table
 
+from tinylab.effects.prospect import prospect
 from tinylab.engine.base import Prediction, readable
+from tinylab.measures.metrics import LOGIT_DIFF
 from tinylab.models.device import resolve_device
 from tinylab.models.loading import skeleton
 from tinylab.models.weights import loaded_bytes
@@ -23,7 +25,7 @@ from tinylab.task.preparation import prepare
 
 
 def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
-    """Print a line for every run: its folder, whether it is already there, forward passes, states, memory.
+    """Print a line for every run: its folder, whether it is already there, forward passes, states, memory; what it can decide.
 
     Args:
         configs: of the runs.
@@ -39,8 +41,9 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
     view.add_column("already complete")
     due: list[Prediction] = []
     changes: list[str] = []
+    decided: dict[str, list[str]] = {}
     for config, folder in zip(configs, folders, strict=True):
-        pairs, cells, cost = forecast(config)
+        pairs, cells, cost, decides = forecast(config)
         resolved = resolve(config)
         identity = resolved.run_id
         there = locate_run(RunFolder(folder), identity, config.overwrite).intact(identity)
@@ -50,6 +53,8 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
             changes.append(f"{folder.name} is complete but for {', '.join(lacking)}")
         if complete != "yes":
             due.append(cost)
+            if decides is not None:
+                decided.setdefault(decides, []).append(folder.name)
             if (change := since_earlier_run(resolved)) is not None:
                 changes.append(f"{folder.name}: {change}")
         engine = "reference" if config.engine.name == "reference" else "forked"
@@ -60,6 +65,8 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
     out.print(view)
     for sentence in changes:
         out.print(sentence)
+    for sentence, names in decided.items():
+        out.print(f"{names[0] if len(names) == 1 else f'{len(names)} runs'}: {sentence}")
     out.print(f"to compute: {len(due)} of {len(configs)} runs, {sum(cost.forwards for cost in due):,} forward passes, "
               f"{sum(cost.states for cost in due):,} states")
     if any(config.engine.name == "auto" for config in configs):
@@ -67,8 +74,8 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
                   "the plain one's")
 
 
-def forecast(config: Config) -> tuple[int, int, Prediction]:
-    """Pairs used, cells, and the cost of a run, from the model's shape alone.
+def forecast(config: Config) -> tuple[int, int, Prediction, str | None]:
+    """Pairs used, cells, the cost of a run from the model's shape alone, and what its examples can decide, if it has labels.
 
     Raises:
         TinylabError: what the run itself would raise before it computes.
@@ -88,4 +95,5 @@ def forecast(config: Config) -> tuple[int, int, Prediction]:
         cost = predict(Shape.of(model), device, prepared.tokens, variants, budget)
     if config.model.quantize != "none":
         cost = replace(cost, weights=loaded_bytes(config.model) or cost.weights)
-    return len(prepared.tokens), len(prepared.cells), cost
+    decides = prospect(prepared, config.effects) if LOGIT_DIFF in config.metric_names else None
+    return len(prepared.tokens), len(prepared.cells), cost, decides

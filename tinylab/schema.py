@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tinylab.config.checks import at_least, at_most, distinct, folder_name, one_of, storable
 from tinylab.config.groups import (
     ConditionConfig,
+    ControlsConfig,
     DeviceConfig,
     EffectsConfig,
     EngineConfig,
@@ -78,6 +79,7 @@ class Config(RootConfig):
     engine: EngineConfig
     verify_slice: VerifySliceConfig
     effects: EffectsConfig
+    controls: ControlsConfig
     invariants: InvariantsConfig
 
     def __post_init__(self) -> None:
@@ -104,6 +106,7 @@ _GROUPS: dict[str, type[Any]] = {
     "engine": EngineConfig,
     "verify_slice": VerifySliceConfig,
     "effects": EffectsConfig,
+    "controls": ControlsConfig,
     "invariants": InvariantsConfig,
 }
 

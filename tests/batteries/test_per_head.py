@@ -229,7 +229,7 @@ def test_a_heads_score_is_its_change_from_the_unmodified_target_run(group: int, 
         which = (condition, entry["direction"])
         (own,) = [run for run in loaded.runs if (run.manifest["condition"], run.manifest["direction"]) == which]
         assert own.manifest["target_run"] == target
-        examples = own.per_example.query("metric == 'logit_diff'")
+        examples = own.per_example.query("metric == 'logit_diff' and control == 'none'")
         change = (examples["value"] - examples["baseline"]).groupby([examples["layer"], examples["head"]]).mean().abs()
         strongest = change.sort_values(ascending=False, kind="stable").index[:4]
         top = [(head["layer"], head["head"]) for head in entry["per_metric"]["logit_diff"]["top_k"][condition]]

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from conftest import Command, only
+from tinylab.checks.verify import slice_of
 from tinylab.paths import locate
 from tinylab.records.digests import measured
 from typed import snapshot, type_in
@@ -49,7 +52,7 @@ def tamper(run: Path, *, row: int, by: float, metric: str = "logit_diff") -> Non
 def computed(run: Path, table: pd.DataFrame) -> None:
     """A finished run whose per_example was this from the first."""
     file = run / "metrics/per_example.parquet"
-    table.to_parquet(file, index=False)
+    pq.write_table(pa.Table.from_pandas(table, schema=pq.read_schema(file), preserve_index=False), file)
     content = manifest(run)
     content["digests"]["per_example"] = measured(file)
     (run / "manifest.json").write_text(json.dumps(content))
@@ -85,7 +88,8 @@ def test_a_slice_is_added_to_a_finished_run_without_computing_it_again(
     assert tinylab(*RUN, "+verify_slice.device=cpu") == 0
     assert "is already complete, reusing" in capsys.readouterr().out
     after = snapshot(run)
-    for path in before.keys() - {"manifest.json", "run.log", "metrics"}:
+    judged = {"metrics/summary.json", "metrics/effects.parquet"}  # again, as the slice tells how much noise there is
+    for path in before.keys() - {"manifest.json", "run.log", "metrics", *judged}:
         assert after[path] == before[path], path
     assert manifest(run)["provenance"] == provenance
     assert manifest(run)["verify"] == "metrics/verify.json"
@@ -106,7 +110,8 @@ def test_a_slice_is_added_to_a_finished_run_without_computing_it_again(
     last = rows_of_the_split()[-20:]
     sides = {"main": per_example(run), "verify": reference}
     for metric, entry in found["metrics"].items():
-        own = {side: table[(table["metric"] == metric) & table["example"].isin(last)] for side, table in sides.items()}
+        own = {side: table[(table["metric"] == metric) & table["example"].isin(last) & (table["control"] == "none")]
+               for side, table in sides.items()}
         assert {len(rows) for rows in own.values()} == {2 * 20}
         for side, rows in own.items():
             assert entry[side] == pytest.approx(rows["value"].mean(), abs=1e-6)
@@ -132,6 +137,52 @@ def test_it_is_the_last_n_examples_that_are_checked(place: int, verdict: str, ru
     tamper(run, row=rows_of_the_split()[place], by=0.5)
     assert tinylab(*RUN, "verify_slice=cpu", "verify_slice.n_examples=3") == 0
     assert verify(run)["verdict"] == verdict
+
+
+def test_a_slice_of_every_template_takes_the_last_examples_of_each_in_proportion() -> None:
+    names = [*"aaaabbcccccc"]
+    assert slice_of(names, 6, "stratified") == [2, 3, 4, 5, 10, 11]  # quotas 2, 1, 3, two of each at least
+    assert slice_of(names, 6, "last") == [6, 7, 8, 9, 10, 11]
+    assert slice_of(names, 2, "stratified") == [3, 11]
+    assert slice_of(names, 99, "stratified") == slice_of(names, 99, "last") == list(range(12))
+    assert slice_of([*names[:-1], None], 6, "stratified") == [6, 7, 8, 9, 10, 11]
+
+
+WARNING: Final = "the verify slice sees 1 of 6 templates; verify_slice.sample=stratified takes some of each"
+
+
+@pytest.mark.parametrize(("place", "verdict"), [(19, "fail"), (18, "fail"), (17, "pass"), (-1, "fail")])
+def test_a_stratified_slice_finds_what_is_wrong_in_any_template(
+    place: int, verdict: str, run: Path, tinylab: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tamper(run, row=rows_of_the_split()[place], by=0.5)  # rows 0 to 19 are of the first template
+    assert tinylab(*RUN, "verify_slice.sample=stratified", "verify_slice.n_examples=12") == 0
+    found = verify(run)
+    assert (found["verdict"], found["sample"], found["templates"], found["n_examples"]) == (verdict, "stratified", 6, 12)
+    assert manifest(run)["verify_slice"]["settings"]["sample"] == "stratified"
+    assert WARNING not in capsys.readouterr().out
+
+
+def test_the_last_examples_warn_of_templates_that_they_do_not_see(
+    run: Path, tinylab: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tinylab(*RUN, "verify_slice.n_examples=8") == 0
+    assert WARNING in capsys.readouterr().out
+    assert (verify(run)["sample"], verify(run)["templates"], verify(run)["n_examples"]) == ("last", 1, 8)
+    assert tinylab(*RUN, "verify_slice.n_examples=4") == 0
+    assert "sees 1 of 6 templates; verify_slice.sample=stratified takes some of 4 of them" in capsys.readouterr().out
+
+
+def test_a_slice_of_before_samples_were_said_is_reused(run: Path, tinylab: Command) -> None:
+    assert tinylab(*RUN, "verify_slice.n_examples=2") == 0
+    content = manifest(run)
+    del content["verify_slice"]["settings"]["sample"]
+    (run / "manifest.json").write_text(json.dumps(content))
+    before = snapshot(run)
+    assert tinylab(*RUN, "verify_slice.n_examples=2") == 0
+    assert snapshot(run)["metrics/verify.json"] == before["metrics/verify.json"]
+    assert tinylab(*RUN, "verify_slice.n_examples=2", "verify_slice.sample=stratified") == 0
+    assert verify(run)["sample"] == "stratified"
 
 
 def test_wrong_numbers_fail_loudly_but_the_run_ends_well(run: Path, tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:

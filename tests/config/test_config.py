@@ -148,6 +148,8 @@ MISTAKES = {
     "unknown granularity": (["battery=h2", "battery.granularity=neuron"], ["neuron", "layer_resid", "mlp_out", "head_out"]),
     "unknown direction": (["battery=h2", "battery.patch_direction=both"], ["both", "clean->corrupt", "corrupt->clean"]),
     "unknown rank": (["invariants.rank=best"], ["invariants.rank", "best", "magnitude"]),
+    "unknown set": (["invariants.set=all"], ["invariants.set", "all", "partial_conjunction, intersection, union"]),
+    "a number beside a set that has none": (["invariants.set=intersection", "invariants.at_least=2"], ["at_least=2", "leave"]),
     "unknown engine": (["engine=fast"], ["fast", "forked", "reference"]),
     "no positions": (["battery=h2", "battery.positions=null"], ["battery.positions", "last", "all"]),
     "positions taken away": (["battery=h2", "~battery.positions"], ["battery.positions", "last", "all"]),
@@ -236,6 +238,7 @@ FORMS = {
     "strict only": (["verify_slice.strict=true"], VerifySliceConfig(strict=True)),
     "not strict": (["verify_slice.strict=false"], VerifySliceConfig(strict=False)),
     "dtype": (["verify_slice=cpu", "verify_slice.dtype=float64"], VerifySliceConfig(device="cpu", dtype="float64")),
+    "sample only": (["verify_slice.sample=stratified"], VerifySliceConfig(sample="stratified")),
 }
 
 

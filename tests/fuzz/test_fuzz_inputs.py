@@ -59,8 +59,10 @@ def test_a_corpus_of_any_content(suffix: str, data: st.DataObject, desk: Path, c
 
 KEYS = [
     "battery", "battery.scales", "battery.layers", "battery.heads", "battery.keep_value_bias", "battery.name", "condition",
+    "controls", "controls.sham", "controls.random_sets", "controls.draws",
     "condition.n_examples", "condition.path", "condition.split", "condition.tag", "condition.strict", "condition.clean_field",
     "device", "engine", "engine.max_states", "experiment", "invariants.k", "invariants.metrics", "invariants.rank", "metrics",
+    "invariants.set", "invariants.at_least",
     "model", "model.path", "model.name", "model.revision", "model.dtype", "model.add_bos", "overwrite", "plots", "run_name",
     "seeds", "sweep_name", "threads", "verify_slice.device", "+verify_slice.tolerance", "hydra.job.chdir", "hydra/job_logging",
     "hydra.verbose", "hydra.sweep.subdir", "hydra.run.dir", "+new", "~battery", "~condition.path", "++seeds",

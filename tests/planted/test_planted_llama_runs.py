@@ -39,7 +39,7 @@ def check(found: Path, table: str, key: dict[str, Any], values: list[float]) -> 
         frame = pd.read_parquet(found / f"metrics/{name}.parquet")
         chosen = frame[(frame["metric"] == "logit_diff") & np.logical_and.reduce([frame[k] == v for k, v in key.items()])]
         if name == "per_example":
-            chosen = chosen.sort_values("example")
+            chosen = chosen[chosen["control"] == "none"].sort_values("example")
             assert list(chosen["template"]) == [row["template"] for row in ROWS]
         np.testing.assert_allclose(chosen["value"], expected, rtol=0, atol=TOLERANCE, err_msg=str(key))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from itertools import combinations
 from math import comb
@@ -19,7 +20,7 @@ from tinylab.planted.closed_forms import GRID, NULL_LINES, TOLERANCE, TWIN_COMMO
 
 RANKS = list(TWIN_COMMON)
 NULL = list(NULL_LINES)
-Swept = Callable[[str, str, str], dict[str, Any]]
+Swept = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +39,15 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     folder = tmp_path_factory.mktemp("sweeps")
     done: dict[tuple[str, str], Path] = {}
 
-    def sweep(names: str, engine: str, rank: str) -> dict[str, Any]:
+    def sweep(names: str, engine: str, rank: str, *more: str) -> dict[str, Any]:
         if (names, engine) not in done:
             out = folder / engine  # runs are shared by the sweeps of an engine
             conditions = ",".join(f"planted_{name}" for name in names)
             asked = ("model=planted", "model.variant=twins", f"condition={conditions}", f"engine={engine}", "plots=false")
             assert main(["-m", *asked, f"invariants.k={GRID}", f"sweep_name={names}", f"output_dir={out}"]) == 0
             done[names, engine] = only(out, f"sweeps/{names}_*")
-        assert aggregate([str(done[names, engine]), "--k", str(GRID), "--rank", rank]) == 0
+        told = ("--k", str(GRID), "--rank", rank, "--set", "partial_conjunction", *more)
+        assert aggregate([str(done[names, engine]), *told]) == 0
         found: dict[str, Any] = json.loads((done[names, engine] / "artifacts/cross_condition/invariants.json").read_text())
         assert found["rank"] == rank
         return found
@@ -54,7 +56,13 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 
 def components(found: dict[str, Any]) -> tuple[Component, ...]:
-    return tuple((head["layer"], head["head"]) for head in found["heads"])
+    """Those that are among the strongest of every condition."""
+    return tuple((head["layer"], head["head"]) for head in found["intersection"]["heads"])
+
+
+def claimed(found: dict[str, Any]) -> list[Component]:
+    """Those that are claimed: whose effects are tested."""
+    return [(head["layer"], head["head"]) for head in found["heads"]]
 
 
 @pytest.mark.parametrize("condition", ["c", "d", *NULL])
@@ -102,3 +110,50 @@ def test_all_of_the_null_share_nothing(swept: Swept, engine: str, rank: str) -> 
 @pytest.mark.parametrize("rank", RANKS)
 def test_a_twin_beside_the_null_shares_no_more_than_the_null_allows(swept: Swept, rank: str) -> None:
     assert components(swept("cdefg", "forked", rank)) == ()
+
+
+# What is claimed: effects of one sign beyond 5 % of the level, whatever their rank. Every head's own gain is certain here.
+
+
+def of_one_sign(*conditions: str) -> list[Component]:
+    """Heads that have gains of one sign in all of these conditions."""
+    gains = [twin_gains(condition) for condition in conditions]
+    shared = set.intersection(*map(set, gains))
+    return sorted(head for head in shared if len({own[head] > 0 for own in gains}) == 1)
+
+
+def test_the_claimed_heads_of_the_twins_are_all_that_both_have_with_one_sign(swept: Swept, engine: str) -> None:
+    """Six roles are played by the same head; two have changed places, and so the sign."""
+    found = swept("cd", engine, "magnitude")
+    assert claimed(found) == of_one_sign("c", "d") and len(claimed(found)) == 6
+    told = found["groups"][0]["conjunction"]["components"]
+    assert {(one["layer"], one["head"]) for one in told} == {*twin_gains("c"), *twin_gains("d")}
+    both = {(one["layer"], one["head"]): one for one in told if one["count"] == 2}
+    assert both.keys() == twin_gains("c").keys() & twin_gains("d").keys() and len(both) == 8
+    for head, one in both.items():
+        assert one["effects"] == pytest.approx(
+            {f"planted_{name}": -twin_gains(name)[head] / sum(twin_gains(name).values()) for name in "cd"}, abs=TOLERANCE)
+        assert (one["p_adjusted"] < 1e-99) == (head in claimed(found))
+    assert found["groups"][0]["sign_agreement"] == {"shared": 3, "same_sign": 3}
+
+
+@pytest.mark.parametrize("names", ["efg", "cdefg"])
+def test_conditions_that_share_no_head_claim_none(swept: Swept, names: str) -> None:
+    found = swept(names, "forked", "magnitude")
+    assert claimed(found) == of_one_sign(*names) == []
+    assert found["groups"][0]["conjunction"]["of"] == len(names)
+
+
+@pytest.mark.parametrize("two", ["".join(pair) for pair in combinations(NULL, 2)])
+def test_two_conditions_of_the_null_claim_the_heads_that_both_have(swept: Swept, two: str) -> None:
+    """One that helps both and one that hinders both, where the lines meet: no chance, but what was planted."""
+    assert claimed(swept(two, "forked", "magnitude")) == of_one_sign(*two)
+    assert len(of_one_sign(*two)) == 2
+
+
+@pytest.mark.parametrize("at_least", [1, 2, 3])
+def test_in_at_least_so_many_of_five_conditions(swept: Swept, at_least: int) -> None:
+    found = swept("cdefg", "forked", "magnitude", "--at-least", str(at_least))
+    signs = Counter((head, gain > 0) for name in "cdefg" for head, gain in twin_gains(name).items())
+    assert claimed(found) == sorted({head for (head, _), conditions in signs.items() if conditions >= at_least})
+    assert claimed(found) or at_least > max(signs.values())

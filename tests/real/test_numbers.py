@@ -62,8 +62,8 @@ def test_heads_zeroed_and_layers_patched_are_those_of_plain_hooks(
     for battery in ("h1", "h2"):
         assert tinylab(f"battery={battery}", f"battery.layers={layers}", "condition=ioi", f"condition.n_examples={N}", bos,
                        "model=local", f"model.path={folder}", "device=cpu", "plots=false", "metrics=[logit_diff]") == 0
-    heads, patched = (pd.read_parquet(only(tmp_path, f"outputs/runs/{battery}_*") / "metrics/per_example.parquet")
-                      for battery in ("h1", "h2"))
+    files = (only(tmp_path, f"outputs/runs/{battery}_*") / "metrics/per_example.parquet" for battery in ("h1", "h2"))
+    heads, patched = (pd.read_parquet(file).query("control == 'none'") for file in files)
     plain = Plain(folder)
     width = plain.model.model.layers[0].self_attn.o_proj.in_features // plain.heads
     rows = [row.values for row in read_rows("pkg://tinylab/assets/corpora/ioi.jsonl", [])]

@@ -12,13 +12,13 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from conftest import only
-from tinylab.config.groups import RANKS
+from tinylab.config.groups import RANKS, SETS
 from tinylab.errors import OutputError, SchemaError
 from tinylab.records import schemas
 from tinylab.records.checking import check_document, read_document, write_document
 from tinylab.records.documents import RunSummary, Verify
 from tinylab.records.manifest import RunFolder
-from tinylab.records.manifests import Rank, RunManifest
+from tinylab.records.manifests import ClaimedBy, Rank, RunManifest
 from tinylab.records.schemas import DOCUMENTS
 from typed import SHORT, type_in
 
@@ -30,7 +30,7 @@ PUBLISHED = {name: Draft202012Validator(json.loads((SCHEMAS / f"{name}.schema.js
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with runs of both batteries, one verified, one failed, and sweeps: a whole one, one with a missing run."""
+    """A folder with runs of both batteries, one verified, one failed, and sweeps: whole ones, one with a missing run."""
     folder = tmp_path_factory.mktemp("documents")
     seeds = "seeds=[0,1]"
     assert type_in(folder, "battery=h1", "run_name=alone", seeds, *SHORT) == 0
@@ -39,6 +39,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert type_in(folder, "battery=h2", "condition=cond_b", "metrics=[recovery]", "run_name=recovery", *SHORT) == 0
     assert type_in(folder, "-m", "condition=cond_a,cond_b", "battery=h1,h2", *SHORT) == 0
     assert type_in(folder, "-m", "condition=cond_a,cond_b", "battery.heads=[7],[99]", "sweep_name=partial", *SHORT) == 3
+    twins = ["model=planted", "model.variant=twins", "condition=planted_c,planted_d", "metrics=[logit_diff]", "plots=false"]
+    assert type_in(folder, "-m", *twins, "sweep_name=twins", "controls.cross=true") == 0
     return folder
 
 
@@ -125,6 +127,13 @@ ANYONE_SEES: dict[str, Broken] = {
     "a head that is a number": ("invariants", lambda d: d.update(heads=[3]), r"heads\.0 is 3, expected an object"),
     "a metric without ranks": ("invariants", lambda d: d["per_metric"]["heads"]["logit_diff"].pop("top_k"),
                                "per_metric.heads.logit_diff.top_k is missing"),
+    "a chance over one": ("invariants", lambda d: d["per_metric"]["heads"]["logit_diff"]["by_chance"].update(p=1.5),
+                          "by_chance.p is 1.5, expected a number from 0 to 1"),
+    "an unknown correction": ("invariants", lambda d: d["groups"][0]["conjunction"].update(correction="none"),
+                              "conjunction.correction is 'none', expected one of holm"),
+    "an effect as text": ("invariants", lambda d: d["groups"][0]["conjunction"].update(components=[
+        {"layer": 0, "head": 0, "p": 0.5, "p_adjusted": 0.5, "sign": "-", "count": 1, "matters_in": [], "mixed_in": [],
+         "effects": {"a": "1"}, "plus_minus": {}}]), "components.0.effects is .'a': '1'., expected an object of finite numbers"),
 }
 MODELS_SEE: dict[str, Broken] = {
     "a group without its components": ("invariants", lambda d: d["groups"][0].update(kind="neurons"),
@@ -149,8 +158,11 @@ MODELS_SEE: dict[str, Broken] = {
     "complete with a failure": ("sweep_manifest", lambda d: d.update(status="partial"), "failures is .., expected one"),
     "artifacts without a summary": ("sweep_manifest", lambda d: d["artifacts"].pop("summary"), "artifacts is .* summary"),
     "a claim that is withheld": ("invariants", lambda d: d.update(withheld="no run of c"), "expected no heads, layers"),
-    "more than k in a group": ("invariants", lambda d: d.update(k=1, heads=[], layers=[], per_metric={}), "groups is .* k=1"),
-    "more than k by a metric": ("invariants", lambda d: d.update(k=1, heads=[], layers=[], groups=[]), "per_metric is .* k=1"),
+    "more than k in a group": ("invariants", lambda d: d.update(k=1, intersection={}, per_metric={}), "groups is .* k=1"),
+    "more than k by a metric": ("invariants", lambda d: d.update(k=1, intersection={}, groups=[]), "per_metric is .* k=1"),
+    "more than k in all": ("invariants", lambda d: d.update(k=1, per_metric={}, groups=[]), "intersection is .* k=1"),
+    "a claim of more than k by rank": ("invariants", lambda d: d.update(k=1, set="intersection", heads=[
+        {"layer": 0, "head": head} for head in range(2)]), "heads is .* k=1"),
 }
 
 
@@ -243,7 +255,7 @@ def test_components_of_a_kind_to_come_are_compared_like_any(made: Path) -> None:
     check_document(DOCUMENTS["invariants"], content, "invariants")
     content["groups"] = [group for group in content["groups"] if group["kind"] == "neurons"]
     with pytest.raises(SchemaError, match="groups is .*, expected at most k=3 components in a list, not [4-9]"):
-        check_document(DOCUMENTS["invariants"], {**content, "k": 3, "layers": [], "per_metric": {}}, "invariants")
+        check_document(DOCUMENTS["invariants"], {**content, "k": 3, "intersection": {}, "per_metric": {}}, "invariants")
 
 
 def test_what_is_no_object_is_refused(made: Path) -> None:
@@ -254,5 +266,20 @@ def test_what_is_no_object_is_refused(made: Path) -> None:
         check_document(RunSummary, {**document(made, "run_summary"), "battery": "h1"}, "here")
 
 
-def test_the_ranks_of_the_config_and_of_the_documents_are_the_same() -> None:
+def test_the_ranks_and_sets_of_the_config_and_of_the_documents_are_the_same() -> None:
     assert get_args(Rank) == RANKS
+    assert get_args(ClaimedBy) == SETS
+
+
+def test_invariants_of_before_the_tests_are_read(made: Path) -> None:
+    content = document(made, "invariants")
+    for entry in (content, *content["groups"]):
+        entry.update(entry.pop("intersection"))
+        for name in ("conjunction", "sign_agreement", "runs"):
+            entry.pop(name, None)
+    for entry in (*content["per_metric"].values(), *(group["per_metric"] for group in content["groups"])):
+        for metric_entry in entry.values():
+            metric_entry.pop("by_chance", None)
+    content["set"] = "intersection"
+    check_document(DOCUMENTS["invariants"], content, "invariants")
+    assert PUBLISHED["invariants"].is_valid(content)

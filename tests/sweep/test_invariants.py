@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from conftest import Within
 from tinylab.effects.strength import Ranking, scores, strongest_components
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
 from tinylab.sweep import invariants
-from tinylab.sweep.invariants import ConditionRun, Settings, by_chance
+from tinylab.sweep.chance import by_chance, overlap_by_chance
+from tinylab.sweep.invariants import ConditionRun, Settings
 
 Table = dict[tuple[int, int], float]
 
@@ -56,8 +58,17 @@ class Group:
 
 
 def find_invariants(groups: Sequence[Group], settings: Settings, missing: Sequence[str]) -> dict[str, Any]:
+    """What the lists of the strongest give, with no effects beside them."""
     ranked = [invariants.Group(group.kind, group.describe, [run.ranked(settings) for run in group.runs]) for group in groups]
-    return invariants.find_invariants(ranked, settings, missing)
+    found = invariants.find_invariants(ranked, replace(settings, set="intersection"), missing)
+    assert {kind: found[kind] for kind in ("heads", "layers")} == found["intersection"]
+    assert all(group["intersection"] == {group["kind"]: group[group["kind"]]} for group in found["groups"])
+    claimed = invariants.find_invariants(ranked, settings, missing)
+    changed = ("set", "heads", "layers", "groups")
+    assert {key: value for key, value in claimed.items() if key not in changed} == {
+        key: value for key, value in found.items() if key not in changed}
+    assert claimed["heads"] == claimed["layers"] == []
+    return found
 
 
 def heads_run(condition: str, values: Table, *, baseline: float = 10.0, **more: Table) -> Run:
@@ -270,7 +281,10 @@ def test_heads_and_layers_are_two_kinds_with_their_own_lists() -> None:
     layers = Group(LAYER_IMPACT, {"model": "tiny"}, [layers_run("a", [0.0, 5.0, -6.0]), layers_run("b", [1.0, 0.0, 9.0])])
     found = find_invariants([heads(A, B), layers], Settings(k=2), [])
     assert (found["heads"], found["layers"]) == (listed((0, 1)), [2])
-    assert found["per_metric"]["layers"]["logit_diff"] == {"layers": [2], "top_k": {"a": [2, 1], "b": [2, 0]}}
+    told = found["per_metric"]["layers"]["logit_diff"]
+    assert (told["layers"], told["top_k"]) == ([2], {"a": [2, 1], "b": [2, 0]})
+    assert told["by_chance"] == {"expected": pytest.approx(4 / 3), "p": pytest.approx(1.0), "expected_within_layers": None,
+                                 "p_within_layers": None}  # two lists of two among three share one at least
     assert set(found["expected_by_chance"]) == {"heads", "layers"}
 
 
@@ -309,3 +323,75 @@ def test_by_chance_agrees_with_drawing_at_random(k: int, components: int, condit
 def test_by_chance_of_whole_sets_is_all_of_them_and_of_an_empty_one_none() -> None:
     assert by_chance([4, 4, 4], 4) == 4.0
     assert by_chance([0, 4], 4) == 0.0
+
+
+# The exact distribution of what lists share by chance
+
+DEMO = {  # of the README's sweep, `-m condition=cond_a,cond_b`: four layers of eight heads
+    "cond_a": [(0, 1), (1, 5), (1, 1), (0, 4), (1, 0), (0, 0), (0, 3), (0, 6), (0, 5), (2, 3)],
+    "cond_b": [(0, 0), (0, 1), (1, 1), (1, 0), (0, 4), (0, 6), (0, 5), (0, 3), (0, 7), (0, 2)],
+}
+
+
+def lists(tops: Sequence[Sequence[tuple[int, int]]], layers: dict[int, int]) -> list[Ranking]:
+    return [Ranking(list(top), sum(layers.values()), layers=layers) for top in tops]
+
+
+def test_the_demos_eight_shared_heads_are_no_more_than_its_layers_give() -> None:
+    """1.6e-4 if heads were drawn among all; but all that is left once the layers are granted is 6.75 expected, p = .11."""
+    shared = {*DEMO["cond_a"]} & {*DEMO["cond_b"]}
+    found = overlap_by_chance(len(shared), lists([*DEMO.values()], dict.fromkeys(range(4), 8)))
+    assert len(shared) == 8
+    assert found["expected"] == pytest.approx(100 / 32, abs=1e-12)
+    assert found["p"] == pytest.approx(stats.hypergeom.sf(7, 32, 10, 10), abs=1e-12) == pytest.approx(1.6e-4, abs=5e-6)
+    assert found["expected_within_layers"] == pytest.approx(6 * 8 / 8 + 3 * 2 / 8, abs=1e-12)
+    assert found["p_within_layers"] == pytest.approx(3 / 28, abs=1e-12)  # both of two among three of eight, layer 0 being full
+
+
+def test_what_is_shared_within_layers_agrees_with_every_possible_draw() -> None:
+    """Two layers of three heads: lists with (2, 1) and (1, 2) of them, all 81 pairs of draws."""
+    layers = {0: 3, 3: 3}
+    some = lists([[(0, 0), (0, 1), (3, 0)], [(0, 1), (3, 0), (3, 2)]], layers)
+    sizes = [len({*a, *b} & {*c, *d}) for a, b, c, d in product(
+        [{(0, x), (0, y)} for x, y in ((0, 1), (0, 2), (1, 2))], [{(3, x)} for x in range(3)],
+        [{(0, x)} for x in range(3)], [{(3, x), (3, y)} for x, y in ((0, 1), (0, 2), (1, 2))])]
+    found = overlap_by_chance(2, some)
+    assert found["expected_within_layers"] == pytest.approx(np.mean(sizes), abs=1e-12)
+    assert found["p_within_layers"] == pytest.approx(np.mean([size >= 2 for size in sizes]), abs=1e-12)
+
+
+@pytest.mark.parametrize("shared", range(6))
+def test_of_two_lists_it_is_the_hypergeometric_distribution(shared: int) -> None:
+    """Five of 25 each, as the planted twins have: three or more in 3.77 % of cases."""
+    layers = dict.fromkeys(range(5), 5)
+    found = overlap_by_chance(shared, lists([[(0, head) for head in range(5)], [(layer, 0) for layer in range(5)]], layers))
+    assert found["expected"] == pytest.approx(1.0, abs=1e-12)
+    assert found["p"] == pytest.approx(stats.hypergeom.sf(shared - 1, 25, 5, 5), abs=1e-12)
+    if shared == 3:
+        assert found["p"] == pytest.approx(0.0377, abs=1e-4)
+
+
+def test_of_several_lists_it_agrees_with_drawing_at_random(within: Within) -> None:
+    rng = np.random.default_rng(2)
+    sizes = (4, 7, 5)
+    order = rng.random((20_000, 3, 12)).argsort(axis=-1).argsort(axis=-1)
+    drawn = (order < np.array(sizes)[:, None]).all(axis=1).sum(axis=-1)
+    tops = [[(0, head) for head in range(size)] for size in sizes]
+    for shared in range(4):
+        found, here = overlap_by_chance(shared, lists(tops, {0: 12})), (drawn >= shared).mean()
+        assert found["p"] is not None
+        within("chance drawn", abs(found["p"] - here) / max(1e-9, np.sqrt(here * (1 - here) / len(drawn))), 4.0)
+
+
+def test_one_run_of_each_condition_has_a_p_and_several_have_none() -> None:
+    both = find_invariants([heads(A, B)], Settings(k=2), [])["per_metric"]["heads"]["logit_diff"]["by_chance"]
+    assert both["p"] == pytest.approx(stats.hypergeom.sf(0, 4, 2, 2)) and both["expected"] == 1.0
+    for runs in ([A], [A, Run("a", B.table, B.baselines)], [A, Run("a", B.table, B.baselines), B]):
+        told = find_invariants([heads(*runs)], Settings(k=2), [])["per_metric"]["heads"]["logit_diff"]["by_chance"]
+        assert set(told.values()) == {None}
+
+
+def test_a_metric_that_a_run_lacks_has_no_p() -> None:
+    with_kl = heads_run("a", {(0, 0): 1.0}, kl_div={(0, 0): 1.0})
+    told = find_invariants([heads(with_kl, B)], Settings(k=1, metrics=("kl_div",)), [])["per_metric"]["heads"]["kl_div"]
+    assert set(told["by_chance"].values()) == {None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def plainly(run: Run, kind: TableKind, metric: str, rank: str, k: int) -> Rankin
     size = {place if isinstance(place, tuple) else (place,): of.max() for place, of in change.groupby(component)}
     least = 1e-6 * max(1, abs(run.baselines[metric]))
     ordered = sorted((place for place in score if size[place] > least), key=lambda place: (-score[place], place))
-    return Ranking(ordered[:k], len(score), sum(score[place] == score[ordered[k - 1]] for place in ordered[k:]))
+    tied = sum(score[place] == score[ordered[k - 1]] for place in ordered[k:])
+    return Ranking(ordered[:k], len(score), tied, dict(Counter(place[0] for place in score)))
 
 
 @pytest.mark.parametrize("kind", TABLE_KINDS.values(), ids=TABLE_KINDS)
@@ -99,5 +101,5 @@ def test_a_run_that_lacks_a_metric_needs_no_baseline_of_it_and_has_no_ranking_by
     matrix = stored(tmp_path / "m.parquet", HEAD_IMPACT, [rows, rows[:1]], 2)
     baselines = [{"kl_div": 0.0}, {"logit_diff": 0.0}]
     assert rank_matrix(matrix, HEAD_IMPACT, baselines, metrics=["kl_div"], rank="magnitude", k=3) == [
-        {"kl_div": Ranking([(1, 0)], 1)}, {},
+        {"kl_div": Ranking([(1, 0)], 1, layers={1: 1})}, {},
     ]

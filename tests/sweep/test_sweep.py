@@ -41,7 +41,7 @@ def strongest(sweep: Path, condition: str, metric: str, k: int) -> set[tuple[int
     """The k heads whose metric changes most in a condition, recomputed from per_example."""
     run = only(sweep, f"h1_{condition}_*")
     table = pd.read_parquet(run / "metrics/per_example.parquet")
-    table = table[table["metric"] == metric]
+    table = table[(table["metric"] == metric) & (table["control"] == "none")]
     by_seed = table.groupby(["layer", "head", "seed"])[["value", "baseline"]].mean().groupby(["layer", "head"]).mean()
     change = (by_seed["value"] - by_seed["baseline"]).abs().sort_values(ascending=False, kind="stable")
     return {(int(layer), int(head)) for layer, head in change.index[:k]}
@@ -136,8 +136,9 @@ def test_heads_and_layers_are_found_in_groups_of_their_own(sweep: Path) -> None:
         ("heads", "h1", ["cond_a", "cond_b"]),
         ("layers", "h2", ["cond_a", "cond_b"]),
     ]
-    assert found["heads"] == listed(strongest(sweep, "cond_a", "logit_diff", 4) & strongest(sweep, "cond_b", "logit_diff", 4))
-    assert found["layers"] == [0, 1]
+    both = strongest(sweep, "cond_a", "logit_diff", 4) & strongest(sweep, "cond_b", "logit_diff", 4)
+    assert found["intersection"]["heads"] == listed(both)
+    assert found["intersection"]["layers"] == [0, 1]
     assert found["groups"][1]["granularity"] == "layer_resid"
     assert found["expected_by_chance"]["heads"] == pytest.approx(4 * 4 / 16)
     assert (found["k"], found["metrics"], found["rank"], found["conditions"]) == (
@@ -175,7 +176,7 @@ def test_a_sweep_typed_again_in_another_order_computes_nothing(
 def test_two_splits_of_one_condition_are_compared_and_not_lost(tinylab: Command, tmp_path: Path) -> None:
     assert tinylab("-m", "condition.split=train,test", *SHORT) == 0
     found = invariants(only(tmp_path, "outputs/sweeps/*"))
-    assert len(found["heads"]) == 8  # eight heads, k=10: all of them are among the ten strongest of both
+    assert len(found["intersection"]["heads"]) == 8  # eight heads, k=10: all of them are among the ten strongest of both
     assert len(found["groups"][0]["per_metric"]["logit_diff"]["top_k"]) == 2
 
 
@@ -194,6 +195,11 @@ def test_two_splits_of_one_condition_are_compared_and_not_lost(tinylab: Command,
         (["condition=jsonl", "condition.path=a.jsonl,b.jsonl"], ["condition.tag=jsonl", "two different corpora"]),
         (["condition=cond_a,cond_b", "output_dir=file/sub"], ["output_dir", "cannot be written"]),
         (["condition=cond_a,cond_b", "invariants.k=0"], ["invariants.k=0", "at least 1"]),
+        (["condition=cond_a,cond_b", "invariants.set=most"], ["invariants.set=most", "partial_conjunction, intersection, union"]),
+        (["condition=cond_a,cond_b", "invariants.at_least=3"], ["invariants.at_least=3", "2 conditions", "1 to 2, or null"]),
+        (["condition=cond_a,cond_b", "invariants.at_least=0"], ["invariants.at_least=0", "at least 1"]),
+        (["condition=cond_a,cond_b", "invariants.set=union", "invariants.at_least=2"], ["invariants.at_least=2", "leave"]),
+        (["condition.split=train,test", "invariants.at_least=2"], ["invariants.at_least=2", "1 condition;"]),
         (["condition=cond_a,cond_b", "hydra/launcher=slurm"], ["slurm", "joblib"]),
     ],
 )
@@ -263,7 +269,7 @@ def test_with_allow_partial_invariants_are_those_of_the_others(partial: Path, ca
     assert type_in(partial, "-m", "--config-dir", "my_conf", *overrides) == 3
     allowed = only(partial, "outputs/sweeps/allowed_*")
     found = invariants(allowed)
-    assert len(found["heads"]) == 8 and "withheld" not in found
+    assert len(found["intersection"]["heads"]) == 8 and "withheld" not in found
     assert "mine" in found["note"]
     said = capsys.readouterr().out
     assert "FAILED mine" in said and "gone.jsonl" in said
@@ -291,7 +297,8 @@ def test_k_may_be_another(k: int, copy: Path) -> None:
     assert aggregated(copy, "--k", k) == 0
     found = invariants(copy)
     assert found["k"] == k
-    assert found["heads"] == listed(strongest(copy, "cond_a", "logit_diff", k) & strongest(copy, "cond_b", "logit_diff", k))
+    both = strongest(copy, "cond_a", "logit_diff", k) & strongest(copy, "cond_b", "logit_diff", k)
+    assert found["intersection"]["heads"] == listed(both)
     pd.testing.assert_frame_equal(matrix(copy), matrix(copy))
 
 
@@ -300,7 +307,7 @@ def test_several_metrics_are_intersected(copy: Path) -> None:
     found = invariants(copy)
     assert found["metrics"] == ["logit_diff", "kl_div"]
     tops = [strongest(copy, condition, metric, 6) for condition in ("cond_a", "cond_b") for metric in ("logit_diff", "kl_div")]
-    assert found["heads"] == listed(set.intersection(*tops))
+    assert found["intersection"]["heads"] == listed(set.intersection(*tops))
 
 
 @pytest.mark.parametrize(("rank", "largest"), [("highest", True), ("lowest", False)])
@@ -311,7 +318,7 @@ def test_rank_by_level(rank: str, largest: bool, copy: Path) -> None:
     for _, rows in joined[joined["metric"] == "logit_diff"].groupby("condition"):
         level = rows.groupby(["layer", "head"])["value"].mean().sort_values(ascending=not largest, kind="stable")
         tops.append(set(level.index[:5]))
-    assert invariants(copy)["heads"] == listed(set.intersection(*tops))
+    assert invariants(copy)["intersection"]["heads"] == listed(set.intersection(*tops))
     assert invariants(copy)["rank"] == rank
 
 
@@ -404,7 +411,7 @@ def test_a_folder_that_is_no_sweep_is_exit_code_2_and_stays_as_it_was(
     assert snapshot(path) == before
 
 
-@pytest.mark.parametrize("args", [["--k", "0"], ["--k", "many"], ["--rank", "best"], []])
+@pytest.mark.parametrize("args", [["--k", "0"], ["--k", "many"], ["--rank", "best"], ["--set", "most"], ["--at-least", "0"], []])
 def test_wrong_arguments_are_exit_code_2(args: list[str], sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         aggregated(*([sweep, *args] if args else []))
@@ -422,15 +429,64 @@ def test_what_is_no_metric_is_refused_and_the_sweep_stays_as_it_was(copy: Path, 
 def test_a_metric_that_the_runs_do_not_have_is_said(copy: Path) -> None:
     assert aggregated(copy, "--metrics", "recovery") == 0
     found = invariants(copy)
-    assert found["heads"] == []
+    assert found["intersection"]["heads"] == []
     assert "has no metric recovery" in found["note"]
-    assert found["layers"] == [0, 1]
+    assert found["intersection"]["layers"] == [0, 1]
+
+
+def test_what_is_claimed_may_be_another_and_is_kept(copy: Path) -> None:
+    assert aggregated(copy, "--set", "intersection") == 0
+    found = invariants(copy)
+    assert (found["set"], found["heads"], found["layers"]) == ("intersection", *found["intersection"].values())
+    assert aggregated(copy) == 0 and invariants(copy) == found
+    assert aggregated(copy, "--set", "partial_conjunction", "--at-least", 1) == 0
+    told = read(copy / "manifest.json")["invariants"]
+    assert (told["set"], told["at_least"]) == ("partial_conjunction", 1)
+    assert [group["conjunction"]["at_least"] for group in invariants(copy)["groups"]] == [1, 1]
+    assert aggregated(copy, "--set", "union") == 0  # which has no number
+    assert read(copy / "manifest.json")["invariants"]["at_least"] is None
+    assert {group["conjunction"]["at_least"] for group in invariants(copy)["groups"]} == {1}
+
+
+@pytest.mark.parametrize(("args", "words"), [
+    (["--at-least", 3], "the sweep has 2 conditions; expected 1 to 2"),
+    (["--set", "union", "--at-least", 2], "only partial_conjunction counts conditions"),
+])
+def test_conditions_that_cannot_be_counted_are_refused_and_the_sweep_stays_as_it_was(
+    args: list[object], words: str, copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = snapshot(copy)
+    assert aggregated(copy, *args) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and words in said and f"invariants.at_least={args[-1]}" in said
+    assert snapshot(copy) == before
+
+
+def test_a_sweep_of_before_is_joined_by_the_defaults(copy: Path) -> None:
+    """Its manifest says nothing of what is claimed nor of pictures, and its runs have no effects."""
+    content = read(copy / "manifest.json")
+    content["invariants"] = {key: content["invariants"][key] for key in ("k", "metrics", "rank", "allow_partial")}
+    del content["plots"]
+    (copy / "manifest.json").write_text(json.dumps(content))
+    before = invariants(copy)
+    for run in content["runs"]:
+        told = read(copy / run / "manifest.json")
+        told["digests"].pop("effects", None)
+        (copy / run / "manifest.json").write_text(json.dumps({k: v for k, v in told.items() if k not in ("effects", "judged")}))
+        (copy / run / "metrics/effects.parquet").unlink()
+    assert aggregated(copy) == 0
+    found = invariants(copy)
+    assert (found["set"], found["heads"]) == ("partial_conjunction", [])
+    assert "cond_a, cond_b: no effects (a version computed it that told no effects; the same command again" in found["note"]
+    for key in ("intersection", "per_metric", "expected_by_chance"):
+        assert found[key] == before[key]
 
 
 def test_the_command_in_a_process_of_its_own(copy: Path, tmp_path: Path) -> None:
     done = type_in_shell(tmp_path, "-m", "tinylab.aggregate", str(copy), "--k", "2")
     assert done.returncode == 0, done.stderr
-    assert "heads among the 2 strongest of every condition (cond_a, cond_b)" in done.stdout
+    assert "heads that matter with one sign in every condition (cond_a, cond_b): 0" in done.stdout
+    assert "heads are among the 2 strongest of both by logit_diff: by chance 0.25 (p " in done.stdout
     assert invariants(copy)["k"] == 2
     assert type_in_shell(tmp_path, "-m", "tinylab.aggregate", str(tmp_path / "nowhere")).returncode == 2
 

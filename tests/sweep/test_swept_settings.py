@@ -65,7 +65,7 @@ def test_runs_with_different_settings_are_groups_with_titles_of_their_own(biases
 
 def test_two_granularities_have_two_titles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = swept(tmp_path, "battery=h2", "battery.granularity=mlp_out,layer_resid", "condition=cond_a,cond_b")
-    titles = [line for line in capsys.readouterr().out.splitlines() if "strongest of every condition" in line]
+    titles = [line for line in capsys.readouterr().out.splitlines() if "with one sign in every condition (" in line]
     assert len(set(titles)) == len(titles) == 2
     assert sweep.layer_matrix is not None
     assert list(sweep.layer_matrix.columns[-1:]) == ["battery.granularity"]

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,7 +16,7 @@ from conftest import write_jsonl
 from tinylab.config.groups import ConditionConfig
 from tinylab.errors import CorpusError
 from tinylab.paths import locate
-from tinylab.task.corpus import Condition, corpus_sha256, load_condition, subsamples
+from tinylab.task.corpus import Condition, PromptPair, corpus_sha256, load_condition, subsamples
 from typed import type_in_shell
 
 CITIES = [("France", "Paris"), ("Italy", "Rome"), ("Spain", "Madrid"), ("Japan", "Tokyo"), ("Peru", "Lima"), ("Cuba", "Havana")]
@@ -61,6 +62,7 @@ def test_every_format_gives_the_same_pairs(suffix: str, tmp_path: Path) -> None:
     for number, (pair, row) in enumerate(zip(pairs, [*ROWS, tricky], strict=True)):
         found = vars(pair)
         assert found.pop("row") == number
+        assert found.pop("item") is None
         assert found == {key: row[key] for key in ("clean", "corrupt", "target", "foil", "template")}
 
 
@@ -139,6 +141,53 @@ def test_each_seed_draws_its_own_rows_and_the_same_ones_again(tmp_path: Path) ->
 def test_without_a_number_or_with_too_large_a_one_every_seed_uses_all_rows(wanted: int | None, tmp_path: Path) -> None:
     condition = load(write(tmp_path, ".jsonl", ROWS))
     assert subsamples(condition, wanted, [3, 4]) == {3: list(range(6)), 4: list(range(6))}
+
+
+def pairs(*templates: str | None) -> Condition:
+    """A condition of which only the templates matter."""
+    rows = tuple(PromptPair(row, "", "", "", "", name) for row, name in enumerate(templates))
+    return Condition("t", "t.jsonl", "sha", rows, {})
+
+
+def test_a_draw_leaves_no_template_with_a_single_example_as_one_in_three_did_that_ignored_templates() -> None:
+    names = np.repeat(list("abcdefgh"), 15)  # as in the shipped corpora of eight templates
+    condition, seeds = pairs(*names), range(1000)
+
+    def fewest(drawn: list[int]) -> int:
+        return min(np.count_nonzero(names[drawn] == name) for name in "abcdefgh")
+
+    ignored = [fewest(np.random.default_rng(seed).choice(120, size=32, replace=False).tolist()) for seed in seeds]
+    assert np.mean(np.array(ignored) < 2) == pytest.approx(0.35, abs=0.045)  # three standard errors of a thousand draws
+    assert {fewest(drawn) for drawn in subsamples(condition, 32, seeds).values()} == {4}
+
+
+def test_within_its_template_every_example_is_drawn_equally_often() -> None:
+    drawn = subsamples(pairs(*"aabbbbbbcccc"), 6, range(2000)).values()
+    often = np.bincount([b for chosen in drawn for b in chosen], minlength=12) / 2000
+    assert often[:2].tolist() == [1.0, 1.0]  # quotas 1, 3, 2: the first template gets two all the same
+    assert often[2:8] == pytest.approx([2 / 6] * 6, abs=0.045)  # four standard errors
+    assert often[8:] == pytest.approx([2 / 4] * 4, abs=0.045)
+
+
+@pytest.mark.parametrize("names", [[None] * 12, [*"aaaabbbbccc", None], ["a"] * 12], ids=["none", "one without", "one for all"])
+def test_where_a_row_names_no_template_the_draw_is_from_all_rows(names: list[str | None]) -> None:
+    expected = {seed: sorted(np.random.default_rng(seed).choice(12, size=5, replace=False).tolist()) for seed in (0, 7)}
+    assert subsamples(pairs(*names), 5, [0, 7]) == expected
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_what_rows_reuse_is_read_and_a_row_without_it_has_none(suffix: str, tmp_path: Path) -> None:
+    rows = [{**row, "country": None if i == 2 else f"c{i // 2}"} for i, row in enumerate(ROWS)]
+    path = write(tmp_path, suffix, rows)
+    assert [pair.item for pair in load(path, item_field="country").pairs] == ["c0", "c0", None, "c1", "c2", "c2"]
+    assert {pair.item for pair in load(path).pairs} == {None}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_items_that_no_row_has_are_told_with_the_fields_that_there_are(suffix: str, tmp_path: Path) -> None:
+    path = write(tmp_path, suffix, ROWS)
+    with pytest.raises(CorpusError, match=r"condition\.item_field=tempalte: no used row .*did you mean 'template'.*clean, corr"):
+        load(path, item_field="tempalte")
 
 
 def test_an_unknown_split_is_told_which_there_are(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The verify slice: repeat the last examples of a run with the reference engine on another device or dtype.
+"""The verify slice: repeat some examples of a run with the reference engine on another device or dtype.
 
 On a machine without an accelerator it is still an independent check: other code computes the same numbers.
 """
@@ -6,13 +6,14 @@ On a machine without an accelerator it is still an independent check: other code
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from tinylab.config.groups import VerifySliceConfig
+from tinylab.config.groups import LAST, STRATIFIED, VerifySliceConfig
 from tinylab.effects.impact import Impact, assemble
 from tinylab.effects.strength import Side, compare, top_k_agreement
 from tinylab.errors import OutputError
@@ -25,6 +26,7 @@ from tinylab.records.identity import Resolved
 from tinylab.records.manifest import RunFolder, describe
 from tinylab.records.renewing import put_in_place, renewing
 from tinylab.schema import Config
+from tinylab.statistics.strata import shares, templates
 from tinylab.task.corpus import load_condition
 from tinylab.task.preparation import prepare
 
@@ -47,6 +49,7 @@ def filled_in(asked: VerifySliceConfig, config: Config) -> VerifySliceConfig:
     return VerifySliceConfig(
         device=device,
         n_examples=asked.n_examples or 20,
+        sample=asked.sample or LAST,
         dtype=dtype,
         tolerance=TOLERANCES[coarser] if asked.tolerance is None else asked.tolerance,
         strict=bool(asked.strict),
@@ -63,7 +66,7 @@ def add_verify_slice(resolved: Resolved, folder: RunFolder) -> str:
     settings = asdict(asked)
     manifest = folder.read()
     assert manifest is not None
-    before = (manifest.get("verify_slice") or {}).get("settings")
+    before = {"sample": LAST, **(manifest.get("verify_slice") or {}).get("settings", {})}
     if not config.overwrite and before == settings and _covers(folder, manifest, config):
         log.info("the verify slice of run %s is already there, reusing it", resolved.run_id)
         return str(manifest["verify_slice"]["verdict"])
@@ -103,19 +106,21 @@ def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, man
     from tinylab.engine.reference import ReferenceEngine
 
     config = resolved.config
-    assert asked.device is not None and asked.dtype is not None and asked.n_examples is not None
+    assert asked.device is not None and asked.dtype is not None and asked.n_examples is not None and asked.sample is not None
     elsewhere = asked.device != manifest["provenance"]["device"]  # where the limits of the run's devices say nothing
     limits = None if elsewhere else config.model.max_memory
     model = kept_model(replace(config.model, dtype=asked.dtype, max_memory=limits), asked.device, resolved.model)
     prepared = prepare(config, load_condition(config.condition), model)
-    last = list(range(len(prepared.tokens)))[-asked.n_examples :]
+    names = [pair.template for pair in prepared.condition.pairs]
+    some = slice_of(names, asked.n_examples, asked.sample)
+    seen = _tell_templates(names, some, asked)
     real = [cell for cell in prepared.cells if cell.control == "none"]
     computed = scored(config.metric_names)
     evaluation = ReferenceEngine(model).evaluate(
-        [prepared.tokens[b] for b in last], [cell.variant for cell in real], Scorer(computed)
+        [prepared.tokens[b] for b in some], [cell.variant for cell in real], Scorer(computed)
     )
-    pairs = [prepared.condition.pairs[b] for b in last]
-    every = dict.fromkeys(config.seeds, list(range(len(last))))
+    pairs = [prepared.condition.pairs[b] for b in some]
+    every = dict.fromkeys(config.seeds, list(range(len(some))))
     verified = assemble(config.battery, real, pairs, every, evaluation, computed=computed, wanted=config.metric_names)
     main = _main_side(folder, verified)
     metrics = {name: compare(main[name], _verify_side(verified, name)) for name in verified.values}
@@ -134,7 +139,9 @@ def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, man
         "dtype_verify": asked.dtype,
         "engine_main": engine,
         "engine_verify": ReferenceEngine.name,
-        "n_examples": len(last),
+        "n_examples": len(some),
+        "sample": asked.sample,
+        "templates": seen,
         "n_seeds": len(config.seeds),
         "metrics": metrics,
         "top_k": k,
@@ -143,6 +150,32 @@ def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, man
         "judged": judged,
         "verdict": "pass" if good else "fail",
     }
+
+
+def slice_of(names: Sequence[str | None], n: int, sample: str) -> list[int]:
+    """Which of a run's examples are repeated, in corpus order: the last n, or as many in all, the last ones of each template.
+
+    Args:
+        names: of the examples' templates.
+        n: how many; all where there are not more.
+        sample: `last` or `stratified`.
+    """
+    if sample == LAST:
+        return list(range(len(names)))[-n:]
+    strata = templates(names)
+    counts = shares(strata.sizes.tolist(), min(n, len(names)))
+    return sorted(int(b) for own, count in zip(strata.each, counts, strict=True) for b in own[len(own) - count :])
+
+
+def _tell_templates(names: Sequence[str | None], some: Sequence[int], asked: VerifySliceConfig) -> int:
+    """How many templates a slice sees, 0 where they are not named; a warning where others would tell more."""
+    if None in names:
+        return 0
+    seen, there = len({names[b] for b in some}), len(set(names))
+    if asked.sample == LAST and seen < min(there, len(some)):
+        log.warning("the verify slice sees %d of %d templates; verify_slice.sample=%s takes some of %s", seen, there, STRATIFIED,
+                    "each" if there <= len(some) else f"{len(some)} of them")
+    return seen
 
 
 def _verify_side(verified: Impact, metric: str) -> Side:

@@ -1,4 +1,4 @@
-"""The types of the config groups: condition, model, device, engine, verify_slice, effects, invariants."""
+"""The types of the config groups: condition, model, device, engine, verify_slice, effects, controls, invariants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 AUTO = "auto"
-"""Of model.add_bos: what the tokenizer itself puts before a text."""
+"""Of model.add_bos: what the tokenizer itself puts before a text; of controls: where it costs little."""
 
 ENGINES = ("auto", "forked", "reference")
 
@@ -32,6 +32,12 @@ CORRECTIONS = ("holm", "bh", "maxt")
 """Of effects.correction: see `tinylab.statistics.labels`."""
 
 RANKS = ("magnitude", "highest", "lowest")
+
+LAST, STRATIFIED = "last", "stratified"
+"""Of verify_slice.sample: the last examples of the run, or of each template."""
+
+PARTIAL_CONJUNCTION, INTERSECTION, UNION = SETS = ("partial_conjunction", "intersection", "union")
+"""Of invariants.set: see `tinylab.sweep.invariants`."""
 
 TAG_BYTES = 200
 """Of a condition's tag: file names have at most 255, and a run's has its battery and its identity beside the tag."""
@@ -178,6 +184,7 @@ class VerifySliceConfig:
 
     device: str | None = None
     n_examples: int | None = None
+    sample: str | None = None
     dtype: str | None = None
     tolerance: float | None = None
     strict: bool | None = None
@@ -188,6 +195,8 @@ class VerifySliceConfig:
             one_of("verify_slice.device", self.device, DEVICES)
         if self.dtype is not None:
             one_of("verify_slice.dtype", self.dtype, DTYPES)
+        if self.sample is not None:
+            one_of("verify_slice.sample", self.sample, (LAST, STRATIFIED))
         at_least("verify_slice.n_examples", self.n_examples, 1)
         at_least("verify_slice.tolerance", self.tolerance, 0)
 
@@ -214,6 +223,25 @@ class EffectsConfig:
 
 
 @dataclass(kw_only=True)
+class ControlsConfig:
+    """What is computed beside a battery so that its numbers can be believed: true, false, or auto (where it costs little)."""
+
+    sham: Any = AUTO
+    random_sets: Any = AUTO
+    cross: Any = AUTO
+    draws: int = 100
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("sham", "random_sets", "cross"):
+            value = getattr(self, name)
+            if not isinstance(value, bool) and value != AUTO:
+                raise ConfigError(f"controls.{name}={value}: expected true, false, or {AUTO} (where it costs at most a tenth of "
+                                  "the run).")
+        at_least("controls.draws", self.draws, 1)
+
+
+@dataclass(kw_only=True)
 class InvariantsConfig:
     """How a sweep looks for components that matter in every condition."""
 
@@ -221,9 +249,25 @@ class InvariantsConfig:
     metrics: list[str] = field(default_factory=lambda: ["logit_diff"])
     rank: str = "magnitude"
     allow_partial: bool = False
+    set: str = PARTIAL_CONJUNCTION
+    at_least: int | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
         at_least("invariants.k", self.k, 1)
         one_of("invariants.rank", self.rank, RANKS)
         distinct("invariants.metrics", self.metrics)
+        check_set(self.set, self.at_least)
+
+
+def check_set(name: str, conditions: int | None) -> None:
+    """Check what invariants are claimed by, and in how many conditions they have to be found.
+
+    Raises:
+        ConfigError: it is no option, or the number is not for it.
+    """
+    one_of("invariants.set", name, SETS)
+    at_least("invariants.at_least", conditions, 1)
+    if conditions is not None and name != PARTIAL_CONJUNCTION:
+        raise ConfigError(f"invariants.at_least={conditions} beside invariants.set={name}: only {PARTIAL_CONJUNCTION} counts "
+                          f"conditions; use invariants.set={PARTIAL_CONJUNCTION}, or leave invariants.at_least out.")

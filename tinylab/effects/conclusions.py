@@ -6,9 +6,8 @@ setting changes. The statistics themselves are in `tinylab.statistics`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,9 @@ import pyarrow.compute as pc
 
 from tinylab.arrays import FloatArray
 from tinylab.config.groups import EffectsConfig
+from tinylab.effects.measured import Measured
 from tinylab.interventions.components import TableKind
-from tinylab.measures.metrics import LOGIT_DIFF, Metric, named
+from tinylab.measures.metrics import LOGIT_DIFF, named
 from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.records.tables import effects_columns, schema
 from tinylab.statistics import estimates
@@ -29,7 +29,6 @@ from tinylab.statistics.labels import LABELS, MATTERS, MIXED, UNDECIDED, critica
 from tinylab.statistics.power import examples_to_decide
 from tinylab.statistics.proportions import clopper_pearson
 from tinylab.statistics.ranking import split_half, top_k
-from tinylab.statistics.strata import Groups, templates
 
 NOISES = 10
 """An effect is told from nothing where it is over so many times what a sham or a verify slice finds."""
@@ -66,62 +65,6 @@ def noise_of(controls: Mapping[str, Mapping[str, float]], verified: Mapping[str,
     for name, one in verified.items():
         found[name] = max(found.get(name, 0.0), one.get("max_abs_diff") or 0.0)
     return found
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One metric of a battery's V cells on B examples, each once however many seeds use it."""
-
-    metric: Metric
-    keys: pd.DataFrame  # V rows
-    values: FloatArray  # [V, B], NaN where undefined
-    baseline: FloatArray  # [B], of the unmodified target run
-    source: FloatArray | None  # [B], of the unmodified source run, if there is one
-    names: Sequence[str | None]  # [B], the templates
-    items: Groups | None  # [B], what several examples reuse
-
-    @classmethod
-    def read(cls, table: pa.Table, kind: TableKind, metric: str) -> Measured:
-        """From the rows of a `per_example` table that are no controls."""
-        chosen = table.filter(pc.and_(pc.equal(table["metric"], metric), pc.equal(table["control"], "none")))
-        rows = chosen.drop_columns(["run_id", "metric", "control"]).to_pandas()
-        if len(rows["seed"].unique()) > 1:
-            rows = rows.drop_duplicates([*kind.keys, "example"])
-        v, cells = pd.MultiIndex.from_frame(rows[list(kind.keys)]).factorize()
-        b, examples = pd.factorize(rows["example"], sort=True)
-        of_examples = rows.assign(b=b).drop_duplicates("b").set_index("b").sort_index()
-        values = np.full((len(cells), len(examples)), np.nan)
-        values[v, b] = rows["value"]
-        source = of_examples["source"].to_numpy(dtype=float)
-        items = [None if pd.isna(item) else str(item) for item in of_examples["item"]]
-        return cls(
-            named(metric), cells.set_names(kind.keys).to_frame(index=False), values, of_examples["baseline"].to_numpy(dtype=float),
-            None if np.isnan(source).any() else source,
-            [None if pd.isna(name) else str(name) for name in of_examples["template"]],
-            None if all(item is None for item in items) else Groups.of(items),
-        )
-
-    @cached_property
-    def templates(self) -> Groups:
-        """Of the examples; one for all where any has none."""
-        return templates(self.names)
-
-    @cached_property
-    def change(self) -> FloatArray:
-        """[V, B]."""
-        return self.values - self.baseline
-
-    @cached_property
-    def whole(self) -> FloatArray:
-        """[B] what changes are a fraction of: the unmodified run's number, or for patching the way from target to source."""
-        return self.baseline if self.source is None else self.source - self.baseline
-
-    def where(self, kept: np.ndarray[Any, Any]) -> Measured:
-        """Some examples alone."""
-        items = None if self.items is None else Groups.of(self.items.codes[kept].tolist())
-        return Measured(self.metric, self.keys, self.values[:, kept], self.baseline[kept],
-                        None if self.source is None else self.source[kept],
-                        [name for name, keep in zip(self.names, kept, strict=True) if keep], items)
 
 
 def conclude(

@@ -7,7 +7,7 @@ and `lowest` go by the level itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -84,6 +84,7 @@ class Ranking:
     top: list[tuple[int, ...]]  # the strongest first, as many as were asked for and have an effect
     components: int  # how many there are in all
     tied: int = 0  # how many more are exactly as strong as the last of the top
+    layers: dict[int, int] = field(default_factory=dict)  # how many there are in each layer
 
 
 def scores(rows: pd.DataFrame, component: Sequence[str], unmodified: dict[int, float], rank: str) -> pd.DataFrame:
@@ -121,7 +122,8 @@ def strongest_components(scored: pd.DataFrame, k: int) -> dict[int, Ranking]:
         own = slice(start, start + int(effect[start:stop].sum()))
         top = [tuple(one) for one in components[own][:k].tolist()]
         tied = int((score[own][k:] == score[own][k - 1 : k]).sum())
-        found[int(run[start])] = Ranking(top, stop - start, tied)
+        layers, counts = np.unique(components[start:stop, 0], return_counts=True)
+        found[int(run[start])] = Ranking(top, stop - start, tied, dict(zip(layers.tolist(), counts.tolist(), strict=True)))
     return found
 
 

@@ -8,7 +8,7 @@ biases) and whether it changes anything where source and target are equal; plann
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -37,6 +37,13 @@ class Operation(ABC):
         """Whether it takes the value biases of the heads; then it acts at heads only."""
         return False
 
+    def sham(self) -> Operation | None:
+        """The same operation so that it changes nothing: a control that goes the same way. None where there is none to be had.
+
+        One that needs a source is made with the run that it acts on as its own source.
+        """
+        return None
+
     @abstractmethod
     def apply(self, rows: Float[Tensor, "*rows d"], given: Given) -> Float[Tensor, "*rows d"]:
         """The activation in place of `rows`, in a tensor of its own.
@@ -62,6 +69,10 @@ class Scale(Operation):
         """With `keep_bias`."""
         return self.keep_bias
 
+    def sham(self) -> Operation:
+        """A factor of 1."""
+        return replace(self, factor=1.0)
+
     def apply(self, rows: Float[Tensor, "*rows d"], given: Given) -> Float[Tensor, "*rows d"]:
         """Factor · rows, or factor · (rows − b) + b."""
         scaled = rows * self.factor
@@ -77,6 +88,10 @@ class Patch(Operation):
 
     needs_source: ClassVar[bool] = True
     changes_equal: ClassVar[bool] = False
+
+    def sham(self) -> Operation:
+        """The same: a run patched from itself stays what it is."""
+        return self
 
     def apply(self, rows: Float[Tensor, "*rows d"], given: Given) -> Float[Tensor, "*rows d"]:
         """The source's activation."""

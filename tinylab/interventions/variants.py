@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tinylab.errors import ConfigError
 from tinylab.interventions.components import Component
 from tinylab.interventions.operations import Operation
 from tinylab.interventions.sites import Site
-from tinylab.interventions.sources import RunName, Source
+from tinylab.interventions.sources import Own, RunName, Source
 
 Positions = Literal["last", "all"] | tuple[int, ...]
 
@@ -48,12 +48,16 @@ class Intervention:
 
 @dataclass(frozen=True)
 class Variant:
-    """A run with interventions: usually one, several for pairs; they share target run, source and positions."""
+    """A run with interventions: usually one, several for pairs; they share target run, source and positions.
+
+    One that is `apart` is never computed in one pass with others: theirs stay the numbers that they are without it, bit for bit.
+    """
 
     interventions: tuple[Intervention, ...]
     target: RunName
     source: Source | None = None
     positions: Positions = "all"
+    apart: bool = False
 
     def __post_init__(self) -> None:
         """An operation that needs a source gets one.
@@ -70,6 +74,16 @@ class Variant:
     def fork(self) -> Fork:
         """Where it first differs from the unmodified run."""
         return min((i.layer, i.site.order) for i in self.interventions)
+
+    def sham(self) -> Variant | None:
+        """The same interventions so that they change nothing (`Operation.sham`), apart; None where an operation declares none.
+
+        The source, if there is one, is the target run itself.
+        """
+        shams = [(i, i.operation.sham()) for i in self.interventions]
+        same = tuple(replace(i, operation=operation) for i, operation in shams if operation is not None)
+        source = None if self.source is None else Own(self.target)
+        return replace(self, interventions=same, source=source, apart=True) if len(same) == len(shams) else None
 
 
 def indices(positions: Positions, length: int) -> list[int]:

@@ -46,6 +46,7 @@ def merged_summary(there: dict[str, Any], added: dict[str, Any], metrics: Sequen
         **there,
         "baselines": {run: merged(one, added["baselines"][run]) for run, one in there["baselines"].items()},
         "metrics": merged(there["metrics"], added["metrics"]),
-        "controls": {control: merged(one, added["controls"].get(control, {})) for control, one in there["controls"].items()},
+        "controls": {control: merged(there["controls"].get(control, {}), added["controls"].get(control, {}))
+                     for control in dict.fromkeys([*there["controls"], *added["controls"]])},
         **({} if "ability" in there else {"ability": added["ability"]}),
     }

@@ -25,6 +25,7 @@ from tinylab.records.checking import (
     Size,
     Text,
 )
+from tinylab.records.controls import RandomSets
 from tinylab.records.origin import Battery, Failure, Run
 
 
@@ -188,6 +189,8 @@ class RunSummary(OpenRecord):
     """How many cells matter, and which."""
     controls: dict[Name, dict[Name, Size]]
     """For each control and metric, the largest change from the unmodified run; a sham's should be 0."""
+    random_sets: RandomSets | None = None
+    """The components that matter beside random ones; left out where there are no such sets."""
 
 
 class SeveralRuns(Record):
@@ -264,7 +267,7 @@ class VerifyMetric(Record):
 
 
 class Verify(OpenRecord):
-    """`verify.json`: a run's last examples repeated by the reference engine; open, as programs may add notes of their own."""
+    """`verify.json`: some examples of a run repeated by the reference engine; open, as programs may add notes of their own."""
 
     device_main: Name
     """Where the run computed."""
@@ -280,6 +283,10 @@ class Verify(OpenRecord):
     """The slice's engine."""
     n_examples: Count
     """Examples repeated."""
+    sample: Name | None = None
+    """Which ones: last, or stratified, the last ones of each template."""
+    templates: Index | None = None
+    """Templates that they are of; 0 where the corpus does not name them."""
     n_seeds: Count
     """The run's seeds."""
     metrics: Annotated[dict[Name, VerifyMetric], Field(min_length=1)]

@@ -4,8 +4,8 @@ In the hash: the battery's kind, name and settings, the condition's settings wit
 model's commit or weights digest in place of its path, its dtype, quantisation and BOS policy, the device type that `auto` chose,
 the engine, the seeds, and `RESULTS_VERSION`. Settings at their defaults are left out, so that an option that comes later changes
 no identity; where code lies is not in it. Neither are names, folders, launcher, logging, plots, threads, `verify_slice`,
-`engine.max_states`, `engine.self_check`, `model.verify_digest`, `model.device_map`, `model.max_memory`, `effects`, `invariants`,
-`dry_run`;
+`engine.max_states`, `engine.self_check`, `model.verify_digest`, `model.device_map`, `model.max_memory`, `effects`, `controls`,
+`invariants`, `dry_run`;
 nor `metrics`: a metric that a finished run lacks is added to it.
 """
 
@@ -26,7 +26,7 @@ from tinylab.models.weights import ModelIdentity, identify
 from tinylab.schema import Config, validate
 from tinylab.task.corpus import corpus_sha256
 
-RESULTS_VERSION = 4
+RESULTS_VERSION = 5
 """Raised when a change of the code changes numbers."""
 IDENTITY_VERSION = 2
 """Raised when the rules of this module change: runs then get other ids, although their numbers are what they were."""

@@ -15,6 +15,7 @@ from tinylab.records.checking import Count, Flag, Index, Name, OpenRecord, Relat
 from tinylab.records.origin import Battery, DeclaredTable, EffectsJudged, Failure, Process, Provenance, Run
 
 Rank = Literal["magnitude", "highest", "lowest"]
+ClaimedBy = Literal["partial_conjunction", "intersection", "union"]
 
 
 class Digest(OpenRecord):
@@ -33,6 +34,8 @@ class VerifySettings(OpenRecord):
     """Where the reference engine ran."""
     n_examples: Count
     """The most examples that it repeats."""
+    sample: Name = "last"
+    """Which ones: last, as before it was said; or stratified, the last ones of each template."""
     dtype: Name
     """Of the weights as it ran."""
     tolerance: Size
@@ -231,6 +234,10 @@ class InvariantsSettings(OpenRecord):
     """magnitude: |change|; highest, lowest: the level itself."""
     allow_partial: Flag
     """Whether missing conditions are passed over."""
+    set: ClaimedBy = "partial_conjunction"
+    """What is claimed."""
+    at_least: Count | None = None
+    """Of partial_conjunction: in how many conditions at least; null for every one."""
 
 
 class RunningSweep(OpenRecord):
@@ -244,6 +251,8 @@ class RunningSweep(OpenRecord):
     """The keys over which it sweeps."""
     invariants: InvariantsSettings
     """How to look for invariants when it ends."""
+    plots: Flag | None = None
+    """Whether it is drawn."""
     jobs: list[SweepJob]
     """The planned runs, in order."""
 
@@ -260,7 +269,7 @@ class JoinedSweep(RunningSweep):
     verify_failed: list[Name]
     """Conditions whose strict verify slice disagreed."""
     artifacts: dict[Name, RelativePath]
-    """The joined files: summary, invariants, and a matrix for each kind of table."""
+    """The joined files: summary, invariants, a matrix for each kind of table, and pictures."""
     digests: dict[Name, Digest] | None = None
     """What they were when they were written, by name."""
 

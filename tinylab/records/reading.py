@@ -40,8 +40,13 @@ def read_per_example(folder: RunFolder, manifest: dict[str, Any]) -> pa.Table:
     return read_table(folder.file("per_example"), schema(columns, kind))
 
 
-def read_effects(folder: RunFolder, manifest: dict[str, Any]) -> pa.Table | None:
+def read_effects(folder: RunFolder, manifest: dict[str, Any], columns: Sequence[str] | None = None) -> pa.Table | None:
     """What a run's numbers say of each cell and metric; None for runs of versions that did not tell.
+
+    Args:
+        folder: of the run.
+        manifest: of the run.
+        columns: which to read beside the table's keys; None for all.
 
     Raises:
         OutputError: it cannot be read, or is none of ours.
@@ -49,7 +54,8 @@ def read_effects(folder: RunFolder, manifest: dict[str, Any]) -> pa.Table | None
     if "effects" not in manifest:
         return None
     kind = kind_of(folder, manifest)
-    return read_table(folder.file("effects"), schema(effects_columns(kind), kind))
+    wanted = effects_columns(kind) if columns is None else [*kind.keys, *columns]
+    return read_table(folder.file("effects"), schema(wanted, kind), columns and wanted)
 
 
 def kind_of(folder: RunFolder, manifest: dict[str, Any]) -> TableKind:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from tinylab.records.controls import CrossControls
 from tinylab.records.documents import RunSummary, SweepSummary, Verify
 from tinylab.records.invariants import Invariants
 from tinylab.records.manifests import RunManifest, SweepManifest
@@ -27,6 +28,7 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "sweep_manifest": SweepManifest,
     "sweep_summary": SweepSummary,
     "invariants": Invariants,
+    "cross_controls": CrossControls,
 }
 """Every kind of document, by its schema's name."""
 

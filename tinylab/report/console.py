@@ -13,7 +13,17 @@ from tinylab.checks.published import Comparison, Published
 from tinylab.effects.ability import by_template, sentence
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
-from tinylab.report.views import View, effects_sentence, invariants_view, ranking_sentence, run_view
+from tinylab.report.views import (
+    View,
+    cross_sentences,
+    effects_sentence,
+    invariants_sentences,
+    invariants_view,
+    random_sets_sentence,
+    ranking_sentence,
+    run_view,
+)
+from tinylab.sweep.finished import CROSS_CONDITION
 
 if TYPE_CHECKING:
     from tinylab.checks.soundness import Floor, Verdict
@@ -45,6 +55,8 @@ def shown(view: View) -> Table:
 def _told(column: str, value: Any, view: View) -> str:
     if value is None:
         return "–"
+    if isinstance(value, str):
+        return value
     if column == "change":
         return f"{value:+z.3f}"
     if column == "effect":
@@ -60,15 +72,18 @@ def print_run(folder: RunFolder) -> None:
     manifest = folder.read()
     assert manifest is not None
     out = console()
-    if (told := read_json(folder.file("summary")).get("ability")) is not None:
+    summary = read_json(folder.file("summary"))
+    if (told := summary.get("ability")) is not None:
         out.print(sentence(told))
         if (templates := by_template(told)) is not None:
             out.print(templates)
     out.print(shown(run_view(folder, manifest)))
-    if (effects := read_json(folder.file("summary")).get("effects")) is not None:
+    if (effects := summary.get("effects")) is not None:
         out.print(effects_sentence(effects, manifest["table_kind"]["plural"]))
         if (ranking := ranking_sentence(effects)) is not None:
             out.print(ranking)
+        if (sets := random_sets_sentence(summary.get("random_sets"), effects["alpha"])) is not None:
+            out.print(sets)
         for note in effects["notes"] if effects["counts"] is not None else ():
             out.print(f"note: {note}")
     verify = manifest.get("verify_slice")
@@ -78,13 +93,19 @@ def print_run(folder: RunFolder) -> None:
 
 
 def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
-    """Print a sweep's invariants, what is missing, and where its files are."""
+    """Print a sweep's invariants and what limits them, what is missing, and where its files are."""
     out = console()
     invariants = read_json(folder / manifest["artifacts"]["invariants"])
     for group in invariants["groups"]:
         out.print(shown(invariants_view(group, invariants)))
+        for line in invariants_sentences(group, invariants):
+            out.print(line)
         for note in group["notes"]:
             out.print(f"note: {note}")
+    if (cross := folder / CROSS_CONDITION / "cross_controls.json").is_file():
+        for group in read_json(cross)["groups"]:
+            for said in cross_sentences(group):
+                out.print(said)
     if "withheld" in invariants:
         out.print(f"invariants withheld: {invariants['withheld']}")
     for failure in manifest["failures"]:

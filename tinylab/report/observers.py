@@ -14,13 +14,19 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from tinylab.interventions.components import TableKind
+from tinylab.records.checking import read_document, write_document
+from tinylab.records.digests import measured
 from tinylab.records.manifest import RunFolder
-from tinylab.records.reading import read_effects
+from tinylab.records.manifests import RunManifest, SweepManifest
+from tinylab.records.reading import read_effects, read_impact
 from tinylab.records.storage import read_json
 from tinylab.report import console
-from tinylab.report.plots import heatmap
+from tinylab.report.plots import Drawn, heatmap, heatmap_of_runs
 from tinylab.report.views import title_of
+from tinylab.sweep.finished import CROSS_CONDITION
 
+PANELS = 24
+"""Runs in the picture of a sweep, at most."""
 log = logging.getLogger(__name__)
 
 
@@ -32,8 +38,17 @@ def run_ended(folder: RunFolder, *, plots: bool) -> None:
 
 
 def sweep_ended(folder: Path, manifest: dict[str, Any]) -> None:
-    """A sweep that was joined: its invariants, what is missing, where its files are."""
+    """A sweep that was joined: its pictures, if they are asked for, its invariants, what is missing, where its files are."""
+    if manifest.get("plots") and manifest["status"] != "failed":
+        _observe(f"the picture of {folder}", lambda: _draw_sweep(folder, manifest))
     _observe(f"the report of {folder}", lambda: console.print_sweep(folder, manifest))
+
+
+def sweep_tried(folder: Path, asked: Any) -> None:
+    """A sweep that was joined: its conditions tried with each other's components (`tinylab.sweep.cross_controls`)."""
+    from tinylab.sweep.cross_controls import add_cross_controls
+
+    _observe(f"trying the conditions of {folder} with each other's components", lambda: add_cross_controls(folder, asked))
 
 
 def _observe(what: str, observer: Callable[[], None]) -> None:
@@ -61,3 +76,35 @@ def _draw(folder: RunFolder) -> None:
     heatmap(folder.file("heatmap"), table, kind, baselines, title=title_of(manifest), patched=manifest["direction"] != "none",
             labels=_labels(folder, manifest, kind, str(table["metric"][0])))
     folder.write(manifest)
+
+
+def _draw_sweep(folder: Path, manifest: dict[str, Any]) -> None:
+    """Draw the runs of the largest group of each kind, and tell the manifest."""
+    groups = read_json(folder / manifest["artifacts"]["invariants"])["groups"]
+    places = {Path(job["folder"]).name: folder / job["folder"] for job in manifest["jobs"]}
+    kinds = dict.fromkeys(group["kind"] for group in groups)
+    for kind in kinds:
+        largest = max((group for group in groups if group["kind"] == kind), key=lambda group: len(group["runs"]))
+        runs = [RunFolder(places[name]) for name in largest["runs"][:PANELS]]
+        name = "heatmap" if len(kinds) == 1 else f"heatmap_{kind}"
+        path = f"{CROSS_CONDITION}/{name}.png"
+        _draw_group(folder / path, largest, runs)
+        manifest["artifacts"][name] = path
+        manifest.setdefault("digests", {})[name] = measured(folder / path)
+        write_document(SweepManifest, folder / "manifest.json", manifest)
+
+
+def _draw_group(path: Path, group: dict[str, Any], runs: list[RunFolder]) -> None:
+    """Draw runs of one group, by the first metric that all of them have."""
+    manifests = {run: read_document(RunManifest, run.manifest) for run in runs}
+    kind = TableKind.of_manifest(manifests[runs[0]])
+    tables = {run: read_impact(run, manifest) for run, manifest in manifests.items()}
+    metrics = [dict.fromkeys(table["metric"].to_pylist()) for table in tables.values()]
+    metric = next(name for name in metrics[0] if all(name in own for own in metrics))
+    drawn = {
+        name: Drawn(tables[run], read_json(run.file("summary"))["baselines"][manifest["target_run"]],
+                    _labels(run, manifest, kind, metric))
+        for name, (run, manifest) in zip(group["conditions"], manifests.items(), strict=False)
+    }
+    some = f", the first {len(runs)} of {len(group['runs'])} runs" if len(runs) < len(group["runs"]) else ""
+    heatmap_of_runs(path, drawn, kind, metric, f"{group['described']} on {group['model']}{some}")

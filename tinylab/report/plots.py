@@ -1,7 +1,9 @@
-"""Pictures: a heat map of a run's impact table."""
+"""Pictures: a heat map of a run's impact table, and one of the runs of a sweep."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 MARKS = {"matters": "", "mixed": "±"}
 """How a cell is marked by its label; any other is a cell that does not matter, as far as was found."""
 NOT = "·"
+IN_A_ROW = 6
+"""So many panels, at most."""
 
 
 def heatmap(
@@ -42,12 +46,66 @@ def heatmap(
         labels: the label of each cell by the first metric, in `label` beside the table's keys; None where there are none.
         limit: the change at which colours end, so that pictures can be compared; None for the largest of this one.
     """
+    _save(path, draw(impacts.to_pandas(), kind, baselines, title, patched=patched, labels=labels, limit=limit))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A run in the picture of a sweep."""
+
+    impacts: pa.Table
+    baselines: dict[str, Any]  # metric → {"mean": …} of the unmodified target run
+    labels: pd.DataFrame | None  # as `heatmap` takes them
+
+
+def heatmap_of_runs(path: Path, runs: Mapping[str, Drawn], kind: TableKind, metric: str, title: str) -> None:
+    """Draw several runs with one colour scale: a panel for each run (and scale), or where layers have no units a column.
+
+    Args:
+        path: the PNG to write.
+        runs: by what they are called.
+        kind: of their tables.
+        metric: whose change from the unmodified run is shown.
+        title: what the picture shows.
+    """
+    _save(path, draw_runs(runs, kind, metric, title))
+
+
+def draw_runs(runs: Mapping[str, Drawn], kind: TableKind, metric: str, title: str) -> Figure:
+    """The picture itself; see `heatmap_of_runs`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=120)
+    cells = pd.concat([
+        _marked(change_of_cells(run.impacts.to_pandas(), kind, run.baselines, metric), kind, run.labels).assign(run=name)
+        for name, run in runs.items()
+    ])
+    layer, *units = kind.component
+    others = [name for name in (*units[1:], *kind.varied) if cells[name].nunique() > 1]
+    columns = (layer, units[0], ["run", *others]) if units else (layer, "run", others)
+    _units(figure, cells, columns, metric, patched=False, limit=None)
+    figure.suptitle(_titled(title, any(run.labels is not None for run in runs.values())), fontsize=11)
+    return figure
+
+
+def _save(path: Path, figure: Figure) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = draw(impacts.to_pandas(), kind, baselines, title, patched=patched, labels=labels, limit=limit)
     FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         figure.savefig(temporary)
+
+
+def _marked(cells: pd.DataFrame, kind: TableKind, labels: pd.DataFrame | None) -> pd.DataFrame:
+    """The cells, and in `mark` what their labels show."""
+    if labels is None:
+        return cells
+    cells = cells.merge(labels, how="left", on=list(kind.keys), validate="one_to_one")
+    return cells.assign(mark=[MARKS.get(label, NOT) for label in cells["label"]])
+
+
+def _titled(title: str, marked: bool) -> str:
+    return f"{title}\n{NOT} not found to matter, ± mixed by template" if marked else title
 
 
 def draw(
@@ -59,45 +117,54 @@ def draw(
 
     figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=120)
     metric = str(table["metric"].iloc[0])
-    cells = change_of_cells(table, kind, baselines, metric)
-    if labels is not None:
-        cells = cells.merge(labels, how="left", on=list(kind.keys), validate="one_to_one")
-        cells = cells.assign(mark=[MARKS.get(label, NOT) for label in cells["label"]])
+    cells = _marked(change_of_cells(table, kind, baselines, metric), kind, labels)
     if len(kind.component) > 1:
-        _units(figure, cells, kind, metric, patched, limit)
+        layer, unit, *others = kind.component
+        _units(figure, cells, (layer, unit, [*others, *kind.varied]), metric, patched=patched, limit=limit)
     else:
         metrics = list(dict.fromkeys(table["metric"]))
         rows = [*kind.component, *kind.varied]
         indexed = cells.set_index(rows if kind.varied else rows[0])
         _layers(figure, indexed[metrics], baselines, None if labels is None else list(indexed["mark"]))
-    figure.suptitle(title if labels is None else f"{title}\n{NOT} not found to matter, ± mixed by template", fontsize=11)
+    figure.suptitle(_titled(title, labels is not None), fontsize=11)
     return figure
 
 
 def _units(
-    figure: Figure, cells: pd.DataFrame, kind: TableKind, metric: str, patched: bool, limit: float | None
+    figure: Figure, cells: pd.DataFrame, columns: tuple[str, str, list[str]], metric: str, *, patched: bool, limit: float | None
 ) -> None:
-    """Layer upwards, unit to the right; one panel for each value of the other columns (a scale)."""
-    layer, unit, *others = kind.component
-    others += kind.varied
-    panels = list(cells.groupby(others)) if others else [((), cells)]
+    """Layer upwards, unit to the right; one panel for each value of the other columns (a scale, a run)."""
+    layer, unit, others = columns
+    panels = list(cells.groupby(others, sort="run" not in others)) if others else [((), cells)]
     limit = limit or float(cells["change"].abs().max()) or 1.0
-    figure.set_size_inches(min(6.4 * len(panels), 24), 4.4)
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axis, (value, rows) in zip(axes, panels, strict=True):
-        grid = rows.pivot(index=layer, columns=unit, values="change")
+    wide = min(len(panels), IN_A_ROW)
+    deep = -(-len(panels) // wide)
+    figure.set_size_inches(min(6.4 * wide, 24), min(4.4 * deep, 24))
+    axes = figure.subplots(deep, wide, squeeze=False).ravel()
+    for axis in axes[len(panels):]:
+        axis.set_axis_off()
+    for axis, (value, rows) in zip(axes, panels, strict=False):
+        grid = _grid(rows, layer, unit, "change")
         image = axis.imshow(grid.to_numpy(), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
         axis.set_title(f"{unit} of the source run" if patched else _panel(unit, others, value), fontsize=9)
         if "mark" in rows:
-            marks = rows.pivot(index=layer, columns=unit, values="mark").to_numpy()
+            marks = _grid(rows, layer, unit, "mark").fillna("").to_numpy()
             for (y, x), mark in np.ndenumerate(marks):
                 axis.text(x, y, mark, ha="center", va="center", fontsize=8, color="dimgray")
         _ticks(axis, unit, grid.columns, layer, grid.index)
     figure.colorbar(image, ax=list(axes), label=f"change of {metric}")
 
 
+def _grid(rows: pd.DataFrame, layer: str, unit: str, values: str) -> pd.DataFrame:
+    """A column, layer by unit; runs in their order."""
+    grid = rows.pivot(index=layer, columns=unit, values=values)
+    return grid[list(dict.fromkeys(rows["run"]))] if unit == "run" else grid
+
+
 def _panel(unit: str, columns: list[str], values: Any) -> str:
-    """What a panel shows: `head × 0.5`, or the columns with their values."""
+    """What a panel shows: `cond_a`, `head × 0.5`, or the columns with their values."""
+    if columns[:1] == ["run"]:
+        return values[0] if len(columns) == 1 else f"{values[0]}, {_panel(unit, columns[1:], values[1:])}"
     if columns == ["scale"]:
         return f"{unit} × {values[0]:g}"
     return ", ".join(f"{name} {value}" for name, value in zip(columns, values, strict=True)) or unit

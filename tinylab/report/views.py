@@ -10,6 +10,7 @@ import pandas as pd
 from tinylab.effects.strength import strongest
 from tinylab.interventions.components import TableKind
 from tinylab.measures.metrics import named
+from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import read_effects
 from tinylab.records.storage import read_json
@@ -18,6 +19,8 @@ JUDGED = ("effect", "label", "opposite")
 """What is told of a cell's effect: a fraction of the whole and half its interval, its label, the share of opposite examples."""
 STRONGEST = 10
 """How many components of a run are shown."""
+SHOWN_RUNS = 6
+"""The effects of no more runs are shown side by side."""
 
 
 @dataclass(frozen=True)
@@ -104,22 +107,139 @@ def ranking_sentence(told: dict[str, Any]) -> str | None:
     return f"the {ranked['k']} strongest: lists of other samples agree by {ranked['stability']:.2f} (1: the same, 0: chance){held}"
 
 
+def random_sets_sentence(told: dict[str, Any] | None, alpha: float) -> str | None:
+    """What random sets do as well as the components that matter, for people; None if they do less, or there are none.
+
+    Args:
+        told: `random_sets` of summary.json.
+        alpha: how often they may do as much.
+    """
+    if told is None or told["n"] is None:
+        return None
+    kinds = {"uniform": "random sets of this size", "same_layers": "random sets with as many in each layer"}
+    said = [f"{words} do as much damage in {100 * told[kind]['share']:.0f} % of draws" for kind, words in kinds.items()
+            if told[kind]["p"] > alpha]
+    if not said:
+        return None
+    part = "" if told["n"] == told["of"] else f", on {told['n']} of {told['of']} examples"
+    return f"the {len(told['circuit'])} that matter, taken together: {'; '.join(said)} ({told['draws']} draws{part})"
+
+
+def cross_sentences(told: dict[str, Any]) -> list[str]:
+    """What the components of other conditions do to each, for people: of each the other whose components do most.
+
+    Args:
+        told: a group of cross_controls.json.
+    """
+    said = []
+    for name, run in told["runs"].items():
+        others = {other: change for other, change in run["changes"].items() if other != name}
+        other = max(others, key=lambda one: abs(others[one]))
+        own, size = run["changes"][name], {one: len(of["circuit"]) for one, of in told["runs"].items()}
+        part = "" if run["n"] == run["of"] else f", on {run['n']} of {run['of']} examples"
+        said.append(f"{name}: its own {size[name]} {told['kind']} that matter together change the logit difference by "
+                    f"{_of(own, run)}, the {size[other]} of {other} by {_of(others[other], run)}{part}")
+    return said
+
+
+def _of(change: float, run: dict[str, Any]) -> str:
+    """A change in logits, and as a fraction of what there was where that is not next to nothing."""
+    whole = run["whole"]
+    return f"{change:+.2f}" + ("" if abs(whole) < RECOVERY_FLOOR else f" ({100 * change / whole:+.0f} %)")
+
+
 def invariants_view(group: dict[str, Any], invariants: dict[str, Any]) -> View:
-    """The components that every condition of a group shares, with their rank in each condition by each metric."""
-    chance = group["expected_by_chance"]
-    found = group[group["kind"]]
-    title = (f"{group['kind']} among the {invariants['k']} strongest of every condition ({', '.join(group['conditions'])}) by "
-             f"{invariants['rank']} of {', '.join(invariants['metrics'])}: {len(found)}")
-    if chance is not None and not any("one condition only" in note for note in group["notes"]):
-        title += f", by chance {chance:.2f}"
+    """The components that a group claims: each run's effect of them, or where that is asked for their ranks.
+
+    Args:
+        group: of invariants.json.
+        invariants: the whole document.
+    """
     others = {name: value for name, value in group.get("settings", {}).items() if not name.startswith("battery.")}
     swept = "".join(f", {name}={value}" for name, value in others.items())
     columns = group.get("component", ["layer", "head"] if group["kind"] == "heads" else ["layer"])
+    by_rank = invariants["set"] == "intersection" or group.get("conjunction") is None
+    view = _ranks_view(group, invariants, columns) if by_rank else _claims_view(group, columns)
+    return View(f"{group['described']}{swept} on {group['model']}: {view.title}", view.columns, view.rows)
+
+
+def _claims_view(group: dict[str, Any], columns: list[str]) -> View:
+    """What was tested: p, and for a few runs the effect of each with its label, for many in how many conditions it matters."""
+    told, runs = group["conjunction"], group["conditions"]
+    claimed = told["components"][:len(group[group["kind"]])]  # the first of them
+    each = len(runs) <= SHOWN_RUNS
+    rows = [
+        [*(one[name] for name in columns), probability(one["p_adjusted"]),
+         *([_effect_in(one, run) for run in runs] if each else [f"{one['count']} of {told['of']}", len(one["mixed_in"])])]
+        for one in claimed
+    ]
+    where = "every condition" if told["at_least"] == told["of"] else f"at least {told['at_least']} of {told['of']} conditions"
+    title = f"{group['kind']} that matter with one sign in {where} ({', '.join(runs)}): {len(claimed)}"
+    return View(title, [*columns, f"p ({told['correction']})", *(runs if each else ["matters in", "mixed in"])], rows)
+
+
+def _effect_in(one: dict[str, Any], run: str) -> str:
+    """A component's effect in a run with its interval and its label, such as `-0.52 ± 0.04 matters`."""
+    effect, half = one["effects"][run], one["plus_minus"][run]
+    label = " mixed" if run in one["mixed_in"] else " matters" if run in one["matters_in"] else ""
+    return "–" if effect is None else f"{effect:+z.2f}{'' if half is None else f' ± {half:.2f}'}{label}"
+
+
+def _ranks_view(group: dict[str, Any], invariants: dict[str, Any], columns: list[str]) -> View:
+    """The components that every condition shares, with their rank in each by each metric."""
+    found = group.get("intersection", group)[group["kind"]]
+    title = (f"{group['kind']} among the {invariants['k']} strongest of every condition ({', '.join(group['conditions'])}) by "
+             f"{invariants['rank']} of {', '.join(invariants['metrics'])}: {len(found)}")
     tops = {(metric, condition): top for metric, entry in group["per_metric"].items()
             for condition, top in entry["top_k"].items()}
     return View(
-        f"{group['described']}{swept} on {group['model']}: {title}",
+        title,
         [*columns, *(f"rank in {condition} ({metric})" for metric, condition in tops)],
         [[*([component[name] for name in columns] if isinstance(component, dict) else [component]),
           *(top.index(component) + 1 for top in tops.values())] for component in found],
     )
+
+
+def invariants_sentences(group: dict[str, Any], invariants: dict[str, Any]) -> list[str]:
+    """What was claimed and how, whose sign depends on the template, and what the k strongest share beside chance.
+
+    Args:
+        group: of invariants.json.
+        invariants: the whole document.
+    """
+    ranked = []
+    alone = any("one condition only" in note for note in group["notes"])
+    for metric, entry in group["per_metric"].items():
+        chance = entry.get("by_chance") or {}
+        shared, expected = len(entry[group["kind"]]), chance.get("expected")
+        expected = group["expected_by_chance"] if expected is None else expected
+        if alone or expected is None:
+            continue
+        every = "both" if len(group["conditions"]) == 2 else f"all {len(group['conditions'])}"
+        told = f"by chance {expected:.2f}" + (f" (p {probability(chance['p'])})" if chance.get("p") is not None else "")
+        if chance.get("p_within_layers") is not None:
+            told += f", within layers {chance['expected_within_layers']:.2f} (p {probability(chance['p_within_layers'])})"
+        ranked.append(f"{shared} {group['kind']} are among the {invariants['k']} strongest of {every} by {metric}: {told}")
+    agreement = group.get("sign_agreement")
+    if ranked and agreement is not None and agreement["shared"]:
+        ranked[-1] += f"; {agreement['same_sign']} of {agreement['shared']} with one sign"
+    return [*([] if group.get("conjunction") is None else _on_claims(group)), *ranked]
+
+
+def _on_claims(group: dict[str, Any]) -> list[str]:
+    told, kind = group["conjunction"], group["kind"]
+    claimed = [one for one in told["components"] if one["p_adjusted"] is not None and one["p_adjusted"] <= told["alpha"]]
+    where = "every condition" if told["at_least"] == told["of"] else f"at least {told['at_least']} of {told['of']} conditions"
+    total = group["components"]
+    sentences = [f"{len(claimed)} of {total} {kind} change the logit difference by more than {told['smallest']:g} of "
+                 f"it, with one sign, in {where}: partial conjunction, {told['correction']}, alpha {told['alpha']:g}"]
+    mixed = [f"{'.'.join(str(one[name]) for name in group['component'])} ({', '.join(one['mixed_in'])})"
+             for one in claimed if one["mixed_in"]]
+    if mixed:
+        sentences.append(f"of these, mixed (one sign in some templates, the other in others): {', '.join(mixed)}")
+    return sentences
+
+
+def probability(p: float) -> str:
+    """A p-value with two digits, such as 0.11 and 1.6e-04."""
+    return f"{p:.2g}" if p >= 0.001 or p == 0 else f"{p:.1e}"

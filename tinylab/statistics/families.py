@@ -60,21 +60,20 @@ def max_t(
     """
     n_t, n = templates.sizes, len(templates.codes)
     deviations = templates.centred(e) * np.sqrt(n_t / (n_t - 1))[templates.codes]
-    squares = templates.sums(deviations**2)  # [V, G]
-    spread = squares.sum(axis=1) / n**2
-    members = [np.flatnonzero(templates.codes == g) for g in range(len(n_t))]
+    weights = 1 / (n_t - 1) / n**2  # of n_t·Σx² − (Σx)²: a template's part of the variance
+    of_templates = templates.sums(deviations**2)  # [V, G]
+    squares, spread = of_templates @ (n_t * weights), of_templates.sum(axis=1) / n**2  # [V]
+    parts = [(own, np.sqrt(weight) * deviations[:, own].T) for own, weight in zip(templates.each, weights, strict=True)]
     rng = np.random.default_rng(seed)
     largest = []
     for start in range(0, flips, BLOCK):
         signs = rng.integers(0, 2, size=(min(BLOCK, flips - start), n)) * 2.0 - 1
-        total = np.zeros((len(signs), len(e)))
-        variance = np.zeros_like(total)
-        for g, own in enumerate(members):
-            sums = signs[:, own] @ deviations[:, own].T  # [flips, V]
-            total += sums / n
-            variance += np.maximum(0.0, squares[:, g] - sums**2 / n_t[g]) / (n_t[g] - 1) * n_t[g] / n**2
-        varies = variance > ROUNDING * spread
-        t = np.where(total**2 > ROUNDING * spread, np.inf, 0.0)  # where nothing varies any more
-        np.divide(np.abs(total), np.sqrt(variance), where=varies, out=t)
-        largest.append(t.max(axis=1))
+        variance = np.tile(squares, (len(signs), 1))
+        for own, scaled in parts:
+            sums = signs[:, own] @ scaled  # [flips, V]
+            variance -= np.square(sums, out=sums)
+        total = np.square(signs @ (deviations.T / n))
+        t = np.where(total > ROUNDING * spread, np.inf, 0.0)  # where nothing varies any more
+        np.divide(total, variance, where=variance > ROUNDING * squares, out=t)
+        largest.append(np.sqrt(t.max(axis=1)))
     return float(np.quantile(np.concatenate(largest), 1 - alpha, method="higher"))

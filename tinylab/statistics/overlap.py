@@ -7,6 +7,7 @@ often each component is chosen fixes the overlap, and tests nothing.)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -28,9 +29,11 @@ def shared_by_chance(sizes: Sequence[int], components: int) -> FloatArray:
     found = np.zeros(min(sizes) + 1)
     first, *others = sorted(sizes)
     found[first] = 1.0
-    for size in others:
-        shared = np.arange(len(found))
-        found = np.array([stats.hypergeom.pmf(x, components, shared, size) @ found for x in shared])
+    shared = np.arange(len(found))
+    for size, lists in Counter(others).items():
+        step = stats.hypergeom.pmf(shared[:, None], components, shared, size)  # from so many shared (to the right) to so many
+        for _ in range(lists):
+            found = step @ found
     return found
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
     from tinylab.statistics.estimates import Estimate
 
 POWER = 0.8
+DRAWS = 10_000
 
 
 def examples_to_decide(
@@ -39,10 +42,13 @@ def examples_to_decide(
     return needed
 
 
+@lru_cache(maxsize=1024)
 def resolvable(n: int, templates: int, cells: int, alpha: float, power: float = POWER) -> float:
     """How far from the smallest effect one must be to be decided, in standard deviations of examples within templates.
 
-    Before anything is measured; infinite where nothing could be: n is not more than the templates.
+    Before anything is measured, for templates of equal size and normal numbers of equal spread. It is the quantile of a seeded
+    simulation, as Satterthwaite's degrees of freedom are random; for one template it is the power of the t-test, the only case
+    that statsmodels has. Infinite where nothing could be decided: a template has fewer than two examples.
 
     Args:
         n: examples.
@@ -53,7 +59,34 @@ def resolvable(n: int, templates: int, cells: int, alpha: float, power: float = 
     """
     from scipy import stats
 
-    df = n - templates
-    if df < 1:
+    each = n / templates - 1
+    if each < 1:
         return float("inf")
-    return float((stats.t.isf(alpha / cells / 2, df) + stats.t.ppf(power, df)) / np.sqrt(n))
+    rng = np.random.default_rng(0)
+    total, squares = np.zeros(DRAWS), np.zeros(DRAWS)
+    for _ in range(templates):
+        variance = rng.chisquare(each, DRAWS) / each
+        total += variance
+        squares += variance**2
+    critical = stats.t.isf(alpha / cells / 2, each * total**2 / squares)
+    needed = critical * np.sqrt(total / templates) - rng.standard_normal(DRAWS)
+    return float(np.quantile(needed, power) / np.sqrt(n))
+
+
+def examples_for(distance: float, templates: int, cells: int, alpha: float, power: float = POWER) -> int:
+    """About the fewest examples that decide an effect so far from the smallest: the inverse of `resolvable`.
+
+    Args:
+        distance: in standard deviations of examples within templates, more than 0.
+        templates: that examples are of.
+        cells: that are decided together.
+        alpha: the error that is allowed.
+        power: how surely.
+    """
+    def enough(n: int) -> bool:
+        return resolvable(n, templates, cells, alpha, power) <= distance
+
+    most = 2 * templates
+    while not enough(most):
+        most *= 2
+    return bisect_left(range(most), True, lo=most // 2, key=enough)

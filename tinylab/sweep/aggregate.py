@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from tinylab.records.manifests import SweepManifest, SweepPlan
 from tinylab.records.storage import read_json
 from tinylab.sweep.artifacts import write_artifacts
 from tinylab.sweep.finished import CROSS_CONDITION, output_root, run_folders, tidy_sweep
-from tinylab.sweep.invariants import Settings
+from tinylab.sweep.invariants import ConditionRun, Settings, check_at_least
 from tinylab.sweep.jobs import Outcome, explained, failure_of, found_jobs, outcome_of, strict_verify_failed
 from tinylab.sweep.joining import Child, Unreadable
 
@@ -61,7 +62,7 @@ def aggregate(
         The sweep's manifest.
 
     Raises:
-        ConfigError: what was asked for is no metric.
+        ConfigError: what was asked for is no metric, or more conditions than there are.
         OutputError: the sweep's manifest cannot be read, or the folder cannot be written.
     """
     before = _manifest(folder)
@@ -77,6 +78,7 @@ def aggregate(
             error = explained(one.error, one.job, launcher_error) if one.child is None else one.error
             failures.append(_fail(folder, one, error))
     _check_asked(asked, children)
+    check_at_least(settings.at_least, [_condition(one) for one in outcomes])
     written = None
     while written is None:
         try:
@@ -93,8 +95,7 @@ def aggregate(
         "runs": [str(one.job["folder"]) for one in outcomes if os.path.isdir(folder / one.job["folder"])],
         "failures": failures,
         "verify_failed": strict_verify_failed(children),
-        "invariants": {"k": settings.k, "metrics": list(settings.metrics), "rank": settings.rank,
-                       "allow_partial": settings.allow_partial},
+        "invariants": {**asdict(settings), "metrics": list(settings.metrics)},
         "artifacts": written[0],
         "digests": written[1],
     }
@@ -116,6 +117,11 @@ def _checked_jobs(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]
 def _fail(folder: Path, outcome: Outcome, error: dict[str, str]) -> dict[str, Any]:
     log.error("%s (%s): %s: %s", outcome.job["condition"], outcome.job["battery"], error["type"], error["message"])
     return failure_of(folder, outcome, error)
+
+
+def _condition(outcome: Outcome) -> ConditionRun:
+    """Of which condition a job is; of what corpus, where its run is there to tell."""
+    return ConditionRun(outcome.job["condition"], {}, corpus="" if outcome.child is None else outcome.child.corpus)
 
 
 def _check_asked(asked: Sequence[str], children: Sequence[Child]) -> None:

@@ -21,6 +21,7 @@ from tinylab.records.documents import SweepSummary
 from tinylab.records.invariants import Invariants
 from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import read_table
+from tinylab.sweep.effects import effects_of
 from tinylab.sweep.finished import CROSS_CONDITION, output_root, run_folders
 from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
 from tinylab.sweep.joining import Child, join
@@ -65,7 +66,7 @@ def write_artifacts(
                             metrics=settings.metrics, rank=settings.rank, k=settings.k)
         rankings.update(zip((child.folder.path for child in joined), found, strict=True))
         written[kind.matrix] = f"{CROSS_CONDITION}/{file.name}"
-    for name in {*earlier} - {*written, *DOCUMENTS}:  # of runs that this sweep has no more
+    for name in {*earlier} - {*written, *DOCUMENTS}:  # of runs that this sweep has no more, and pictures, which are drawn again
         (folder / earlier[name]).unlink(missing_ok=True)
     write_document(SweepSummary, target / "summary.json", _summary(children, failures))
     complete = {child.manifest["condition"] for child in children}
@@ -116,7 +117,7 @@ def _aside(folder: Path, number: int) -> Path:
 def _joined_runs(folder: Path, earlier: dict[str, str]) -> set[str]:
     """The runs in the matrices of an earlier join; one that cannot be read has none to lose."""
     found: set[str] = set()
-    for name in {*earlier} - {*DOCUMENTS}:
+    for name in (name for name, path in earlier.items() if path.endswith(".parquet")):
         try:
             table = read_table(folder / earlier[name], columns=["run_id"])
             found.update(map(str, pc.unique(table["run_id"]).to_pylist()))
@@ -148,14 +149,22 @@ def groups(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) 
     Args:
         children: all runs.
         rankings: each run's strongest components by metric, by its folder.
+
+    Raises:
+        Unreadable: a run's effects are none of ours.
     """
+    return [_group(runs, rankings) for runs in alike(children)]
+
+
+def alike(children: Sequence[Child]) -> list[list[Child]]:
+    """Runs of one model, battery setting, device and dtype, together."""
     members: dict[str, list[Child]] = {}
     for child in children:
         weights = {key: child.manifest["provenance"]["model"][key] for key in ("revision", "digest")}
         labels = {**child.labels, **weights, **_apart(child)}
         del labels["condition"]
         members.setdefault(json.dumps([labels, child.battery_digest], sort_keys=True), []).append(child)
-    return [_group(runs, rankings) for runs in members.values()]
+    return list(members.values())
 
 
 def _apart(child: Child) -> dict[str, str]:
@@ -177,4 +186,4 @@ def _group(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) 
         told["settings"] = settings_apart
     runs = [ConditionRun(child.manifest["condition"], rankings[child.folder.path], child.folder.path.name, child.corpus)
             for child in children]
-    return Group(first.kind, told, runs)
+    return Group(first.kind, told, runs, effects_of(children))

@@ -101,7 +101,8 @@ def tidy(runs: Sequence[tuple[Path, str, Path]]) -> None:
 
 def tidy_sweep(folder: Path) -> None:
     """Remove what killed processes were writing into a sweep's own files."""
-    hidden = [path for ending in ("json", "parquet") for path in (folder / CROSS_CONDITION).glob(f".*.{ending}.*.{ending}")]
+    cross = folder / CROSS_CONDITION
+    hidden = [path for ending in ("json", "parquet", "png") for path in cross.glob(f".*.{ending}.*.{ending}")]
     targets = {path.with_name(path.name[1:].rsplit(".", 2)[0]) for path in hidden}
     for file in (folder / "manifest.json", *targets):
         for half in half_written(file):

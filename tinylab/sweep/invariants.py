@@ -1,8 +1,10 @@
-"""Invariants: components that are among the strongest in every condition.
+"""Invariants: components that matter in every condition, by a partial conjunction; beside it those that are among the strongest.
 
-`tinylab.effects.strength` says which are the strongest of a run. Runs are compared only within a group: one model, battery
-setting, device, dtype and granularity. A component that changes nothing is not among them. What chance alone would give is
-reported beside what was found: m independent top-k sets among N components share k^m / N^(m−1) of them on average.
+Runs are compared only within a group: one model, battery setting, device, dtype and granularity. What is claimed is by `set`:
+`partial_conjunction` (effects of one sign in every condition, or in `at_least` of them, tested: `tinylab.sweep.conjunction`),
+`union` (in one at least), or `intersection`: the components that are among the k strongest of every condition
+(`tinylab.effects.strength`), which is told in any case, beside what chance alone would give (`tinylab.sweep.chance`). A component
+that changes nothing is not among the strongest.
 """
 
 from __future__ import annotations
@@ -10,12 +12,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
+from tinylab.config.groups import INTERSECTION, PARTIAL_CONJUNCTION, UNION
 from tinylab.effects.strength import Ranking
+from tinylab.errors import ConfigError
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
 from tinylab.measures.metrics import named
+from tinylab.sweep.chance import NOTHING, by_chance, overlap_by_chance
+from tinylab.sweep.conjunction import conjunction, notes_on_effects, sign_agreement
+from tinylab.sweep.effects import Effects
 
 Component = tuple[int, ...]
 ALWAYS = (HEAD_IMPACT.plural, LAYER_IMPACT.plural)
@@ -30,11 +36,18 @@ class Settings:
     metrics: tuple[str, ...] = ("logit_diff",)
     rank: str = "magnitude"
     allow_partial: bool = False
+    set: str = PARTIAL_CONJUNCTION
+    at_least: int | None = None
 
     @classmethod
     def of(cls, config: Any) -> Settings:
         """From a checked `InvariantsConfig`."""
-        return cls(config.k, tuple(named(name).name for name in config.metrics), config.rank, config.allow_partial)
+        metrics = tuple(named(name).name for name in config.metrics)
+        return cls(config.k, metrics, config.rank, config.allow_partial, config.set, config.at_least)
+
+    def required(self, conditions: int) -> int:
+        """In how many of the conditions a component has to have an effect."""
+        return 1 if self.set == UNION else self.at_least or conditions
 
 
 @dataclass(frozen=True)
@@ -54,24 +67,32 @@ class Group:
     kind: TableKind
     describe: dict[str, Any]  # model, battery, device, …
     runs: Sequence[ConditionRun]
+    effects: Effects | None = None  # what the runs say of each component
 
 
-def by_chance(sizes: Sequence[int], components: int) -> float:
-    """Expected size of the intersection of random sets of these sizes among `components`."""
-    return float(prod(sizes) / components ** (len(sizes) - 1))
+def independent(runs: Sequence[ConditionRun]) -> list[list[int]]:
+    """The places of each condition's runs: those of one tag are one condition, and those of one corpus under several tags too."""
+    found: dict[tuple[str, str], list[int]] = {}  # by tag and by corpus, one list for all that are one condition
+    for place, run in enumerate(runs):
+        own = found.setdefault(("tag", run.condition), [])
+        own.append(place)
+        other = found.setdefault(("corpus", run.corpus), own) if run.corpus else own
+        if other is not own:
+            other += own
+            found.update({name: other for name, places in found.items() if places is own})
+    return [sorted(places) for places in {id(places): places for places in found.values()}.values()]
 
 
-def independent(runs: Sequence[ConditionRun]) -> list[list[ConditionRun]]:
-    """The runs by condition: those of one tag are one condition, and so are those of one corpus under several tags."""
-    found: list[list[ConditionRun]] = []
-    for run in runs:
-        alike = [one for one in found if any(_one_condition(run, other) for other in one)]
-        found = [*(one for one in found if one not in alike), [other for one in alike for other in one] + [run]]
-    return found
+def check_at_least(at_least: int | None, runs: Sequence[ConditionRun]) -> None:
+    """Check that a sweep has so many conditions.
 
-
-def _one_condition(run: ConditionRun, other: ConditionRun) -> bool:
-    return run.condition == other.condition or (run.corpus != "" and run.corpus == other.corpus)
+    Raises:
+        ConfigError: it has fewer.
+    """
+    if at_least is not None and runs and at_least > (most := len(independent(runs))):
+        alike = "" if len({run.condition for run in runs}) == most else ", as one corpus under several tags is one"
+        raise ConfigError(f"invariants.at_least={at_least}: the sweep has {most} condition{'s' if most > 1 else ''}{alike}; "
+                          f"expected {f'1 to {most}' if most > 1 else '1'}, or null for all of them.")
 
 
 def run_names(runs: Sequence[ConditionRun]) -> list[str]:
@@ -84,15 +105,15 @@ def run_names(runs: Sequence[ConditionRun]) -> list[str]:
 
 
 def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
-    """One group's entry: the invariants, the top k of each condition by each metric, and notes on what limits them."""
+    """One group's entry: what is claimed, the top k of each condition by each metric, and notes on what limits them."""
     conditions = independent(group.runs)
-    notes = _notes_on_conditions(conditions)
+    notes = _notes_on_conditions(group.runs, conditions)
     names = run_names(group.runs)
     per_metric: dict[str, Any] = {}
     common: list[Component] | None = None
     size = 0
     for metric in settings.metrics:
-        tops: dict[str, list[Component]] = {}
+        rankings: dict[str, Ranking] = {}
         for name, run in zip(names, group.runs, strict=True):
             ranking = run.rankings.get(metric)
             if ranking is None:
@@ -100,34 +121,53 @@ def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
                 continue
             size = ranking.components
             notes += _notes_on_ranking(name, metric, ranking, settings.k)
-            tops[name] = ranking.top
-        shared = _shared(list(tops.values())) if len(tops) == len(group.runs) else []
+            rankings[name] = ranking
+        whole = len(rankings) == len(group.runs)
+        shared = _shared([ranking.top for ranking in rankings.values()]) if whole else []
         per_metric[metric] = {
             group.kind.plural: _listed(shared, group.kind),
-            "top_k": {condition: _listed(top, group.kind) for condition, top in tops.items()},
+            "top_k": {condition: _listed(ranking.top, group.kind) for condition, ranking in rankings.items()},
+            "by_chance": overlap_by_chance(len(shared), [*rankings.values()])
+            if whole and len(conditions) == len(group.runs) else dict(NOTHING),
         }
         common = shared if common is None else [component for component in common if component in shared]
+    claimed, tested, limits = _claimed(group, settings, conditions, names)
     return {
         **group.describe,
         "kind": group.kind.plural,
         "component": list(group.kind.component),
         "conditions": names,
+        "runs": [run.folder for run in group.runs],
         "components": size,
-        group.kind.plural: _listed(common or [], group.kind),
+        group.kind.plural: _listed((common or []) if settings.set == INTERSECTION else claimed, group.kind),
+        "intersection": {group.kind.plural: _listed(common or [], group.kind)},
+        "conjunction": tested,
+        "sign_agreement": None if group.effects is None else sign_agreement(group.effects, common or []),
         "per_metric": per_metric,
-        "expected_by_chance": by_chance([_fewest(runs, settings, size) for runs in conditions], size) if size else None,
-        "notes": list(dict.fromkeys(notes)),
+        "expected_by_chance": by_chance(_fewest(group.runs, conditions, settings, size), size) if size else None,
+        "notes": list(dict.fromkeys([*notes, *limits])),
     }
 
 
-def _notes_on_conditions(conditions: Sequence[list[ConditionRun]]) -> list[str]:
+def _claimed(
+    group: Group, settings: Settings, conditions: Sequence[list[int]], names: Sequence[str]
+) -> tuple[list[Component], dict[str, Any] | None, list[str]]:
+    """The components of the partial conjunction, what is told of it, and what limits it."""
+    if group.effects is None:
+        return [], None, []
+    at_least = settings.required(len(conditions))
+    claimed, tested = conjunction(group.effects, conditions, at_least, names, group.kind)
+    return claimed, tested, notes_on_effects(group.effects, len(conditions), at_least, names)
+
+
+def _notes_on_conditions(runs: Sequence[ConditionRun], conditions: Sequence[list[int]]) -> list[str]:
     notes = []
     if len(conditions) == 1:
         notes.append("one condition only: these are its strongest components, not invariants")
-    tags = [list(dict.fromkeys(run.condition for run in runs)) for runs in conditions]
+    tags = [list(dict.fromkeys(runs[place].condition for place in places)) for places in conditions]
     notes += [f"{' and '.join(several)} are one corpus under {len(several)} tags: they count as one condition"
               for several in tags if len(several) > 1]
-    if any(len(runs) > len(own) for runs, own in zip(conditions, tags, strict=True)):
+    if any(len(places) > len(own) for places, own in zip(conditions, tags, strict=True)):
         notes.append("several runs of one condition: they are not independent, chance is reckoned with the conditions")
     return notes
 
@@ -145,10 +185,11 @@ def _notes_on_ranking(name: str, metric: str, ranking: Ranking, k: int) -> list[
     return notes
 
 
-def _fewest(runs: Sequence[ConditionRun], settings: Settings, components: int) -> int:
-    """The smallest list of the strongest that a condition has by any metric."""
-    tops = [len(run.rankings[metric].top) for run in runs for metric in settings.metrics if metric in run.rankings]
-    return min([settings.k, components, *tops])
+def _fewest(runs: Sequence[ConditionRun], conditions: Sequence[list[int]], settings: Settings, components: int) -> list[int]:
+    """The smallest list of the strongest that each condition has by any metric."""
+    tops = [[len(runs[place].rankings[metric].top) for place in places for metric in settings.metrics
+             if metric in runs[place].rankings] for places in conditions]
+    return [min([settings.k, components, *own]) for own in tops]
 
 
 def _shared(tops: Sequence[list[Component]]) -> list[Component]:
@@ -172,8 +213,9 @@ def find_invariants(groups: Sequence[Group], settings: Settings, missing: Sequen
         "k": settings.k,
         "metrics": list(settings.metrics),
         "rank": settings.rank,
-        "set": "intersection",
+        "set": settings.set,
         **{kind: [] for kind in ALWAYS},
+        "intersection": {kind: [] for kind in ALWAYS},
         "per_metric": {},
         "expected_by_chance": {},
         "conditions": list(dict.fromkeys(run.condition for group in groups for run in group.runs)),
@@ -189,6 +231,7 @@ def find_invariants(groups: Sequence[Group], settings: Settings, missing: Sequen
         alike = [entry for entry in content["groups"] if entry["kind"] == kind]
         if len(alike) == 1:
             content[kind] = alike[0][kind]
+            content["intersection"][kind] = alike[0]["intersection"][kind]
             content["per_metric"][kind] = alike[0]["per_metric"]
             content["expected_by_chance"][kind] = alike[0]["expected_by_chance"]
             notes += alike[0]["notes"]

@@ -14,16 +14,17 @@ import pyarrow.parquet as pq
 
 from tinylab.errors import OutputError
 from tinylab.interventions.components import TableKind
+from tinylab.measures.metrics import LOGIT_DIFF
 from tinylab.records.identity import digest
 from tinylab.records.manifest import RunFolder
-from tinylab.records.reading import ADVICE, read_impact
+from tinylab.records.reading import ADVICE, read_effects, read_impact
 from tinylab.records.storage import writing_table
 from tinylab.records.tables import impact_columns, matrix_columns, schema
 
 GROUP_ROWS = 2**18
 """A row group of a matrix is closed once it has so many rows."""
-CHOOSE_ROWS = ("tag", "n_examples", "single_token", "strict", "template_field")
-"""Settings of a condition that make no other corpus of it: its name, and which of its rows are used."""
+CHOOSE_ROWS = ("tag", "n_examples", "single_token", "strict", "template_field", "item_field")
+"""Settings of a condition that make no other corpus of it: its name, which of its rows are used, and what is told of them."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,7 @@ class Child:
     def corpus(self) -> str:
         """What its prompt pairs are, under whatever tag: equal for the same fields and split of one corpus; empty if unknown."""
         condition = self.manifest["provenance"].get("identity", {}).get("condition", {})
-        if "sha256" not in condition:
-            return ""
-        return digest({key: value for key, value in condition.items() if key not in CHOOSE_ROWS})
+        return corpus_of(condition) if "sha256" in condition else ""
 
     @property
     def labels(self) -> dict[str, str]:
@@ -89,6 +88,31 @@ class Child:
         except (OutputError, ValueError, pa.ArrowException) as error:
             told = str(error) if isinstance(error, OutputError) else f"{self.folder.table(self.manifest)}: {error}; {ADVICE}."
             raise Unreadable(told, self) from error
+
+    def effects(self, columns: Sequence[str]) -> pa.Table | None:
+        """Some columns of what it says of the logit difference, behind those of a cell; None where it says nothing of any metric.
+
+        Raises:
+            Unreadable: the table cannot be read, or is none of ours.
+        """
+        try:
+            table = read_effects(self.folder, self.manifest, ["metric", *columns])
+        except OutputError as error:
+            raise Unreadable(str(error), self) from error
+        if table is None:
+            return None
+        if (missing := [name for name in self.kind.keys if table[name].null_count]):
+            raise Unreadable(f"{self.folder.file('effects')}: column '{missing[0]}' has missing values; {ADVICE}.", self)
+        return table.filter(pc.equal(table["metric"], LOGIT_DIFF)).drop_columns(["metric"])
+
+
+def corpus_of(condition: dict[str, Any]) -> str:
+    """Which prompt pairs a condition has, whatever it calls them.
+
+    Args:
+        condition: its settings that are not at their defaults, and the sha256 of its corpus.
+    """
+    return digest({key: value for key, value in condition.items() if key not in CHOOSE_ROWS})
 
 
 class Unreadable(OutputError):

@@ -20,7 +20,7 @@ from tinylab.config.messages import one_sentence
 from tinylab.config.plugins import check_plugins
 from tinylab.errors import ConfigError, CorpusError, OutputError
 from tinylab.models.device import resolve_device
-from tinylab.records.identity import run_id
+from tinylab.records.identity import run_id, unlike_default
 from tinylab.records.storage import read_json
 from tinylab.records.tables import MATRIX_COLUMNS
 from tinylab.schema import Config, validate
@@ -85,6 +85,7 @@ class Plan:
             "status": "running",
             "sweep_name": self.first.sweep_name,
             "invariants": asdict(self.first.invariants),
+            "plots": self.first.plots,
             "jobs": [asdict(job) for job in self.jobs],
         })
 
@@ -201,6 +202,18 @@ def _check(jobs: Sequence[Job], configs: Sequence[Config]) -> None:
             raise ConfigError(f"hydra.sweep.subdir={job.folder}: one folder for two jobs, [{' '.join(other.overrides)}] and "
                               f"[{' '.join(job.overrides)}]; expected one of each job's own, such as ${{run_name}}_${{run_id:}}.")
     one_corpus_per_tag([(config.condition.tag, _corpus(config)) for config in configs])
+    if configs[0].invariants.at_least is not None:
+        _check_at_least(configs)
+
+
+def _check_at_least(configs: Sequence[Config]) -> None:
+    """Invariants that would need more conditions than there are are refused before anything runs."""
+    from tinylab.sweep.invariants import ConditionRun, check_at_least  # not for the command line's help: pandas takes a while
+    from tinylab.sweep.joining import corpus_of
+
+    corpora = [corpus_of({**unlike_default(config.condition), "path": _corpus(config)}) for config in configs]
+    check_at_least(configs[0].invariants.at_least, [
+        ConditionRun(config.condition.tag, {}, corpus=corpus) for config, corpus in zip(configs, corpora, strict=True)])
 
 
 def _check_device(config: Config) -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from tinylab.config.groups import ConditionConfig
 from tinylab.errors import CorpusError, options
+from tinylab.statistics.strata import shares, templates
 from tinylab.task.reading import CELL, ROWS, TEXT, Row, corpus_file, read_rows
 
 _BETWEEN = r"[,;/|)]"
@@ -35,8 +36,10 @@ _MENDING = {
 """What to do about rows that cannot be used, by the reason."""
 LEAST = 10
 """A run is of one in so many of its rows at least."""
-FIELDS = ("clean_field", "corrupt_field", "target_field", "foil_field", "template_field", "split_field")
+FIELDS = ("clean_field", "corrupt_field", "target_field", "foil_field", "template_field", "item_field", "split_field")
 """The settings that name a corpus' fields."""
+TOLD = 40
+"""Fields that a message names."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +91,19 @@ def load_condition(config: ConditionConfig) -> Condition:
     """Read the corpus, keep the rows of the active split, drop what cannot be used with a counted reason.
 
     Raises:
-        CorpusError: missing, empty or unreadable file, a row without a field, too few usable rows; with
-            `strict=true` any row that would be dropped.
+        CorpusError: missing, empty or unreadable file, a row without a field, items that no row has, too few usable rows;
+            with `strict=true` any row that would be dropped.
     """
     sha256 = corpus_sha256(config.path)
     pairs: list[PromptPair] = []
     splits: Counter[str] = Counter()
+    names: dict[str, None] = {}
     room = TEXT
-    for row in read_rows(config.path, [getattr(config, name) for name in FIELDS]):
+    for row in read_rows(config.path, [field for name in FIELDS if (field := getattr(config, name)) is not None]):
         if row.number >= ROWS:
             raise CorpusError(f"condition.path={config.path}: more than {ROWS:,} rows; leave out rows.")
+        if len(names) < TOLD:
+            names.update(dict.fromkeys(row.names))
         split = _optional(row, config.split_field)
         if split is not None:
             splits[split] += 1
@@ -110,6 +116,9 @@ def load_condition(config: ConditionConfig) -> Condition:
         raise CorpusError(f"condition.split={config.split}: no row of {config.path} has it; {options(config.split, splits)}.")
     if not pairs:
         raise CorpusError(f"condition.path={config.path}: the file is empty; expected at least one row.")
+    if config.item_field is not None and all(pair.item is None for pair in pairs):
+        raise CorpusError(f"condition.item_field={config.item_field}: no used row of {config.path} has it; "
+                          f"{options(config.item_field, _told([*names]))}.")
     condition = Condition(config.tag, config.path, sha256, tuple(pairs), {})
     return drop(condition, {pair.row: reason for pair in pairs if (reason := _unusable(pair))}, config.strict)
 
@@ -154,15 +163,21 @@ def _counted(reasons: Counter[str]) -> str:
 def subsamples(condition: Condition, n_examples: int | None, seeds: Sequence[int]) -> dict[int, list[int]]:
     """For each seed, which of the condition's pairs it uses (indices into `pairs`, in corpus order).
 
-    Without `n_examples`, or where it is not less than the number of pairs, every seed uses all of them.
+    Templates are strata: each seed draws from every one as many as `shares` gives it. Where a pair names no template, it draws
+    from all. Without `n_examples`, or where it is not less than the number of pairs, every seed uses all of them.
     """
     total = len(condition.pairs)
     if n_examples is None or n_examples >= total:
         return {seed: list(range(total)) for seed in seeds}
-    return {
-        seed: sorted(int(i) for i in np.random.default_rng(seed).choice(total, size=n_examples, replace=False))
-        for seed in seeds
-    }
+    strata = templates([pair.template for pair in condition.pairs])
+    drawn = list(zip(strata.each, shares(strata.sizes.tolist(), n_examples), strict=True))
+    return {seed: _drawn(drawn, seed) for seed in seeds}
+
+
+def _drawn(strata: Sequence[tuple[np.ndarray[Any, Any], int]], seed: int) -> list[int]:
+    """So many of each stratum's indices, at random; in order."""
+    rng = np.random.default_rng(seed)
+    return sorted(int(i) for own, count in strata for i in rng.choice(own, size=count, replace=False))
 
 
 def _pair(config: ConditionConfig, row: Row) -> PromptPair:
@@ -184,7 +199,7 @@ def _pair(config: ConditionConfig, row: Row) -> PromptPair:
 
 def _told(names: Sequence[str]) -> list[str]:
     """The first names that a file has, as they fit into a sentence."""
-    return [(name if name.isprintable() else ascii(name))[:40] for name in names[:40]]
+    return [(name if name.isprintable() else ascii(name))[:40] for name in names[:TOLD]]
 
 
 def _optional(row: Row, field: str) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tinylab.batteries.base import Cell
+from tinylab.batteries.shams import shams
 from tinylab.config.groups import AUTO
 from tinylab.models.network import CausalModel
 from tinylab.schema import Config
@@ -23,12 +25,13 @@ class Prepared:
     seeds: dict[int, list[int]]  # for each seed, indices into condition.pairs
     cells: list[Cell]
     kept: int  # usable pairs, before the seeds drew theirs
+    strata: dict[str, int] = field(default_factory=dict)  # those of each template; none where one names none
     bos: dict[str, Any] = field(default_factory=dict)  # what begins prompts, and by whose word
     chat: dict[str, Any] | None = None  # the template and the first prompt's tokens, where prompts are turns
 
 
 def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepared:
-    """Tokenise the condition, draw the seeds' examples, list the battery's cells.
+    """Tokenise the condition, draw the seeds' examples, list the battery's cells and, behind them, shams.
 
     Raises:
         CorpusError: see `tokenise`.
@@ -36,6 +39,7 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
         ConfigError: a layer, head or position that is out of range.
     """
     cells = config.battery.cells(model.n_layers, model.n_heads)
+    cells = [*cells, *shams(cells, config.controls.sham)]
     turns = Turns(model.tokenizer, model.identity.name, config.condition.system) if config.condition.chat else None
     condition, tokens = tokenise(
         condition,
@@ -55,13 +59,14 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     used = sorted({b for examples in drawn.values() for b in examples})
     place = {b: i for i, b in enumerate(used)}
     kept = len(condition.pairs)
+    strata = Counter(pair.template for pair in condition.pairs if pair.template is not None)
     cut = replace(condition, pairs=tuple(condition.pairs[b] for b in used))
     tokens = [tokens[b] for b in used]
     config.battery.check_prompts([(len(pair.clean), len(pair.corrupt)) for pair in tokens])
     chat = None if turns is None else {**turns.describe(), "tokens": model.spelt(tokens[0].clean)}
     bos = model.describe_bos() if turns is None or model.add_bos != AUTO else _bos_of(model, tokens[0].clean[0])
     seeds = {seed: [place[b] for b in examples] for seed, examples in drawn.items()}
-    return Prepared(cut, tokens, seeds, cells, kept, bos, chat)
+    return Prepared(cut, tokens, seeds, cells, kept, dict(strata) if strata.total() == kept else {}, bos, chat)
 
 
 def _bos_of(model: CausalModel, first: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ Letters: N nodes of `both`, R affected states, B examples of a batch, E edited s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,12 +28,13 @@ class Setting:
     source: Source | None
     positions: Positions
     changes_equal: bool = False  # some change what equals the source too: then no position is left out where both runs agree
+    apart: bool = False  # controls: computed in passes of their own
 
     @staticmethod
     def of(variant: Variant) -> Setting:
         """The setting of a variant."""
         changes_equal = any(i.operation.changes_equal for i in variant.interventions)
-        return Setting(variant.target, variant.source, variant.positions, changes_equal)
+        return Setting(variant.target, variant.source, variant.positions, changes_equal, variant.apart)
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,9 @@ class Layout:
         self._rows: dict[RunName, IntArray] = {"clean": np.arange(self._count), "corrupt": np.arange(self._count) + self._count}
         self._targets: dict[Setting, tuple[Trie, IntArray]] = {}
         for setting in settings:
+            if (same := replace(setting, apart=not setting.apart)) in self._targets:
+                self._targets[setting] = self._targets[same]
+                continue
             prompts = padded([getattr(pair, setting.target) for pair in pairs])
             source = None if setting.source is None else self._both
             rows = None if setting.source is None else self._rows[setting.source.run]
@@ -149,6 +153,9 @@ class Layout:
         by_setting: dict[Setting, AffectedStates] = {}
         needed = [both.ends]
         for setting, (tree, sources) in self._targets.items():
+            if (same := replace(setting, apart=not setting.apart)) in by_setting:
+                by_setting[setting] = by_setting[same]
+                continue
             part, own = tree.part(examples)
             there = sources[own]
             if setting.source is not None:

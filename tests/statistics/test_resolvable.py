@@ -1,0 +1,64 @@
+"""What a number of examples can decide, against another library's power and against decisions on simulated numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from statsmodels.stats.power import TTestPower
+
+from tinylab.statistics.estimates import fixed_templates
+from tinylab.statistics.labels import MATTERS, NEGLIGIBLE, critical, decide
+from tinylab.statistics.power import examples_for, resolvable
+from tinylab.statistics.strata import Groups
+
+SETS = 4000
+ERROR = 3 * np.sqrt(0.8 * 0.2 / SETS)  # three standard errors of a share of 0.8
+
+
+@pytest.mark.parametrize("n", [12, 40, 300])
+@pytest.mark.parametrize("cells", [1, 36, 1200])
+def test_of_one_template_it_is_the_power_of_statsmodels_one_sample_t(n: int, cells: int) -> None:
+    distance = resolvable(n, 1, cells, 0.05)
+    found = TTestPower().power(distance, n, 0.05 / cells / 2, df=n - 1, alternative="larger")
+    assert found == pytest.approx(0.8, abs=0.012)  # three standard errors of ten thousand draws
+
+
+@pytest.mark.parametrize("n", [12, 40, 300])
+def test_the_number_of_examples_is_that_which_statsmodels_solves_for(n: int) -> None:
+    distance = resolvable(n, 1, 36, 0.05)
+    solved = TTestPower().solve_power(distance, None, 0.05 / 36 / 2, 0.8, "larger")
+    assert solved == pytest.approx(n, rel=0.04)  # as 0.012 of power is
+    assert examples_for(distance, 1, 36, 0.05) == pytest.approx(n, rel=0.02)
+
+
+@pytest.mark.parametrize(("n", "templates"), [(12, 1), (16, 4), (32, 4), (32, 8), (120, 8)])
+@pytest.mark.parametrize("side", [1, -1], ids=[MATTERS, NEGLIGIBLE])
+def test_four_in_five_effects_at_the_told_distance_are_decided(n: int, templates: int, side: int) -> None:
+    """Each data set is a cell here, judged at the level of 36."""
+    strata, smallest, cells, alpha = Groups(np.arange(n) % templates), 40.0, 36, 0.05
+    effect = smallest + side * resolvable(n, templates, cells, alpha)
+    between = np.random.default_rng(0).normal(0, 3, templates)[strata.codes]  # templates differ, which is no matter
+    d = effect + between - between.mean() + np.random.default_rng(1).normal(0, 1, (SETS, n))
+    found = fixed_templates(d, None, strata)
+    c = critical(found, smallest, alpha * SETS / cells, "holm", d, strata)  # of SETS cells
+    labels = decide(found, c, smallest, np.ones(SETS), alpha, "holm")
+    share = labels.count(MATTERS if side > 0 else NEGLIGIBLE) / SETS
+    assert 0.8 - ERROR < share < 0.93
+
+
+@pytest.mark.parametrize(("n", "templates"), [(1, 1), (8, 8), (15, 8), (3, 2)])
+def test_nothing_is_decided_where_a_template_has_fewer_than_two_examples(n: int, templates: int) -> None:
+    assert resolvable(n, templates, 36, 0.05) == float("inf")
+
+
+def test_it_takes_less_where_more_is_known_and_more_where_more_is_asked() -> None:
+    assert resolvable(64, 4, 36, 0.05) < resolvable(32, 4, 36, 0.05) < resolvable(32, 4, 360, 0.05)
+    assert resolvable(32, 4, 36, 0.05) < resolvable(32, 8, 36, 0.05)
+    assert examples_for(resolvable(32, 4, 36, 0.05) / 2, 4, 36, 0.05) in range(64, 129)
+
+
+@pytest.mark.parametrize("cells", [1, 300, 100_000])
+@pytest.mark.parametrize(("n", "templates"), [(2, 1), (3, 1), (16, 8), (4, 2), (100_000, 4)])
+def test_it_is_a_number_for_few_examples_and_many_cells_too(n: int, templates: int, cells: int) -> None:
+    assert 0 < resolvable(n, templates, cells, 0.05) < float("inf")
+    assert 0 < resolvable(n, templates, cells, 0.001) < float("inf")

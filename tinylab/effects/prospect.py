@@ -1,0 +1,66 @@
+"""What the examples of a run can decide, told before any number is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tinylab.config.groups import EffectsConfig
+from tinylab.statistics.power import examples_for, resolvable
+from tinylab.statistics.strata import Groups, templates
+from tinylab.task.preparation import Prepared
+
+
+def prospect(prepared: Prepared, effects: EffectsConfig) -> str:
+    """One sentence: how near to the smallest effect of interest examples decide; or why they do not, and how many would.
+
+    Spread is taken to be the same in all templates; where examples reuse items, each item counts once, as if nothing else varied.
+
+    Args:
+        prepared: the run's examples, over all seeds, and its cells.
+        effects: how effects are judged.
+    """
+    names = [pair.template for pair in prepared.condition.pairs]
+    strata, items = templates(names), Groups.of([pair.item for pair in prepared.condition.pairs])
+    n, count = len(names), len(items.sizes)
+    if (alone := int((strata.sizes == 1).sum())):
+        what = "one example" if n == 1 else f"{alone} of {len(strata.sizes)} templates have one example"
+        return f"{what}: no labels; {_mending(prepared)}"
+    if count == 1:
+        return f"{n} examples of one item: no labels; it takes two items at least"
+    named, unit, subject = None not in names, "", f"{n} examples"
+    groups = len(strata.sizes)
+    if count < n:
+        groups, unit, subject = 1, " items", f"{n} examples of {count} items (each counts once)"
+    elif named:
+        subject += f" of {groups} template{'s' if groups > 1 else ''}"
+    cells = sum(cell.control == "none" for cell in prepared.cells)
+    distance = resolvable(count, groups, cells, effects.alpha)
+    enough = examples_for(distance / 2, groups, cells, effects.alpha)
+    nearer = "" if effects.correction == "holm" else " or less"
+    return (f"{subject} decide an effect that is {_number(distance)} standard deviations{nearer} (of examples within templates) "
+            f"from the smallest of interest; {enough:,}{unit} would do for half as much{_untold(names)}")
+
+
+def _mending(prepared: Prepared) -> str:
+    """How many examples would give each template two, if there are as many."""
+    lacking = sum(size < 2 for size in prepared.strata.values())
+    if lacking or prepared.kept < 2:
+        of, rest = (f"of {lacking} of them ", ", or leave these out") if prepared.kept > 1 else ("", "")
+        return f"{of}the corpus has no second usable row: add rows{rest}"
+    if not prepared.strata:
+        return "it takes condition.n_examples=2 or more"
+    return f"condition.n_examples={2 * len(prepared.strata)} or more gives each template two"
+
+
+def _untold(names: Sequence[str | None]) -> str:
+    """What stays undecided however large the effects are."""
+    missing = names.count(None)
+    if 0 < missing < len(names):
+        return f"; {missing} of {len(names)} examples name no template, so all are taken for examples of one"
+    if not missing and len(set(names)) == 1:
+        return "; of one template: nothing is told of new ones, for which it takes two at least"
+    return ""
+
+
+def _number(distance: float) -> str:
+    return f"{distance:.2f}" if distance < 10 else f"{distance:,.0f}"

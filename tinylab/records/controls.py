@@ -1,0 +1,96 @@
+"""What controls found, as parts of other documents and documents of their own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from tinylab.records.checking import Count, Fraction, Index, Json, Name, Number, OpenRecord, Size, Text
+
+
+class DrawnSets(OpenRecord):
+    """Random sets of one kind beside the components that matter; open for other versions."""
+
+    as_much: Index
+    """How many do as much damage."""
+    share: Fraction
+    """Which part of them that is."""
+    p: Fraction
+    """(1 + as_much) / (1 + sets): how often a random set does as much, the components that matter counted as one."""
+    median: Size | None
+    """The median damage of the sets, as a fraction of that of the components that matter; null where that is 0."""
+
+
+class RandomSets(OpenRecord):
+    """Whether random sets of components do as much damage as those that matter; open for other versions."""
+
+    asked: Name
+    """As controls.random_sets had it: true, or auto."""
+    draws: Count
+    """Sets of each kind."""
+    seed: Index
+    """What was drawn depends on it."""
+    at: dict[Name, Json]
+    """Of what varies beside components (a scale), the value that counts."""
+    circuit: list[Json]
+    """The components whose effects matter at that value, which are intervened on together."""
+    n: Count | None
+    """Examples on which sets were evaluated; null where they were not."""
+    of: Count
+    """Examples of the run."""
+    states: Index | None
+    """States computed for it."""
+    damage: Size | None
+    """|mean change of logit_diff| where all components that matter are intervened on together, in logits."""
+    uniform: DrawnSets | None
+    """Sets of as many components, of all those of the battery."""
+    same_layers: DrawnSets | None
+    """Sets with as many components of each layer."""
+    notes: list[Text]
+    """Why sets were not evaluated."""
+
+
+class CrossRun(OpenRecord):
+    """What the components that matter in each condition do to one; open for other versions."""
+
+    run_id: Name
+    """The run whose prompts these are."""
+    at: dict[Name, Json]
+    """Of what varies beside components (a scale), the value that counts."""
+    circuit: list[Json]
+    """The components that matter in this one."""
+    n: Count
+    """Examples on which this was evaluated."""
+    of: Count
+    """Examples of the run."""
+    whole: Number
+    """Logits of which a change may be called a fraction: the unmodified logit difference, for patching source minus target."""
+    changes: dict[Name, Number]
+    """By run, the mean change of logit_diff when the components that matter in it are intervened on together, in logits."""
+
+
+class CrossGroup(OpenRecord):
+    """Runs that may be compared; open for other versions."""
+
+    kind: Name
+    """What the components are: heads."""
+    model: Name
+    """The runs' model."""
+    battery: Name
+    """The runs' battery."""
+    described: Name
+    """The battery with its settings."""
+    states: Index
+    """States computed for it."""
+    runs: Annotated[dict[Name, CrossRun], Field(min_length=2)]
+    """By condition, with the folder where several runs share one."""
+
+
+class CrossControls(OpenRecord):
+    """`cross_controls.json` of a sweep: what one condition's components do to another; open for other versions."""
+
+    asked: Name
+    """As controls.cross had it: true, or auto, which may have taken part of the examples."""
+    groups: Annotated[list[CrossGroup], Field(min_length=1)]
+    """Runs of one model and battery setting."""
