@@ -48,10 +48,11 @@ Wall time of whole processes, from start to end, on {condition} pairs of the shi
 `plain` is `benchmarks/plain_script.py`, what one would write with transformers alone: all prompts as one batch, padded on the
 left, one hook and one forward pass per intervention, logits of the last row only, sdpa, float32; it computes logit_diff and
 writes a CSV. `every row` is the same without `logits_to_keep`, as a first version of such a script would be: a model then
-computes the logits of every row; H2 only, once. `first` is `python -m tinylab` with its defaults (all metrics, intervals, manifest, picture) and an empty cache
-folder, `second` the same with that cache and without the first run's results, so that the battery is computed again. Threads of
-each: {threads}; weights' files are read once before. The difference is the largest of any logit_diff of any pair under any
-intervention, or without one; more than {allowed:g} is an error. For scale: the largest change that an intervention makes."""
+computes the logits of every row; H2 only, once. `first` is `python -m tinylab` with its defaults (all metrics, intervals,
+manifest, picture) and an empty cache folder, `second` the same with that cache and without the first run's results, so that the
+battery is computed again. Threads of each: {threads}; weights' files are read once before. The difference is the largest of any
+logit_diff of any pair under any intervention, or without one; more than {allowed:g} is an error. For scale: the largest change
+that an intervention makes."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,8 @@ def _difference(found: pd.DataFrame, expected: pd.DataFrame) -> float:
 
 def sheet(cases: Sequence[Case], threads: int) -> Sheet:
     """The table."""
-    columns = ("model", "battery", "interventions × pairs", "rounds", "every row s", "plain s", "first s", "second s", "plain/first (target)",
-               "plain/second (target)", "largest difference", "largest effect")
+    columns = ("model", "battery", "interventions × pairs", "rounds", "every row s", "plain s", "first s", "second s",
+               "plain/first (target)", "plain/second (target)", "largest difference", "largest effect")
     note = NOTE.format(machine=", ".join(machine().values()), condition=CONDITION, threads=threads, allowed=ALLOWED)
     return Sheet(TITLE, note, columns, [case.row() for case in cases])
 

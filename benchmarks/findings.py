@@ -342,8 +342,8 @@ That the residual stream of the last layer recovers everything is no finding: no
 
 ## Invariants
 
-Components that matter in all five conditions with one sign (partial conjunction, Holm over components), and, as a description, how
-many are among the {top} strongest of all five, beside what random lists give: drawn among all, and within layers.
+Components that matter in all five conditions with one sign (partial conjunction, Holm over components), and, as a description,
+how many are among the {top} strongest of all five, beside what random lists give: drawn among all, and within layers.
 
 {invariants}
 

@@ -172,7 +172,8 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
               for name, table in tables.items()}
     summary = merged_summary(read_json(folder.file("summary")), summary, order)
     verified = read_json(folder.file("verify"))["metrics"] if folder.file("verify").is_file() else {}
-    merged["effects"], summary["effects"], judged = _effects(resolved.config, merged["per_example"], summary["controls"], verified)
+    per_example, controls = merged["per_example"], summary["controls"]
+    merged["effects"], summary["effects"], judged = _effects(resolved.config, per_example, controls, verified)
     with renewing(folder) as new:
         for name, table in merged.items():
             write_table(new.file(name), table)

@@ -34,8 +34,8 @@ NOISES = 10
 """An effect is told from nothing where it is over so many times what a sham or a verify slice finds."""
 ROUNDING = 1e-6
 """The least that counts as noise, as a fraction of levels over 1: float32 and the forked engine round as much."""
-OF_A_FRACTION = ("effect", "se", "df", "ci_low", "ci_high", "new_templates_effect", "new_templates_low", "new_templates_high", "p",
-                 "p_holm", "q_bh", "between_template_sd", "heterogeneity_p")
+OF_A_FRACTION = ("effect", "se", "df", "ci_low", "ci_high", "new_templates_effect", "new_templates_low", "new_templates_high",
+                 "p", "p_holm", "q_bh", "between_template_sd", "heterogeneity_p")
 """Columns that tell of effects as fractions, undefined where there is nothing to be a fraction of."""
 
 
@@ -92,7 +92,8 @@ def conclude(
         parts.append(part)
         if one.metric.companion is not None:
             defined = ~np.isnan(one.values).any(axis=0)
-            parts.append(_unlabelled(_called(one.where(defined), one.metric.companion), settings, noise.get(name, 0.0)))
+            companion = _called(one.where(np.asarray(defined)), one.metric.companion)
+            parts.append(_unlabelled(companion, settings, noise.get(name, 0.0)))
     columns = effects_columns(kind)
     whole = pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)
     return pa.Table.from_pandas(whole, schema=schema(columns, kind), preserve_index=False), summary or _nothing(settings)
@@ -114,7 +115,9 @@ def _count(one: Measured) -> int:
     return 0 if None in one.names or not one.names else len(one.templates.sizes)
 
 
-def _estimated(one: Measured, fixed: Estimate, new: Estimate, e: FloatArray, noise: float, signed: bool) -> pd.DataFrame:
+def _estimated(
+    one: Measured, fixed: Estimate, new: Estimate, e: FloatArray, *, noise: float, signed: bool = True
+) -> pd.DataFrame:
     """The columns that every metric has."""
     low, high = fixed.interval()
     new_low, new_high = new.interval()
@@ -145,7 +148,7 @@ def _unlabelled(one: Measured, settings: Settings, noise: float) -> pd.DataFrame
     new = estimates.new_templates(change, None, one.templates, one.items)
     beyond = (np.abs(change) > settings.smallest).sum(axis=1)
     low, high = clopper_pearson(beyond, change.shape[1])
-    return _estimated(one, fixed, new, change, noise, one.metric.signed).assign(
+    return _estimated(one, fixed, new, change, noise=noise, signed=one.metric.signed).assign(
         share_beyond=beyond / change.shape[1], share_low=low, share_high=high)
 
 
@@ -156,7 +159,7 @@ def _pooled(one: Measured, made_of: Measured | None) -> pd.DataFrame:
     fixed = estimates.fixed_templates(made_of.change, made_of.whole, made_of.templates, made_of.items)
     new = estimates.new_templates(made_of.change, made_of.whole, made_of.templates, made_of.items)
     e = estimates.ratio(made_of.change, made_of.whole)[1]
-    return _estimated(made_of, fixed, new, e, 0.0, signed=True).assign(metric=one.metric.name, nonzero=None)
+    return _estimated(made_of, fixed, new, e, noise=0.0).assign(metric=one.metric.name, nonzero=None)
 
 
 def _is_fraction(one: Measured) -> bool:
@@ -171,7 +174,7 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
     fixed = estimates.fixed_templates(one.change, whole, one.templates, one.items)
     new = estimates.new_templates(one.change, whole, one.templates, one.items)
     e = estimates.ratio(one.change, whole)[1]
-    part = _estimated(one, fixed, new, e, noise, signed=True)
+    part = _estimated(one, fixed, new, e, noise=noise)
     ranks = top_k(one.change, one.templates, settings.k)
     part = part.assign(effect_logits=one.change.mean(axis=1), p_top_k=ranks.probability, label=None, new_templates=None)
     notes = _notes(one, fraction)
@@ -191,8 +194,9 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
     crossed = estimates.crossover(one.change, settings.smallest * abs(float(one.whole.mean())), one.templates, one.items)
     labels = decide(fixed, c, settings.smallest, crossed, settings.alpha, settings.correction)
     part = part.assign(
-        simultaneous_low=fixed.value - c * fixed.se, simultaneous_high=fixed.value + c * fixed.se, label=labels,
-        new_templates=hold_for_new_templates(new, settings.smallest, labels, settings.alpha),
+        simultaneous_low=fixed.value - c * fixed.se, simultaneous_high=fixed.value + c * fixed.se,
+        label=pd.Series(labels, dtype=object),
+        new_templates=pd.Series(hold_for_new_templates(new, settings.smallest, labels, settings.alpha), dtype=object),
     )
     undecided = np.array([label == UNDECIDED for label in labels])
     needed = examples_to_decide(fixed, c, settings.smallest, len(one.baseline))[undecided]
@@ -220,7 +224,7 @@ def _listed(part: pd.DataFrame) -> list[dict[str, Any]]:
     keys = list(part.columns[: list(part.columns).index("metric")])
     ordered = part.assign(size=-part["effect"].abs()).sort_values(["size", *keys])
     told = [*keys, "effect", "ci_low", "ci_high", "new_templates"]
-    return [{name: _json(value) for name, value in row.items()} for row in ordered[told].to_dict("records")]
+    return [{str(name): _json(value) for name, value in row.items()} for row in ordered[told].to_dict("records")]
 
 
 def _json(value: Any) -> Any:
@@ -241,7 +245,7 @@ def _notes(one: Measured, fraction: bool) -> list[str]:
     if len(one.names) < 2:
         notes.append("one example: no interval, no label")
     elif (alone := int((one.templates.sizes == 1).sum())):
-        notes.append(f"{alone} of {len(one.templates.sizes)} templates have one example: no interval for these templates, no label")
+        notes.append(f"{alone} of {len(one.templates.sizes)} templates have one example: no interval, no label")
     if not fraction:
         notes.append(f"the mean that changes would be a fraction of is {float(one.whole.mean()):.3f} logits, less than "
                      f"{RECOVERY_FLOOR:g}: no fractions, no label")

@@ -74,8 +74,8 @@ def _judged(folder: RunFolder, manifest: dict[str, Any], kind: TableKind, metric
     rows = rows[rows["metric"] == metric].drop(columns="effect_logits")
     sizes = zip(rows["effect"], (rows["ci_high"] - rows["ci_low"]) / 2, strict=True)
     told = [None if pd.isna(effect) else (effect, None if pd.isna(half) else half) for effect, half in sizes]
-    return rows.assign(effect=pd.Series(told, index=rows.index, dtype=object), opposite=rows["examples_opposite"])[
-        [*kind.keys, *JUDGED]]
+    judged: pd.DataFrame = rows.assign(effect=pd.Series(told, index=rows.index, dtype=object), opposite=rows["examples_opposite"])
+    return judged[[*kind.keys, *JUDGED]]
 
 
 def effects_sentence(told: dict[str, Any], plural: str) -> str:
@@ -91,7 +91,7 @@ def effects_sentence(told: dict[str, Any], plural: str) -> str:
     smallest = f"{told['smallest']:g} of {abs(told['whole']):.2f} logits"
     more = f" (about {told['examples_to_decide']} examples would decide half of these)" if told["examples_to_decide"] else ""
     return (f"of {told['cells']} {plural}, {counts['matters']} matter (all of the interval is beyond {smallest}), "
-            f"{counts['mixed']} are mixed (one sign in some templates, the other in others), {counts['negligible']} are negligible, "
+            f"{counts['mixed']} are mixed (one sign in some templates, the other in others), {counts['negligible']} negligible, "
             f"{counts['undecided']} undecided{more}; {told['correction']}, alpha {told['alpha']:g}, {told['n']} examples of "
             f"{told['templates'] or 'no'} templates")
 
@@ -104,7 +104,7 @@ def ranking_sentence(told: dict[str, Any]) -> str | None:
     held = "" if ranked["held_out"] is None else (
         f"; chosen on half of the examples they change the logit difference by {ranked['naive']:.2f} there, on the other half by "
         f"{ranked['held_out']:.2f}")
-    return f"the {ranked['k']} strongest: lists of other samples agree by {ranked['stability']:.2f} (1: the same, 0: chance){held}"
+    return f"the {ranked['k']} strongest: lists of other samples agree by {ranked['stability']:.2f} (1 the same, 0 chance){held}"
 
 
 def random_sets_sentence(told: dict[str, Any] | None, alpha: float) -> str | None:
