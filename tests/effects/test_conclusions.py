@@ -286,9 +286,9 @@ def test_runs_that_do_not_differ_have_nothing_to_be_a_fraction_of() -> None:
     (["x", "y", None, "x", "y", "x"], {*NEW, *BETWEEN, "new_templates_effect", "new_templates"},
      ["1 of 6 examples name no template: all are taken for examples of one"]),
     (["x", "x", "x", "y", "y", "z"], {*FIXED, *DECIDED, "new_templates", "p_top_k"},
-     ["1 of 3 templates have one example: no interval for these templates, no label"]),
+     ["1 of 3 templates have one example: no interval, no label"]),
     (["x", "y", "z"], {*FIXED, *BETWEEN, *DECIDED, "new_templates", "p_top_k"},
-     ["3 of 3 templates have one example: no interval for these templates, no label"]),
+     ["3 of 3 templates have one example: no interval, no label"]),
 ])
 def test_what_examples_cannot_tell_is_null_and_noted(names: list[str | None], missing: set[str], notes: list[str]) -> None:
     numbers = h1(4, names)
