@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Bool
 
 from tinylab.arrays import FloatArray
 from tinylab.config.groups import EffectsConfig
@@ -113,7 +114,7 @@ class Measured:
         """[B] what changes are a fraction of: the unmodified run's number, or for patching the way from target to source."""
         return self.baseline if self.source is None else self.source - self.baseline
 
-    def where(self, kept: np.ndarray[Any, Any]) -> Measured:
+    def where(self, kept: Bool[np.ndarray, " B"]) -> Measured:
         """Some examples alone."""
         items = None if self.items is None else Groups.of(self.items.codes[kept].tolist())
         return Measured(self.metric, self.keys, self.values[:, kept], self.baseline[kept],
