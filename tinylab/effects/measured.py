@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,9 @@ from tinylab.arrays import FloatArray
 from tinylab.interventions.components import TableKind
 from tinylab.measures.metrics import Metric, named
 from tinylab.statistics.strata import Groups, templates
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Measured:
         """[B] what changes are a fraction of: the unmodified run's number, or for patching the way from target to source."""
         return self.baseline if self.source is None else self.source - self.baseline
 
-    def where(self, kept: np.ndarray[Any, Any]) -> Measured:
+    def where(self, kept: Bool[np.ndarray, " B"]) -> Measured:
         """Some examples alone."""
         items = None if self.items is None else Groups.of(self.items.codes[kept].tolist())
         return Measured(self.metric, self.keys, self.values[:, kept], self.baseline[kept],

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Int
 
 from tinylab.arrays import FloatArray
 from tinylab.batteries.base import Cell
@@ -103,7 +104,7 @@ def draw(members: Set, layers: Sequence[int], draws: int, seed: int) -> dict[str
     return {"uniform": [_sorted(places) for places in uniform], "same_layers": [_sorted(places) for places in within]}
 
 
-def _sorted(places: np.ndarray[Any, Any]) -> Set:
+def _sorted(places: Int[np.ndarray, " k"]) -> Set:
     return tuple(sorted(int(place) for place in places))
 
 
