@@ -99,7 +99,7 @@ def test_it_is_said_on_the_screen(tinylab: Command, capsys: pytest.CaptureFixtur
     assert tinylab(*ASKED, SETS) == 0
     told = read_json(only(Path("outputs/runs"), "*/metrics/summary.json"))["random_sets"]
     share, within = (round(100 * told[kind]["share"]) for kind in ("uniform", "same_layers"))
-    assert (f"the 3 that matter, taken together: random sets of this size do as much damage in {share} % of draws; random sets "
+    assert (f"the 3 that matter or are mixed, taken together: random sets of this size do as much damage in {share} % of draws; random sets "
             f"with as many in each layer do as much damage in {within} % of draws (100 draws)") in capsys.readouterr().out
 
 
@@ -155,8 +155,8 @@ def test_other_labels_are_another_circuit(tinylab: Command) -> None:
 
 @pytest.mark.parametrize(("overrides", "note"), [
     (("metrics=[kl_div]",), "no labels say which matter"),
-    (("battery.layers=[1]", "battery.heads=[2,3]"), "none of the 2 heads matters"),
-    (("battery.layers=[1]", "battery.heads=[0,1]"), "all 2 heads matter: any set of as many is the same"),
+    (("battery.layers=[1]", "battery.heads=[2,3]"), "none of the 2 heads matters or is mixed"),
+    (("battery.layers=[1]", "battery.heads=[0,1]"), "all 2 heads matter or are mixed: any set of as many is the same"),
 ])
 def test_where_there_is_nothing_to_draw_that_is_noted(tinylab: Command, overrides: tuple[str, ...], note: str) -> None:
     assert tinylab(*ASKED, SETS, *overrides) == 0

@@ -88,9 +88,9 @@ def _nothing_to_draw(circuit: Circuit, plural: str) -> list[str]:
     if not circuit.judged:
         return ["no labels say which matter"]
     if not circuit.members:
-        return [f"none of the {len(circuit.components)} {plural} matters"]
+        return [f"none of the {len(circuit.components)} {plural} matters or is mixed"]
     if len(circuit.members) == len(circuit.components):
-        return [f"all {len(circuit.components)} {plural} matter: any set of as many is the same"]
+        return [f"all {len(circuit.components)} {plural} matter or are mixed: any set of as many is the same"]
     return []
 
 

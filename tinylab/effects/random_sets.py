@@ -1,6 +1,6 @@
 """Do random sets of components do as much damage as those that matter? A circuit that any other would replace is none.
 
-The components whose effects matter (the circuit) are intervened on jointly, and so are random sets of as many: drawn from all
+The components that matter or are mixed (the circuit) are intervened on jointly, and so are random sets of as many: drawn from all
 of the battery's components, and drawn so that each layer has as many as in the circuit (layers may matter more than heads do).
 Damage is the size of the mean change of logit_diff. p = (1 + sets with as much damage) / (1 + sets), which is exact for a
 circuit that was drawn like them (Phipson & Smyth 2010). It is not that of a circuit which was chosen on the same examples,
@@ -24,7 +24,7 @@ from tinylab.batteries.base import Cell
 from tinylab.interventions.components import TableKind
 from tinylab.interventions.variants import Variant
 from tinylab.measures.metrics import LOGIT_DIFF
-from tinylab.statistics.labels import MATTERS
+from tinylab.statistics.labels import MATTERS, MIXED
 from tinylab.statistics.strata import Groups
 
 NOISE = 1e-6
@@ -40,7 +40,7 @@ Set = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Circuit:
-    """The components of a run that matter, of all those that one value of what varies (a scale) was tried on."""
+    """The components of a run that matter or are mixed, of all those that one value of what varies (a scale) was tried on."""
 
     at: dict[str, Any]  # that value, by column
     components: list[tuple[int, ...]]  # all of them, in the order of the table
@@ -60,7 +60,7 @@ class Circuit:
         values = list(dict.fromkeys(tuple(row[name] for name in others) for row in rows))
         value = next((value for value in values if value and set(value) == {0}), values[0] if values else ())
         rows = [row for row in rows if tuple(row[name] for name in others) == value]
-        members = tuple(place for place, row in enumerate(rows) if row["label"] == MATTERS)
+        members = tuple(place for place, row in enumerate(rows) if row["label"] in (MATTERS, MIXED))
         return Circuit(dict(zip(others, value, strict=False)), [tuple(row[name] for name in kind.component) for row in rows],
                        members, any(row["label"] is not None for row in rows))
 

@@ -34,7 +34,7 @@ class RandomSets(OpenRecord):
     at: dict[Name, Json]
     """Of what varies beside components (a scale), the value that counts."""
     circuit: list[Json]
-    """The components whose effects matter at that value, which are intervened on together."""
+    """The components that matter or are mixed at that value, which are intervened on together."""
     n: Count | None
     """Examples on which sets were evaluated; null where they were not."""
     of: Count
@@ -59,7 +59,7 @@ class CrossRun(OpenRecord):
     at: dict[Name, Json]
     """Of what varies beside components (a scale), the value that counts."""
     circuit: list[Json]
-    """The components that matter in this one."""
+    """The components that matter or are mixed in this one."""
     n: Count
     """Examples on which this was evaluated."""
     of: Count

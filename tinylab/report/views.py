@@ -122,7 +122,7 @@ def random_sets_sentence(told: dict[str, Any] | None, alpha: float) -> str | Non
     if not said:
         return None
     part = "" if told["n"] == told["of"] else f", on {told['n']} of {told['of']} examples"
-    return f"the {len(told['circuit'])} that matter, taken together: {'; '.join(said)} ({told['draws']} draws{part})"
+    return f"the {len(told['circuit'])} that matter or are mixed, taken together: {'; '.join(said)} ({told['draws']} draws{part})"
 
 
 def cross_sentences(told: dict[str, Any]) -> list[str]:
@@ -137,8 +137,8 @@ def cross_sentences(told: dict[str, Any]) -> list[str]:
         other = max(others, key=lambda one: abs(others[one]))
         own, size = run["changes"][name], {one: len(of["circuit"]) for one, of in told["runs"].items()}
         part = "" if run["n"] == run["of"] else f", on {run['n']} of {run['of']} examples"
-        said.append(f"{name}: its own {size[name]} {told['kind']} that matter together change the logit difference by "
-                    f"{_of(own, run)}, the {size[other]} of {other} by {_of(others[other], run)}{part}")
+        said.append(f"{name}: its own {size[name]} {told['kind']} that matter or are mixed together change the logit difference "
+                    f"by {_of(own, run)}, the {size[other]} of {other} by {_of(others[other], run)}{part}")
     return said
 
 
