@@ -133,7 +133,8 @@ def told(share: float, within: float, n: int | None = 20) -> dict[str, object]:
 
 def test_it_is_said_when_random_sets_do_as_much() -> None:
     said = random_sets_sentence(told(0.21, 0.0), 0.05)
-    assert said == "the 3 that matter or are mixed, taken together: random sets of this size do as much damage in 21 % of draws (100 draws)"
+    assert said == ("the 3 that matter or are mixed, taken together: random sets of this size do as much damage in 21 % of draws "
+                    "(100 draws)")
     said = random_sets_sentence(told(0.21, 0.35) | {"n": 8}, 0.05)
     assert said is not None and said.endswith("in 21 % of draws; random sets with as many in each layer do as much damage in "
                                               "35 % of draws (100 draws, on 8 of 20 examples)")

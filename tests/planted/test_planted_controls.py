@@ -99,8 +99,9 @@ def test_it_is_said_on_the_screen(tinylab: Command, capsys: pytest.CaptureFixtur
     assert tinylab(*ASKED, SETS) == 0
     told = read_json(only(Path("outputs/runs"), "*/metrics/summary.json"))["random_sets"]
     share, within = (round(100 * told[kind]["share"]) for kind in ("uniform", "same_layers"))
-    assert (f"the 3 that matter or are mixed, taken together: random sets of this size do as much damage in {share} % of draws; random sets "
-            f"with as many in each layer do as much damage in {within} % of draws (100 draws)") in capsys.readouterr().out
+    assert (f"the 3 that matter or are mixed, taken together: random sets of this size do as much damage in {share} % of draws; "
+            f"random sets with as many in each layer do as much damage in {within} % of draws "
+            "(100 draws)") in capsys.readouterr().out
 
 
 def sets(folder: str = "outputs") -> dict[str, Any]:

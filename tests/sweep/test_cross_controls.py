@@ -67,8 +67,8 @@ def test_each_condition_changes_by_what_either_circuit_adds_to_it(typed: tuple[P
         assert (run["n"], run["of"], run["at"], run["whole"]) == (12, 12, {"scale": 0.0}, pytest.approx(5.0, abs=1e-8))
         assert run["changes"] == {f"planted_{of}": pytest.approx(change(on, of), abs=1e-8) for of in "cd"}
     assert change("c", "d") == -10.0 and change("c", "c") == -5.0
-    assert ("planted_c: its own 10 heads that matter or are mixed together change the logit difference by -5.00 (-100 %), the 10 of "
-            "planted_d by -10.00 (-200 %)") in said
+    assert ("planted_c: its own 10 heads that matter or are mixed together change the logit difference by -5.00 (-100 %), the "
+            "10 of planted_d by -10.00 (-200 %)") in said
     assert results.load_sweep(sweep).invariants["heads"] is not None, "what was joined is as it was"
 
 
@@ -123,5 +123,5 @@ def test_the_sentence_names_the_condition_whose_heads_do_most() -> None:
     runs = {name: {"circuit": [0] * size, "n": 8, "of": 20, "whole": 2.0, "changes": {"a": -1.9, "b": -0.1, "c": 0.5}}
             for name, size in (("a", 3), ("b", 1), ("c", 2))}
     first, *_ = cross_sentences({"kind": "heads", "runs": runs})
-    assert first == ("a: its own 3 heads that matter or are mixed together change the logit difference by -1.90 (-95 %), the 2 of c by "
-                     "+0.50 (+25 %), on 8 of 20 examples")
+    assert first == ("a: its own 3 heads that matter or are mixed together change the logit difference by -1.90 (-95 %), the "
+                     "2 of c by +0.50 (+25 %), on 8 of 20 examples")

@@ -150,7 +150,7 @@ def _units(
         if "mark" in rows:
             marks = _grid(rows, layer, unit, "mark").fillna("").to_numpy()
             for (y, x), mark in np.ndenumerate(marks):
-                axis.text(x, y, mark, ha="center", va="center", fontsize=8, color="dimgray")
+                axis.text(x, y, mark, ha="center", va="center", fontsize=11, color="dimgray")
         _ticks(axis, unit, grid.columns, layer, grid.index)
     figure.colorbar(image, ax=list(axes), label=f"change of {metric}")
 
