@@ -30,6 +30,7 @@ def prepared() -> Any:
     settings: Any = SimpleNamespace(
         battery=HeadsZero(name="h1"), seeds=list(SEEDS),
         condition=SimpleNamespace(n_examples=DRAWN, single_token=True, strict=False, chat=False, system=None),
+        controls=SimpleNamespace(sham=False),
     )
     model: Any = SimpleNamespace(n_layers=2, n_heads=3, bos=None, unknown=None, lost=nothing_lost, specials=(), context=None,
                                  encode=letters, spelt=None, describe_bos=dict)
