@@ -275,7 +275,7 @@ def test_ratios_are_of_medians_and_beside_their_targets() -> None:
         ran = [Ran(seconds, numbers(2.0, 3.0), told_of) for seconds in (first, plain, second)]
         case.add(ran[0], ran[1], ran[2])
     assert case.row() == (
-        "small", "H2 layer_resid last", "2 × 1", "3",
+        "small", "H2 layer_resid last", "2 × 1", "3", "–",
         "61.00 (60.00 to 600.00)", "20.00 (20.00 to 21.00)", "10.00 (10.00 to 11.00)",
         "3.05 (≥ 3: met)", "6.10 (≥ 6: met)", "0.0e+00", "2.0e+00",
     )

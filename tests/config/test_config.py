@@ -52,8 +52,9 @@ def conditions_folder(folder: Path, text: str) -> Path:
 
 def test_there_are_the_groups_and_options_that_the_design_names() -> None:
     groups = {group: {option for other, option in OPTIONS if other == group} for group, _ in OPTIONS}
-    assert set(groups) == {"battery", "condition", "model", "device", "verify_slice", "engine", "effects"}
+    assert set(groups) == {"battery", "condition", "model", "device", "verify_slice", "engine", "effects", "controls"}
     assert groups["effects"] == {"holm", "bh", "maxt"}
+    assert groups["controls"] == {"auto", "none", "all"}
     assert groups["battery"] >= {"h1", "h2"}
     assert groups["condition"] >= {"cond_a", "cond_b", "facts", "negation", "logic", "ioi", "induction", "jsonl"}
     assert groups["condition"] >= {f"planted_{name}" for name in (*"abcdefg", "llama")}

@@ -44,8 +44,9 @@ def edited(file: Path) -> None:
     """Other numbers in a file that is whole."""
     if file.suffix == ".parquet":
         table = pq.read_table(file)
-        at = table.column_names.index("value")
-        pq.write_table(table.set_column(at, "value", pc.add(table["value"], 1.0)), file)
+        name = next(name for name in ("value", "effect") if name in table.column_names)
+        changed = pc.add(table[name], 1.0)
+        pq.write_table(table.set_column(table.column_names.index(name), name, changed), file)
     else:
         file.write_text(file.read_text().replace("0", "1", 1))
 
@@ -127,7 +128,7 @@ def test_what_an_earlier_version_wrote_without_digests_is_loaded(sweep: Path) ->
 DAMAGED_JOBS: dict[str, tuple[Callable[[Path], None], str]] = {
     "a table with other bits": (lambda run: flipped(run / FILES[1]), "head_impact.parquet is not what was written"),
     "no table": (lambda run: (run / FILES[1]).unlink(), "head_impact.parquet is missing"),
-    "half a summary": (lambda run: truncated(run / FILES[3]), "summary.json is not what was written"),
+    "half a summary": (lambda run: truncated(run / FILES[4]), "summary.json is not what was written"),
     "half a manifest": (lambda run: truncated(run / "manifest.json"), "manifest.json: cannot be read"),
     "a manifest that is no text": (lambda run: (run / "manifest.json").write_bytes(b"\xff{"), "manifest.json: cannot be read"),
     "a manifest that is a list": (lambda run: (run / "manifest.json").write_text("[]"), "manifest.json: holds a list"),
@@ -135,7 +136,7 @@ DAMAGED_JOBS: dict[str, tuple[Callable[[Path], None], str]] = {
     "half a table of an earlier version": (lambda run: (without_digests(run), truncated(run / FILES[1]))[0],
                                            "head_impact.parquet: cannot be read"),
     "no numbers in a summary of an earlier version": (
-        lambda run: (without_digests(run), (run / FILES[3]).write_text('{"metrics": 1}'))[0], "summary.json: run_id is missing"),
+        lambda run: (without_digests(run), (run / FILES[4]).write_text('{"metrics": 1}'))[0], "summary.json: run_id is missing"),
 }
 
 
@@ -194,7 +195,7 @@ def test_digests_follow_a_verify_slice_and_metrics_that_come_later(tinylab: Comm
     assert second["head_impact"]["rows"] == 2 * first["head_impact"]["rows"]
     assert second["config"] == first["config"] and "verify" not in first
     assert load_run(run).verify is not None
-    edited(run / FILES[4])
+    edited(run / FILES[5])
     with pytest.raises(OutputError, match="verify"):
         load_run(run)
     assert tinylab(*few, "metrics=[logit_diff,kl_div]", "verify_slice.n_examples=1") == 0
