@@ -117,7 +117,8 @@ def test_the_items_of_the_shipped_facts_widen_intervals_and_stand_in_the_table(t
     examples = pq.read_table(first / "metrics/per_example.parquet").to_pandas().drop_duplicates("example")
     lines = locate("pkg://tinylab/assets/corpora/facts.jsonl").read_text(encoding="utf-8").splitlines()
     assert examples["item"].tolist() == [json.loads(lines[row])["target"] for row in examples["example"]]
-    assert set(with_items["df"]) == {examples["item"].nunique() - 1}
+    (df,) = set(with_items["df"])  # Bell & McCaffrey's: less than items, of which some stand in many examples
+    assert 10 < df < examples["item"].nunique() - 1
     assert with_items["effect"].tolist() == without["effect"].tolist()
     assert (with_items["se"] > without["se"]).all()
     log = (first / "run.log").read_text()

@@ -53,7 +53,7 @@ def test_each_recipe_gives_what_it_says(done: tuple[Path, dict[str, list[str]]])
     assert "h2, layer_resid clean->corrupt at last on capitals, tiny" in printed["A model"][0]
     assert "computing what it lacks: surprise" in printed["A metric"][0]
     assert "clamped on capitals, tiny" in printed["A battery"][0]
-    assert "clamped, largest=0.5 on tiny: layers among" in printed["A battery"][1]
+    assert "clamped, largest=0.5 on tiny: layers that matter with one sign" in printed["A battery"][1]
     assert "clamped, layers=[0] on capitals" in printed["An option"][1]
 
 

@@ -126,7 +126,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", pytest.param("submitit_slurm", marks=slurm_only)])
 def test_the_tables_are_the_basic_launchers_bit_for_bit(launcher: str, swept: Callable[[str], Path]) -> None:
     assert complete(swept(launcher)) == set(CONDITIONS)
-    assert len(tables(swept(launcher))) == 9
+    assert len(tables(swept(launcher))) == 13
     assert tables(swept(launcher)) == tables(swept("basic"))
 
 
