@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,16 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next((folder / "outputs/sweeps").iterdir())
 
 
+@pytest.fixture(scope="module")
+def effects(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The effects of a run that has labels, and of a metric that has none."""
+    folder = tmp_path_factory.mktemp("effects")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["condition.n_examples=16", "battery.layers=[0]", "metrics=[logit_diff,kl_div]", "plots=false"]) == 0
+    return next(folder.glob("outputs/runs/*/metrics/effects.parquet"))
+
+
 def table(sweep: Path, name: str) -> pd.DataFrame:
     return pd.read_parquet(next(sweep.glob(f"**/{name}.parquet")))
 
@@ -47,6 +58,38 @@ READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
     "polars": lambda path: pl.read_parquet(path).to_pandas(),
     "as pandas 2 reads text": lambda path: pd.read_parquet(path).astype({"run_id": object, "metric": object}),
 }
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_effects_are_valid_whoever_reads_them(effects: Path, sweep: Path, reader: str) -> None:
+    if reader == "as pandas 2 reads text":
+        validate.validate_effects_schema(pd.read_parquet(effects).astype({"metric": object, "label": object}))
+    else:
+        validate.validate_effects_schema(READERS[reader](effects))
+        for file in sweep.glob("**/effects.parquet"):  # layers too, and cells without labels
+            validate.validate_effects_schema(READERS[reader](file))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda df: df.drop(columns="ci_low"), "missing ['ci_low']"),
+        (lambda df: df.assign(more=1), "not expected ['more']"),
+        (lambda df: df[[*df.columns[1:], df.columns[0]]], "out of order"),
+        (lambda df: df.assign(n=df["n"].astype(float)), "column 'n' is float64"),
+        (lambda df: df.assign(label=df["label"].replace("matters", "important")), "label ['important']"),
+        (lambda df: df.assign(ci_low=df["ci_high"] + 1), "effect is not between ci_low and ci_high"),
+        (lambda df: df.assign(simultaneous_high=df["simultaneous_low"] - 1), "between simultaneous_low and simultaneous_high"),
+        (lambda df: df.assign(p_holm=1.5), "column 'p_holm' has a number that is not from 0 to 1"),
+        (lambda df: df.assign(se=float("inf")), "column 'se' has values that are not finite"),
+        (lambda df: df.assign(nonzero="yes"), "column 'nonzero' is"),
+        (lambda df: pd.concat([df, df.head(1)]), "a cell stands twice"),
+        (lambda df: df.head(0), "no rows"),
+    ],
+)
+def test_each_broken_rule_of_effects_is_named(effects: Path, change: Change, words: str) -> None:
+    with pytest.raises(SchemaError, match=re.escape(words)):
+        validate.validate_effects_schema(change(pd.read_parquet(effects)))
 
 
 @pytest.mark.parametrize("reader", READERS)

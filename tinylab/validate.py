@@ -18,12 +18,18 @@ from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKin
 from tinylab.records.checking import check_read
 from tinylab.records.documents import Verify
 from tinylab.records.invariants import Invariants
-from tinylab.records.tables import impact_columns, matrix_columns, schema
+from tinylab.records.tables import effects_columns, impact_columns, matrix_columns, schema
+from tinylab.statistics.labels import LABELS
 
 GRANULARITIES = ("layer_resid", "mlp_out", "head_out")
 
+INTERVALS = (("ci_low", "effect", "ci_high"), ("new_templates_low", "new_templates_effect", "new_templates_high"),
+             ("simultaneous_low", "effect", "simultaneous_high"))
+SHARES = ("p", "p_holm", "q_bh", "heterogeneity_p", "p_top_k", "examples_opposite", "share_beyond", "share_low", "share_high")
+
 __all__ = [
     "validate_cross_condition_matrix",
+    "validate_effects_schema",
     "validate_head_impact_schema",
     "validate_invariants_json",
     "validate_layer_impact_schema",
@@ -74,6 +80,30 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
     _keys(df, kind, ["condition"])
 
 
+def validate_effects_schema(df: pd.DataFrame) -> None:
+    """Check an `effects` table beside either of the shipped impact tables.
+
+    Raises:
+        SchemaError: a column missing, in excess, out of order or of the wrong type; a number that is not finite (what is
+            undefined is null); an unknown label; an interval that does not hold its effect; a probability beyond 0 and 1; a row
+            that stands twice; an empty table.
+    """
+    _frame(df, "effects")
+    kind = HEAD_IMPACT if "head" in df.columns else LAYER_IMPACT
+    told = [*kind.keys, "metric", "n", "templates", "smallest_template"]
+    _table(df, effects_columns(kind), "effects", kind, may_lack=[name for name in effects_columns(kind) if name not in told])
+    if unknown := set(df["label"].dropna()) - set(LABELS):
+        raise SchemaError(f"effects: label {sorted(unknown)}, expected {', '.join(LABELS)} or null.")
+    for low, inside, high in INTERVALS:
+        if ((df[low] > df[inside]) | (df[inside] > df[high])).any():
+            raise SchemaError(f"effects: {inside} is not between {low} and {high} in some row.")
+    for name in SHARES:
+        if ((df[name] < 0) | (df[name] > 1)).any():
+            raise SchemaError(f"effects: column '{name}' has a number that is not from 0 to 1.")
+    if df.duplicated([*kind.keys, "metric"]).any():
+        raise SchemaError("effects: a cell stands twice with one metric.")
+
+
 def validate_verify_json(data: dict[str, Any]) -> None:
     """Check the content of verify.json.
 
@@ -92,8 +122,8 @@ def validate_invariants_json(data: dict[str, Any]) -> None:
     check_read(Invariants, data, "invariants", SchemaError)
 
 
-def _table(df: pd.DataFrame, columns: Sequence[str], name: str, kind: TableKind) -> None:
-    """Columns, their order and types, no missing and no infinite value, at least one row."""
+def _table(df: pd.DataFrame, columns: Sequence[str], name: str, kind: TableKind, may_lack: Sequence[str] = ()) -> None:
+    """Columns, their order and types, no missing (but where they may) and no infinite value, at least one row."""
     _frame(df, name)
     got = [str(column) for column in df.columns]
     if got != list(columns):
@@ -104,7 +134,9 @@ def _table(df: pd.DataFrame, columns: Sequence[str], name: str, kind: TableKind)
         raise SchemaError(f"{name}: no rows.")
     types = schema(columns, kind)
     for column in columns:
-        _column(df[column], name, types.field(column).type)
+        values = df[column].dropna() if column in may_lack else df[column]
+        if len(values):
+            _column(values, name, types.field(column).type)
 
 
 def _frame(df: object, name: str) -> None:
@@ -128,6 +160,8 @@ def _has_type(values: pd.Series[Any], expected: pa.DataType) -> bool:
     """Whether a column has an arrow type, in any of the ways in which pandas says so."""
     if expected == pa.string():
         return pd.api.types.infer_dtype(values) == "string"
+    if expected == pa.bool_():
+        return pd.api.types.infer_dtype(values) == "boolean"
     if expected == pa.int64():
         return str(values.dtype) in ("int64", "Int64", "int64[pyarrow]")
     return str(values.dtype) in ("float64", "Float64", "double[pyarrow]")
