@@ -18,10 +18,10 @@ from jaxtyping import install_import_hook
 import tinylab.app, tinylab.experiment, tinylab.engine.choose, sympy, torch._dynamo  # everything that others import lazily
 for name in [name for name in sys.modules if name.split(".")[0] == "tinylab"]:
     del sys.modules[name]
-rooms = ["tinylab.measures", "tinylab.interventions", "tinylab.effects", "tinylab.engine"]
+rooms = ["tinylab.measures", "tinylab.statistics", "tinylab.interventions", "tinylab.effects", "tinylab.engine"]
 with install_import_hook(rooms, "beartype.beartype"):
     typing.TYPE_CHECKING = True  # so that names which are there for types alone can be looked up
-    import tinylab.engine.choose, tinylab.effects.summary
+    import tinylab.engine.choose, tinylab.effects.summary, tinylab.effects.conclusions, tinylab.effects.random_sets
     typing.TYPE_CHECKING = False
     from tinylab.app import main
     if BROKEN:

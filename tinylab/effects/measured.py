@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from tinylab.measures.metrics import Metric, named
 from tinylab.statistics.strata import Groups, templates
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
+    from jaxtyping import Bool, Int
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Measured:
                         [name for name, keep in zip(self.names, kept, strict=True) if keep], items)
 
 
-def _numbered(columns: Sequence[pa.ChunkedArray]) -> np.ndarray[Any, Any]:
+def _numbered(columns: Sequence[pa.ChunkedArray]) -> Int[np.ndarray, " rows"]:
     """A number for each row, equal where all columns are."""
     number = np.zeros(len(columns[0]), dtype=np.int64)
     for column in columns:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
+
     from tinylab.arrays import FloatArray
 
 
-def clopper_pearson(count: FloatArray, n: int, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
+def clopper_pearson(count: Int[np.ndarray, " V"], n: int, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
     """Bounds of a probability of which `count` of n were seen; they cover at least `level` (Clopper & Pearson 1934).
 
     Args:
