@@ -154,7 +154,7 @@ def draw(path: Path, extent: Extent) -> None:
         axis.axhline(0.95, color="grey", linewidth=0.8)
         axis.set_xticks(range(len(DESIGNS)), [design(sizes) for sizes in DESIGNS])
         axis.set(title=title, xlabel="templates × examples")
-    axes[0].set(ylabel="share of 95 % intervals that cover", ylim=(0.6, 1.0))
+    axes[0].set(ylabel="share of 95 % intervals that cover", ylim=(0.6, 1.01))
     axes[0].plot([], [], "ks", fillstyle="none", label="bootstrap over templates")
     axes[0].legend(fontsize=8, ncols=2, loc="lower right")
     figure.savefig(path, dpi=80)

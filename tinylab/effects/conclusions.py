@@ -125,7 +125,7 @@ def _estimated(
     change = one.change
     means = change.mean(axis=1, keepdims=True)
     by_template = one.templates.means(change)
-    floor = NOISES * max(noise, ROUNDING * max(1.0, float(np.abs(one.baseline).mean())) / NOISES)
+    floor = max(NOISES * noise, ROUNDING * max(1.0, float(np.abs(one.baseline).mean())))
     return _described(one).assign(
         effect=fixed.value, se=fixed.se, df=fixed.df, ci_low=low, ci_high=high,
         new_templates_effect=new.value if len(one.templates.sizes) > 1 else np.nan,

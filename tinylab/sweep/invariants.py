@@ -163,7 +163,7 @@ def _claimed(
 def _notes_on_conditions(runs: Sequence[ConditionRun], conditions: Sequence[list[int]]) -> list[str]:
     notes = []
     if len(conditions) == 1:
-        notes.append("one condition only: these are its strongest components, not invariants")
+        notes.append("one condition only: what is listed holds for it, and is no invariant")
     tags = [list(dict.fromkeys(runs[place].condition for place in places)) for places in conditions]
     notes += [f"{' and '.join(several)} are one corpus under {len(several)} tags: they count as one condition"
               for several in tags if len(several) > 1]
