@@ -258,7 +258,7 @@ def draw_layers(models: Sequence[Findings], path: Path) -> None:
                 found = model.recovery(kind, condition)
                 style = "-" if model.able(condition) else ":"
                 axis.plot((found.index + 1) / model.shape[0], found, style, label=condition)
-            axis.set(title=f"{MODELS[model.name]}: {BATTERIES[kind][0]}", xlabel="depth", ylabel="recovery")
+            axis.set(title=f"{MODELS[model.name]}\n{BATTERIES[kind][0]}", xlabel="depth", ylabel="recovery")
             axis.axhline(0, color="grey", linewidth=0.5)
     axes[0][0].legend(fontsize=8)
     figure.savefig(path, dpi=100)
@@ -356,7 +356,8 @@ As a fraction of depth (1 is the last layer): where patching the residual stream
 
 ## A negative result
 
-Heads among the {top} strongest both when zeroed and when patched at the last token:
+Zeroing a head everywhere and patching it at the last token do not name the same heads, so neither list alone is "the heads that
+matter". Heads among the {top} strongest both when zeroed and when patched at the last token:
 
 {overlap}
 
