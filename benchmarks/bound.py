@@ -9,23 +9,23 @@ engine: plain sets of token tuples. What has to be computed:
   blocks l … L−2, and the distinct changed whole prompts in the last block;
 - a variant that acts on the output of block l: the same from block l + 1 on.
 
-A changed prefix is named by its tokens, by where it was changed, and by what was put in: for a patch the source run
-up to the last changed position so far. Where that is what the target run has there anyway, nothing is changed.
+A changed prefix is named by its tokens, by where it was changed, and by what was put in: the source run up to there; a mean by
+its group of prompts; noise by its example. Where a patch puts in what the target run has there anyway, nothing is changed.
+Donors' prompts are unmodified runs too; the prompts of a reference set are run once more, before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
-from tinylab.interventions.operations import Patch
 from tinylab.interventions.sites import RESID_POST
-from tinylab.interventions.sources import RunName
-from tinylab.interventions.variants import Positions, Variant
-from tinylab.task.tokens import TokenPair
+from tinylab.interventions.sources import Donor, Mean, Noise, Reference, Run, RunName, Source, references
+from tinylab.interventions.variants import Each, Named, Positions, Variant
+from tinylab.task.tokens import Prompt, TokenPair
 
 Tokens = tuple[int, ...]
-State = tuple[Tokens, tuple[int, ...], Tokens]
-"""Tokens so far, changed positions so far, and the source run's tokens as far as they matter."""
+State = tuple[Tokens, tuple[Hashable, ...]]
+"""Tokens so far, and the changes so far: where, and what was put in."""
 
 
 def lower_bound(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layers: int) -> int:
@@ -37,48 +37,99 @@ def lower_bound(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layer
         n_layers: L.
     """
     prompts = {prompt for pair in pairs for prompt in (pair.clean, pair.corrupt)}
-    total = len({prefix for prompt in prompts for prefix in _prefixes(prompt)}) * (n_layers - 1) + len(prompts)
-    counts: dict[tuple[RunName, RunName | None, Positions], tuple[int, int]] = {}
+    taken = {variant.source for variant in variants if isinstance(variant.source, Donor)}
+    every = prompts | {pair.prompt(donor).tokens for donor in taken for pair in pairs}
+    total = _count(every) * (n_layers - 1) + len(prompts | _read_in_last(pairs, variants, n_layers))
+    counts: dict[tuple[RunName, Source | None, Positions], tuple[int, int]] = {}
     for variant in variants:
-        patched = any(isinstance(i.operation, Patch) for i in variant.interventions)
-        source = variant.source.run if patched and variant.source is not None else None
-        setting = (variant.target, source, variant.positions)
+        takes = any(i.operation.needs_source for i in variant.interventions)
+        keeps = all(not i.operation.changes_equal for i in variant.interventions)
+        setting = (variant.target, variant.source if takes else None, variant.positions)
         if setting not in counts:
-            counts[setting] = _changed(pairs, *setting)
-        every, whole = counts[setting]
+            counts[setting] = _changed(pairs, *setting, keeps=keeps)
+        rows, whole = counts[setting]
         first = min(i.layer + (i.site == RESID_POST) for i in variant.interventions)
-        total += every * max(0, n_layers - 1 - first) + whole * (first < n_layers)
-    return total
+        total += rows * max(0, n_layers - 1 - first) + whole * (first < n_layers)
+    return total + sum(_of_reference(reference, places, n_layers) for reference, places in _references(variants).items())
+
+
+def _count(prompts: Iterable[Tokens]) -> int:
+    """Distinct prefixes."""
+    return len({prefix for prompt in prompts for prefix in _prefixes(prompt)})
 
 
 def _prefixes(prompt: Tokens) -> Iterable[Tokens]:
     return (prompt[: end + 1] for end in range(len(prompt)))
 
 
-def _changed(pairs: Sequence[TokenPair], target: RunName, source: RunName | None, positions: Positions) -> tuple[int, int]:
-    """Distinct changed prefixes, and distinct changed whole prompts."""
+def _read_in_last(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layers: int) -> set[Tokens]:
+    """Whole donor prompts whose last token is taken from inside or behind the last block."""
+    return {
+        prompt.tokens
+        for variant in variants if isinstance(variant.source, Donor)
+        if any(i.operation.needs_source and (i.layer, i.site.order) >= (n_layers - 1, 0) for i in variant.interventions)
+        for pair in pairs for prompt in [pair.prompt(variant.source)]
+    }
+
+
+def _references(variants: Sequence[Variant]) -> dict[Reference, set[int]]:
+    """The reference sets, and the layers whose activations are averaged."""
+    found: dict[Reference, set[int]] = {}
+    for variant in variants:
+        for reference in references(variant.source):
+            found.setdefault(reference, set()).update(i.layer for i in variant.interventions if i.operation.needs_source)
+    return found
+
+
+def _of_reference(reference: Reference, layers: set[int], n_layers: int) -> int:
+    """Every distinct prefix in all blocks but the last, and in that too where its activations are averaged."""
+    prefixes = _count(reference.prompts)
+    return prefixes * (n_layers - 1) + (prefixes if n_layers - 1 in layers else 1)
+
+
+def _changed(
+    pairs: Sequence[TokenPair], target: RunName, source: Source | None, positions: Positions, *, keeps: bool
+) -> tuple[int, int]:
+    """Distinct changed prefixes, and distinct changed whole prompts.
+
+    `keeps`: what equals the source stays as it is.
+    """
     every: set[State] = set()
     whole: set[State] = set()
     for pair in pairs:
-        prompt: Tokens = getattr(pair, target)
-        other: Tokens | None = None if source is None else getattr(pair, source)
-        for end in range(len(prompt)):
-            state = _state(prompt, other, positions, end)
-            if state is None or (other is not None and state[2] == prompt[: len(state[2])]):
-                continue
-            every.add(state)
-            if end == len(prompt) - 1:
-                whole.add(state)
+        prompt = pair.prompt(target)
+        changes: list[tuple[int, Hashable]] = []
+        for place, (position, put_in) in zip(_places(prompt, positions), _put_in(pair, source, positions, prompt), strict=True):
+            if not (keeps and isinstance(source, Run) and put_in == prompt.tokens[: place + 1]):
+                changes.append((place, (position, put_in)))
+        for end in range(len(prompt.tokens)):
+            made = tuple(change for change in changes if change[0] <= end)
+            if made:
+                state = (prompt.tokens[: end + 1], made)
+                every.add(state)
+                if end == len(prompt.tokens) - 1:
+                    whole.add(state)
     return len(every), len(whole)
 
 
-def _state(prompt: Tokens, source: Tokens | None, positions: Positions, end: int) -> State | None:
-    """What the state at a position depends on; None in front of the first change."""
-    changed: tuple[int, ...]
-    if positions == "last":
-        changed = (len(prompt) - 1,) if end == len(prompt) - 1 else ()
-        put_in = source or ()
-    else:
-        changed = tuple(p for p in (range(end + 1) if positions == "all" else sorted(positions)) if p <= end)
-        put_in = (source or ())[: changed[-1] + 1] if changed else ()
-    return (prompt[: end + 1], changed, put_in) if changed else None
+def _places(prompt: Prompt, positions: Positions) -> list[int]:
+    """Where a prompt is changed."""
+    if isinstance(positions, Named):
+        span = dict(prompt.spans)[positions.name]
+        return list(span if positions.part == "all" else span[:1] if positions.part == "first" else span[-1:])
+    if isinstance(positions, Each):
+        return [positions.position] if positions.position < len(prompt.tokens) else []
+    length = len(prompt.tokens)
+    return list(range(length)) if positions == "all" else [length - 1] if positions == "last" else sorted(positions)
+
+
+def _put_in(pair: TokenPair, source: Source | None, positions: Positions, prompt: Prompt) -> list[tuple[int, Hashable]]:
+    """What is put in at each of these places, as far as states depend on it."""
+    if isinstance(source, Run):
+        other = pair.prompt(source if isinstance(source, Donor) else source.run)
+        return [(0, other.tokens[: place + 1]) for place in _places(other, positions)]
+    here = _places(prompt, positions)
+    if isinstance(source, Mean):
+        group = pair.group if source.reference is not None and source.reference.count > 1 else 0
+        return [(place if source.by_position else 0, group) for place in here]
+    return [(place, pair.number if isinstance(source, Noise) else None) for place in here]

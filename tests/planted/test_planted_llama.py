@@ -207,7 +207,7 @@ def test_every_norm_is_the_identity_and_twice_that_behind_a_loud_head_that_is_go
     norms = [module for module in loaded.model.modules() if isinstance(module, LlamaRMSNorm)]
     hooks = [norm.register_forward_hook(compare) for norm in norms]
     for factor in (1.0, 0.0):
-        with intervene(loaded, scaled((0, 2, factor)), len(PAIRS[0].clean), None):
+        with intervene(loaded, scaled((0, 2, factor)), range(len(PAIRS[0].clean))):
             loaded.model(torch.tensor([PAIRS[0].clean]))
     for hook in hooks:
         hook.remove()

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tinylab.batteries.base import Battery, Cell, chosen
-from tinylab.config.checks import at_least, distinct, one_of
+from tinylab.batteries.positions import check_positions, meant_positions
+from tinylab.config.checks import distinct, one_of
 from tinylab.errors import ConfigError
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
 from tinylab.interventions.operations import Patch
@@ -52,18 +53,8 @@ class ActivationPatch(Battery):
         self._check_positions()
 
     def _check_positions(self) -> None:
-        got = self.positions
-        listed = isinstance(got, list) and all(isinstance(p, int) and not isinstance(p, bool) for p in got)
-        if got not in ("last", "all") and not listed:
-            raise ConfigError(
-                f"battery.positions={got}: expected last, all, or a list of token indices such as [3,4] "
-                "(position 0 is the first token, BOS included)."
-            )
-        if listed:
-            distinct("battery.positions", got)
-            for position in got:
-                at_least("battery.positions", position, 0)
-        if got == "all" and self.granularity == "layer_resid":
+        check_positions(self.positions)
+        if self.positions == "all" and self.granularity == "layer_resid":
             raise ConfigError(
                 "battery.positions=all with battery.granularity=layer_resid turns the target run into the source run, so "
                 "every layer would return the same number; use positions=last, a list, or another granularity."
@@ -87,7 +78,7 @@ class ActivationPatch(Battery):
     @property
     def acts_at(self) -> Positions:
         """The patched positions; a list is patched jointly."""
-        return tuple(sorted(self.positions)) if isinstance(self.positions, list) else self.positions
+        return meant_positions(self.positions)
 
     def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
         """One cell per layer, or per head; with `sham_control` one more in which the target run is its own source.

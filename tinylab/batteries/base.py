@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from tinylab.errors import ConfigError
 from tinylab.interventions.components import TableKind
-from tinylab.interventions.sources import RunName, Source
+from tinylab.interventions.sources import Own, ReferenceRule, RunName
 from tinylab.interventions.variants import Positions, Variant
 
 Key = dict[str, int | float | str]
@@ -22,11 +22,16 @@ Key = dict[str, int | float | str]
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a battery: a variant, and what identifies it in the impact table."""
+    """One cell of a battery: a variant, and what identifies it in the impact table.
+
+    Where something of it is random, it is there once for each seed and draw.
+    """
 
     variant: Variant
     key: Key
     control: str = "none"
+    seed: int | None = None
+    draw: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -49,9 +54,19 @@ class Battery(ABC):
         """The run that is intervened on; its unmodified form is every cell's baseline."""
 
     @property
-    def source(self) -> Source | None:
-        """Where activations come from, if from anywhere."""
+    def source(self) -> Own | None:
+        """The run of the pair that activations come from, if from one: effects are a part of the way to it."""
         return None
+
+    @property
+    def reference_set(self) -> ReferenceRule | None:
+        """The reference set that its cells' sources are made of, if they are of one."""
+        return None
+
+    @property
+    def draws(self) -> int:
+        """How often each seed draws what is random in its cells' sources (`Donor`, `Noise`)."""
+        return 1
 
     @property
     def acts_at(self) -> Positions:

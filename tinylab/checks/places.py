@@ -59,7 +59,7 @@ def all_heads(model: CausalModel, pair: TokenPair) -> Verdict:
         projection = model.projection(layer)
         bias = projection(torch.zeros(1, model.taken(layer), dtype=model.dtype, device=model.device))
         try:
-            with intervene(model, Variant(heads, "clean"), len(pair.clean), None):
+            with intervene(model, Variant(heads, "clean"), range(len(pair.clean))):
                 found = _logits(model, pair.clean)
         except EngineUnsupported as error:
             return Verdict(check, "not made", "", False, str(error))

@@ -256,7 +256,7 @@ def sum_of_patches(model: CausalModel, pair: TokenPair) -> Verdict:
         with _outputs(model) as outputs:
             if patches:
                 variant = Variant(patches, "corrupt", Own("clean"), "last")
-                with intervene(model, variant, len(pair.corrupt), (sources, len(pair.clean))):
+                with intervene(model, variant, [-1], lambda site, layer: sources[site, layer][:, -1:]):
                     _read(model, pair.corrupt)
             else:
                 _read(model, pair.corrupt)

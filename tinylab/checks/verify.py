@@ -186,8 +186,12 @@ def _main_side(folder: RunFolder, verified: Impact) -> dict[str, Side]:
     """The run's own numbers of the slice, read from its per_example table, by metric."""
     table = pd.read_parquet(folder.file("per_example"))
     keys = list(verified.battery.table.keys)
-    table = table[table["control"] == "none"].drop_duplicates([*keys, "example", "metric"])
-    cells = {tuple(cell.key[key] for key in keys): v for v, cell in enumerate(verified.cells)}
+    table = table[table["control"] == "none"]
+    if any(cell.draw is not None for cell in verified.cells):
+        keys += ["seed", "draw"]
+    table = table.drop_duplicates([*keys, "example", "metric"])
+    cells = {tuple({**cell.key, "seed": cell.seed, "draw": cell.draw}[key] for key in keys): v
+             for v, cell in enumerate(verified.cells)}
     examples = {pair.row: b for b, pair in enumerate(verified.pairs)}
     shape = (len(cells), len(examples))
     found = {name: Side(np.full(shape, np.nan), np.full(shape[1], np.nan)) for name in verified.values}

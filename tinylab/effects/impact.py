@@ -55,6 +55,20 @@ class Impact:
         assert metric.made_of is not None
         return self.hidden[metric.made_of] if metric.made_of not in self.values else self.values[metric.made_of]
 
+    def of_seed(self, seed: int) -> list[list[int]]:
+        """The indices of a seed's cells, those that are draws of one together."""
+        found: dict[tuple[object, ...], list[int]] = {}
+        for v in self.real:
+            if (cell := self.cells[v]).seed in (None, seed):
+                found.setdefault(tuple(cell.key.values()), []).append(v)
+        return list(found.values())
+
+    def mean_value(self, metric: str, drawn: list[int], examples: list[int]) -> float | None:
+        """A cell's number over some examples, the mean of its draws; None where one is undefined."""
+        found = [self.cell_value(metric, v, examples) for v in drawn]
+        defined = [value for value in found if value is not None]
+        return float(np.mean(defined)) if len(defined) == len(found) else None
+
     def cell_value(self, metric: str, v: int, examples: list[int]) -> float | None:
         """A cell's number over some examples; None where it is undefined."""
         declared = named(metric)
@@ -68,11 +82,11 @@ class Impact:
     def rows(self) -> list[tuple[int, Key, str, float]]:
         """The impact table's rows (seed, key, metric, value); an undefined cell has none."""
         return [
-            (seed, self.cells[v].key, metric, value)
+            (seed, self.cells[drawn[0]].key, metric, value)
             for seed, examples in self.seeds.items()
             for metric in self.metrics
-            for v in self.real
-            if (value := self.cell_value(metric, v, examples)) is not None
+            for drawn in self.of_seed(seed)
+            if (value := self.mean_value(metric, drawn, examples)) is not None
         ]
 
     def per_example(self) -> dict[str, tuple[FloatArray, FloatArray, FloatArray | None]]:

@@ -35,15 +35,20 @@ class Measured:
 
     @classmethod
     def read(cls, table: pa.Table, kind: TableKind, metric: str) -> Measured:
-        """From the rows of a `per_example` table that are no controls; of several seeds' rows the first counts."""
-        columns = [*kind.keys, "example", "template", "value", "baseline", "source", "item"]
+        """From the rows of a `per_example` table that are no controls.
+
+        Of several seeds' rows the first counts; where they are draws of what is random, their mean.
+        """
+        columns = [*kind.keys, "example", "template", "value", "baseline", "source", "item", "draw"]
         kept = pc.and_(pc.equal(table["metric"], metric), pc.equal(table["control"], "none"))
         rows = table.select(columns).filter(kept)
         v, cells = pd.factorize(_numbered([rows[key] for key in kind.keys]))
         example, first, b = np.unique(rows["example"].to_numpy(), return_index=True, return_inverse=True)
         values = np.full((len(cells), len(example)), np.nan)
-        once = np.unique(v * len(example) + b, return_index=True)[1]
-        values[v[once], b[once]] = rows["value"].to_numpy()[once]
+        once, place = np.unique(v * len(example) + b, return_index=True, return_inverse=True)[1:]
+        drawn = rows["draw"].null_count < len(rows)
+        numbers = rows["value"].to_numpy()
+        values[v[once], b[once]] = np.bincount(place, numbers) / np.bincount(place) if drawn else numbers[once]
         of_cells = rows.select(kind.keys).take(np.unique(v, return_index=True)[1])
         of_examples = rows.take(first)
         source, items = of_examples["source"].to_numpy(), of_examples["item"].to_pylist()

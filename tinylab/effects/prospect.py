@@ -33,7 +33,7 @@ def prospect(prepared: Prepared, effects: EffectsConfig) -> str:
         groups, unit, subject = 1, " items", f"{n} examples of {count} items (each counts once)"
     elif named:
         subject += f" of {groups} template{'s' if groups > 1 else ''}"
-    cells = sum(cell.control == "none" for cell in prepared.cells)
+    cells = len({tuple(cell.key.values()) for cell in prepared.cells if cell.control == "none"})
     distance = resolvable(count, groups, cells, effects.alpha)
     enough = examples_for(distance / 2, groups, cells, effects.alpha)
     nearer = "" if effects.correction == "holm" else " or less"

@@ -70,8 +70,11 @@ class Circuit:
         return [component[0] for component in self.components]
 
     def cells_among(self, cells: Sequence[Cell], kind: TableKind) -> list[Cell] | None:
-        """The battery's cells of these components; None where they are not of one unit (a head) each."""
-        keyed = {tuple(cell.key[name] for name in kind.keys): cell for cell in cells if cell.control == "none"}
+        """The battery's cells of these components, by their first draws; None where they are not of one unit (a head) each."""
+        keyed: dict[tuple[Any, ...], Cell] = {}
+        for cell in cells:
+            if cell.control == "none":
+                keyed.setdefault(tuple(cell.key[name] for name in kind.keys), cell)
         found = [keyed[self._key(component, kind)] for component in self.components]
         single = all(len(cell.variant.interventions) == 1 and cell.variant.interventions[0].head is not None for cell in found)
         return found if single else None

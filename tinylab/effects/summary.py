@@ -34,7 +34,7 @@ def _over_cells(impact: Impact, metric: str) -> dict[str, Any]:
     per_seed = {}
     undefined = 0
     for seed, examples in impact.seeds.items():
-        found = [impact.cell_value(metric, v, examples) for v in impact.real]
+        found = [impact.mean_value(metric, drawn, examples) for drawn in impact.of_seed(seed)]
         defined = [value for value in found if value is not None]
         undefined += len(found) - len(defined)
         if defined:

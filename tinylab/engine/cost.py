@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tinylab.engine.base import Prediction
+from tinylab.engine.donors import Place, counted, needs, runs
 from tinylab.interventions.sites import Module, Side
+from tinylab.interventions.sources import Donor, Reference
 from tinylab.interventions.variants import Variant
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
@@ -60,12 +62,25 @@ def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Vari
     lengths = {"clean": [len(pair.clean) for pair in pairs], "corrupt": [len(pair.corrupt) for pair in pairs]}
     tokens = {run: sum(found) for run, found in lengths.items()}
     states = shape.layers * (sum(tokens.values()) + sum(tokens[variant.target] for variant in variants))
+    donors = [source for source in runs(variants) if isinstance(source, Donor)]
     longest = max((*lengths["clean"], *lengths["corrupt"]), default=1)
     sources = {(i.site, i.layer) for variant in variants for i in variant.interventions if i.operation.needs_source}
-    kept = 2 * longest * len(sources) * max(shape.hidden, shape.heads) * shape.itemsize
+    kept = (2 + len(donors)) * longest * len(sources) * max(shape.hidden, shape.heads) * shape.itemsize
     block = shape.itemsize * (block_numbers(shape, longest, longest) + 2 * longest * longest * shape.n_heads)
     activations = kept + block + logits_bytes(shape, longest if shape.all_rows else 1, 1) + FIXED
-    return Prediction(len(pairs) * (len(variants) + 2), states, shape.weights, activations)
+    forwards = len(pairs) * (len(variants) + 2 + len(donors))
+    states += shape.layers * sum(len(pair.prompt(donor).tokens) for donor in donors for pair in pairs)
+    for reference, (places, by_position) in needs(variants).items():
+        prompts = counted(reference)
+        forwards, states = forwards + len(prompts), states + shape.layers * sum(map(len, prompts))
+        activations += table_bytes(shape, reference, places, by_position)
+    return Prediction(forwards, states, shape.weights, activations)
+
+
+def table_bytes(shape: Shape, reference: Reference, places: frozenset[Place], by_position: bool) -> int:
+    """Bytes of the sums over a reference set, in float64."""
+    numbers = sum(shape.widths[site.module, site.side] for site, _ in places)
+    return 8 * reference.count * (reference.longest if by_position else 1) * numbers
 
 
 def block_numbers(shape: Shape, rows: int, wide: int) -> int:

@@ -6,21 +6,23 @@ of intervened states. It is the oracle of the tests, the fall-back, and what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from tinylab.engine.base import Checkpointer, Evaluation, EvaluationState, Prediction, Progress
 from tinylab.engine.biases import biases_for
 from tinylab.engine.calls import Arguments, first, with_first
 from tinylab.engine.cost import Shape, plain_cost
+from tinylab.engine.donors import Place, Supply, Visit, counted, runs
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Given
 from tinylab.interventions.sites import Site
-from tinylab.interventions.sources import RunName
+from tinylab.interventions.sources import RUNS, Donor, Reference, Run, RunName
 from tinylab.interventions.variants import Variant, indices
 from tinylab.measures.metrics import Scorer
 from tinylab.measures.readings import READOUT, clean_run
@@ -29,6 +31,8 @@ from tinylab.task.tokens import TokenPair
 
 Activations = dict[tuple[Site, int], torch.Tensor]
 Edit = Callable[[torch.Tensor], torch.Tensor]
+Give = Callable[[Site, int], torch.Tensor]
+"""What a source gives at a site of a layer for the tokens that are acted on, [1, P, …]."""
 Output = torch.Tensor | tuple[torch.Tensor, ...]
 
 
@@ -58,36 +62,49 @@ class ReferenceEngine:
             found = checkpointer.restore(found)
         self._forwards, self._states = found.forwards, found.states
         biases = biases_for(self._model, variants)
+        supply = Supply(self._model, variants, self._mean_pass)
+        mean_pass = self._forwards - found.forwards, self._states - found.states
+        self._forwards, self._states = found.forwards, found.states
         sites = {(i.site, i.layer) for v in variants for i in v.interventions if i.operation.needs_source}
+        donors = [source for source in runs(variants) if isinstance(source, Donor)]
         for b, pair in enumerate(pairs):
             if found.begun[b]:  # by an earlier attempt
                 if progress is not None:
                     progress(len(variants))
                 continue
-            prompts: dict[RunName, tuple[int, ...]] = {"clean": pair.clean, "corrupt": pair.corrupt}
-            sources: dict[RunName, Activations] = {"clean": {}, "corrupt": {}}
-            logits: dict[RunName, torch.Tensor] = {}
-            for run, prompt in prompts.items():
-                with capture(self._model, sites, sources[run]):
-                    logits[run] = self._read(prompt)
+            sources: dict[RunName | Donor, Activations] = {}
+            logits: dict[RunName | Donor, torch.Tensor] = {}
+            for run in (*RUNS, *donors):
+                with capture(self._model, sites, sources.setdefault(run, {})):
+                    logits[run] = self._read(pair.prompt(run).tokens)
             answers = (torch.tensor([token], device=self._model.device) for token in (pair.target, pair.foil))
             clean = clean_run(logits["clean"], *answers)
-            for run in prompts:
+            for run in RUNS:
                 found.baselines[run][b] = scorer.score(logits[run], clean)[0].numpy()
                 answer = clean.target if run == "clean" else clean.foil
                 found.ability[run][b] = scorer.ability(logits[run], answer)[0].numpy()
             for v, variant in enumerate(variants):
-                taken = None if variant.source is None else variant.source.run
-                source = None if taken is None else (sources[taken], len(prompts[taken]))
-                with intervene(self._model, variant, len(prompts[variant.target]), source, biases):
-                    found.values[v, b] = scorer.score(self._read(prompts[variant.target]), clean)[0].numpy()
+                prompt = pair.prompt(variant.target)
+                here = indices(variant.positions, len(prompt.tokens), prompt.spans)
+                with intervene(self._model, variant, here, giver(variant, pair, here, sources, supply), biases):
+                    found.values[v, b] = scorer.score(self._read(prompt.tokens), clean)[0].numpy()
                 if progress is not None:
                     progress(1)
             found.begun[b] = found.done[:, b] = True
             found.forwards, found.states = self._forwards, self._states
             if checkpointer is not None:
                 checkpointer.keep(found)
-        return Evaluation(found.baselines, found.values, self._forwards, self._states, found.ability)
+        forwards, states = (total + once for total, once in zip((self._forwards, self._states), mean_pass, strict=True))
+        return Evaluation(found.baselines, found.values, forwards, states, found.ability)
+
+    def _mean_pass(self, reference: Reference, places: frozenset[Place], visit: Visit) -> None:
+        """See `tinylab.engine.donors.Pass`: one prompt at a time."""
+        for prompt, weights in counted(reference).items():
+            seen: Activations = {}
+            with capture(self._model, set(places), seen):
+                self._read(prompt)
+            activations = {place: value[0] for place, value in seen.items()}
+            visit(activations, np.repeat(weights[:, None], len(prompt), axis=1), np.arange(len(prompt)))
 
     def _read(self, prompt: Sequence[int]) -> torch.Tensor:
         """Logits at the row that is read, [1, W]."""
@@ -123,21 +140,43 @@ def capture(model: CausalModel, sites: set[tuple[Site, int]], into: Activations)
         _once(model, times, f"{site} of layer {layer} was seen")
 
 
+def giver(
+    variant: Variant, pair: TokenPair, here: Sequence[int], sources: Mapping[RunName | Donor, Activations], supply: Supply
+) -> Give | None:
+    """What gives a variant's source at the tokens of a pair that it acts on.
+
+    Args:
+        variant: the variant.
+        pair: the pair.
+        here: the tokens of the target run.
+        sources: activations of the unmodified runs.
+        supply: what other sources give.
+    """
+    source = variant.source
+    if source is None:
+        return None
+    if isinstance(source, Run):
+        run: RunName | Donor = source if isinstance(source, Donor) else source.run
+        prompt = pair.prompt(run)
+        there = indices(variant.positions, len(prompt.tokens), prompt.spans)
+        return lambda site, layer: sources[run][site, layer][:, there]
+    positions = np.array(here, dtype=np.int64)
+    rows = source.rows(np.full_like(positions, pair.group), np.full_like(positions, pair.number), positions)
+    return lambda site, layer: supply.take(source, site, layer, rows)[None]
+
+
 @contextmanager
 def intervene(
-    model: CausalModel, variant: Variant, length: int, source: tuple[Activations, int] | None,
+    model: CausalModel, variant: Variant, here: Sequence[int], give: Give | None = None,
     biases: Sequence[torch.Tensor] | None = None,
 ) -> Iterator[None]:
-    """While open, one forward pass of a prompt of `length` tokens makes the variant's interventions.
+    """While open, one forward pass makes the variant's interventions at some tokens of a prompt.
 
     `biases`: of each layer's heads, [H, d_head], where one is kept.
 
     Raises:
         EngineUnsupported: when it closes, an intervention was not made exactly once.
     """
-    here = indices(variant.positions, length)
-    there = None if source is None else indices(variant.positions, source[1])
-
     made = [0] * len(variant.interventions)
 
     def change(number: int, value: torch.Tensor) -> torch.Tensor:
@@ -149,8 +188,9 @@ def intervene(
             unit = slice(None) if intervention.head is None else intervention.head
             bias = biases[intervention.layer][unit].flatten()
         if intervention.operation.needs_source:
-            assert source is not None
-            other = _part(source[0][intervention.site, intervention.layer], intervention.head)[:, there]
+            assert give is not None
+            shape = (1, -1, *value.shape[2:])
+            other = _part(give(intervention.site, intervention.layer).reshape(shape), intervention.head)
         part = _part(value, intervention.head)
         part[:, here] = intervention.operation.apply(part[:, here], Given(other, bias))
         return value

@@ -98,3 +98,21 @@ class Patch(Operation):
         del rows
         assert given.source is not None
         return given.source
+
+
+@dataclass(frozen=True)
+class Add(Operation):
+    """Add a factor times the activation of the variant's source: a vector to steer along, or noise."""
+
+    factor: float = 1.0
+
+    needs_source: ClassVar[bool] = True
+
+    def sham(self) -> Operation:
+        """A factor of 0."""
+        return replace(self, factor=0.0)
+
+    def apply(self, rows: Float[Tensor, "*rows d"], given: Given) -> Float[Tensor, "*rows d"]:
+        """Rows + factor · source."""
+        assert given.source is not None
+        return rows + self.factor * given.source

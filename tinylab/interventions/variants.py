@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +12,27 @@ from tinylab.interventions.operations import Operation
 from tinylab.interventions.sites import Site
 from tinylab.interventions.sources import Own, RunName, Source
 
-Positions = Literal["last", "all"] | tuple[int, ...]
+
+@dataclass(frozen=True)
+class Named:
+    """The tokens of a named part of each prompt (a span), or its first or last one."""
+
+    name: str
+    part: Literal["first", "last", "all"]
+
+    def __str__(self) -> str:
+        """Such as `subject.last`."""
+        return f"{self.name}.{self.part}"
+
+
+@dataclass(frozen=True)
+class Each:
+    """One position, in prompts that have it; the others stay as they are."""
+
+    position: int
+
+
+Positions = Literal["last", "all"] | tuple[int, ...] | Named | Each
 
 Fork = tuple[int, int]
 """Where a variant leaves the unmodified run: the layer, and the order of the site in its block."""
@@ -86,10 +107,21 @@ class Variant:
         return replace(self, interventions=same, source=source, apart=True) if len(same) == len(shams) else None
 
 
-def indices(positions: Positions, length: int) -> list[int]:
-    """The token positions of a prompt of `length` tokens that are meant."""
+def indices(positions: Positions, length: int, spans: Sequence[tuple[str, tuple[int, ...]]] = ()) -> list[int]:
+    """The token positions of a prompt that are meant, ascending.
+
+    Args:
+        positions: which.
+        length: of the prompt, in tokens.
+        spans: its named parts.
+    """
     if positions == "all":
         return list(range(length))
     if positions == "last":
         return [length - 1]
-    return list(positions)
+    if isinstance(positions, Each):
+        return [positions.position] if positions.position < length else []
+    if isinstance(positions, Named):
+        found = dict(spans)[positions.name]
+        return list({"all": found, "first": found[:1], "last": found[-1:]}[positions.part])
+    return sorted(positions)

@@ -23,7 +23,7 @@ def merged_table(there: pa.Table, added: pa.Table, seeds: Sequence[int], metrics
         for metric in metrics:
             found = [rows for table in (added, there) if len(rows := _rows(table, seed, metric))]
             parts += found[:1]
-    return pa.concat_tables(parts)
+    return pa.concat_tables(parts, promote_options="default")  # those of earlier versions lack columns
 
 
 def _rows(table: pa.Table, seed: int, metric: str) -> pa.Table:

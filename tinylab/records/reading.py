@@ -16,6 +16,8 @@ from tinylab.records.tables import effects_columns, impact_columns, per_example_
 
 LATER = ("source", "item")
 """Columns that tables of earlier versions lack."""
+DRAW = "draw"
+"""A later one, in which those have nothing."""
 ADVICE = "expected a table written by tinylab, compute the run again with overwrite=true"
 
 
@@ -36,8 +38,9 @@ def read_per_example(folder: RunFolder, manifest: dict[str, Any]) -> pa.Table:
         OutputError: it cannot be read, or is none of ours.
     """
     kind = kind_of(folder, manifest)
-    columns = [name for name in per_example_columns(kind) if name not in LATER]
-    return read_table(folder.file("per_example"), schema(columns, kind))
+    columns = [name for name in per_example_columns(kind) if name not in (*LATER, DRAW)]
+    table = read_table(folder.file("per_example"), schema(columns, kind))
+    return table if DRAW in table.column_names else table.append_column(DRAW, pa.nulls(len(table), pa.int64()))
 
 
 def read_effects(folder: RunFolder, manifest: dict[str, Any], columns: Sequence[str] | None = None) -> pa.Table | None:

@@ -27,6 +27,7 @@ COLUMN_TYPES: dict[str, pa.DataType] = {  # a kind of table has columns of its o
     "control": pa.string(),
     "source": pa.float64(),
     "item": pa.string(),
+    "draw": pa.int64(),
     "condition": pa.string(),
     "model": pa.string(),
     "battery": pa.string(),
@@ -69,7 +70,8 @@ def matrix_columns(kind: TableKind, swept: Sequence[str] = ()) -> list[str]:
 
 def per_example_columns(kind: TableKind) -> list[str]:
     """The columns of `per_example` beside an impact table, in order."""
-    return ["run_id", "seed", "example", "template", *kind.keys, "metric", "value", "baseline", "control", "source", "item"]
+    return ["run_id", "seed", "example", "template", *kind.keys, "metric", "value", "baseline", "control", "source", "item",
+            "draw"]
 
 
 def effects_columns(kind: TableKind) -> list[str]:
@@ -105,7 +107,7 @@ def per_example_table(
     seeds: dict[int, list[int]],
     metrics: dict[str, tuple[FloatArray, FloatArray, FloatArray | None]],
 ) -> pa.Table:
-    """One row per seed, metric, cell and example; where a value is undefined (NaN) there is no row.
+    """One row per seed, metric, cell (each draw of it) and example; where a value is undefined (NaN) there is no row.
 
     Args:
         kind: of the impact table that it stands beside.
@@ -118,7 +120,8 @@ def per_example_table(
     parts = []
     for seed, chosen in seeds.items():
         for metric, (values, baseline, source) in metrics.items():
-            v, b = (axis.ravel() for axis in np.meshgrid(np.arange(len(cells)), chosen, indexing="ij"))
+            mine = [v for v, cell in enumerate(cells) if cell.seed in (None, seed)]
+            v, b = (axis.ravel() for axis in np.meshgrid(mine, chosen, indexing="ij"))
             defined = ~np.isnan(values[v, b])
             v, b = v[defined], b[defined]
             columns: dict[str, object] = {
@@ -133,6 +136,7 @@ def per_example_table(
                 "control": np.array([cell.control for cell in cells])[v],
                 "source": [None] * len(v) if source is None else source[b],
                 "item": np.array([pair.item for pair in pairs], dtype=object)[b],
+                "draw": np.array([cell.draw for cell in cells], dtype=object)[v],
             }
             parts.append(pa.table(columns, schema=schema(per_example_columns(kind), kind)))
     return pa.concat_tables(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from tinylab.batteries.base import Cell
@@ -12,7 +13,8 @@ from tinylab.config.groups import AUTO
 from tinylab.models.network import CausalModel
 from tinylab.schema import Config
 from tinylab.task.chat import Turns
-from tinylab.task.corpus import Condition, subsamples
+from tinylab.task.corpus import Condition, load_condition, subsamples
+from tinylab.task.references import check_vectors, fill_in, needs_donors, with_donors
 from tinylab.task.tokens import TokenPair, tokenise
 
 
@@ -28,6 +30,7 @@ class Prepared:
     strata: dict[str, int] = field(default_factory=dict)  # those of each template; none where one names none
     bos: dict[str, Any] = field(default_factory=dict)  # what begins prompts, and by whose word
     chat: dict[str, Any] | None = None  # the template and the first prompt's tokens, where prompts are turns
+    reference: dict[str, Any] | None = None  # what means and deviations are taken over
 
 
 def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepared:
@@ -39,11 +42,12 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
         ConfigError: a layer, head or position that is out of range.
     """
     cells = config.battery.cells(model.n_layers, model.n_heads)
+    check_vectors(cells, model)
     cells = [*cells, *shams(cells, config.controls.sham)]
     turns = Turns(model.tokenizer, model.identity.name, config.condition.system) if config.condition.chat else None
-    condition, tokens = tokenise(
-        condition,
-        model.encode,
+    read = partial(
+        tokenise,
+        encode=model.encode,
         bos=None if turns is not None and model.add_bos == AUTO else model.bos,  # a template puts it where it belongs
         unknown=model.unknown,
         lost=model.lost,
@@ -55,18 +59,26 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
         turn=turns,
         spell=model.spelt,
     )
+    whole = None
+    if config.battery.reference_set is not None:
+        whole = read(load_condition(replace(config.condition, split=None)))
+    condition, tokens = read(condition)
+    if needs_donors(cells):
+        condition, tokens = with_donors(condition, tokens, config.battery, config.condition.strict)
     drawn = subsamples(condition, config.condition.n_examples, config.seeds)
     used = sorted({b for examples in drawn.values() for b in examples})
     place = {b: i for i, b in enumerate(used)}
     kept = len(condition.pairs)
     strata = Counter(pair.template for pair in condition.pairs if pair.template is not None)
     cut = replace(condition, pairs=tuple(condition.pairs[b] for b in used))
-    tokens = [tokens[b] for b in used]
+    filled = fill_in(config.battery, cells, (condition, tokens), drawn, whole)
+    tokens = filled.tokens
     config.battery.check_prompts([(len(pair.clean), len(pair.corrupt)) for pair in tokens])
     chat = None if turns is None else {**turns.describe(), "tokens": model.spelt(tokens[0].clean)}
     bos = model.describe_bos() if turns is None or model.add_bos != AUTO else _bos_of(model, tokens[0].clean[0])
     seeds = {seed: [place[b] for b in examples] for seed, examples in drawn.items()}
-    return Prepared(cut, tokens, seeds, cells, kept, dict(strata) if strata.total() == kept else {}, bos, chat)
+    strata = strata if strata.total() == kept else Counter()
+    return Prepared(cut, tokens, seeds, filled.cells, kept, dict(strata), bos, chat, filled.reference)
 
 
 def _bos_of(model: CausalModel, first: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from tinylab.errors import CorpusError
+from tinylab.interventions.sources import Donor, RunName
 from tinylab.measures.readings import READOUT
 from tinylab.task.corpus import LONG, SEVERAL, UNEQUAL, Condition, PromptPair, drop
 from tinylab.task.notes import APART, BEGUN, JOINED, MERGED, SPECIAL, UNSPACED, text_notes
@@ -32,14 +33,41 @@ TOLD_WORDS = 10
 """How many of the words that a vocabulary lacks are told."""
 
 
+Spans = tuple[tuple[str, tuple[int, ...]], ...]
+"""Named parts of a prompt, each with its token positions, ascending."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as token ids, BOS included, and its named parts."""
+
+    tokens: tuple[int, ...]
+    spans: Spans = ()
+
+
 @dataclass(frozen=True)
 class TokenPair:
-    """A prompt pair as token ids, BOS included; `target` and `foil` are the tokens that stand for the answers (`Readout`)."""
+    """A prompt pair as token ids, BOS included; `target` and `foil` are the tokens that stand for the answers (`Readout`).
+
+    What is not needed by a run's interventions stays empty, so that pairs of equal tokens are equal.
+    """
 
     clean: tuple[int, ...]
     corrupt: tuple[int, ...]
     target: int
     foil: int
+    clean_spans: Spans = ()
+    corrupt_spans: Spans = ()
+    donors: tuple[Prompt, ...] = ()  # other examples' prompts, by `Donor.number`
+    group: int = 0  # of a reference set, whose numbers the pair takes
+    number: int = 0  # of the example, for which noise is drawn
+
+    def prompt(self, run: RunName | Donor) -> Prompt:
+        """The prompt of one of its runs, or of a donor's."""
+        if isinstance(run, Donor):
+            assert run.number is not None
+            return self.donors[run.number]
+        return Prompt(self.clean, self.clean_spans) if run == "clean" else Prompt(self.corrupt, self.corrupt_spans)
 
 
 def nothing_lost(_text: str) -> Sequence[str]:
@@ -99,7 +127,8 @@ def tokenise(
         if (unfit := _unfit(pair, max(len(clean), len(corrupt)), answers, context, single_token)) is not None:
             reasons[pair.row], details[pair.row] = unfit
             continue
-        tokens[pair.row] = TokenPair(clean, corrupt, *map(READOUT.answer, answers))
+        target, foil = map(READOUT.answer, answers)
+        tokens[pair.row] = TokenPair(clean, corrupt, target, foil)
         notes[pair.row] += _token_notes(pair, encode, bos if turn is None else None, specials)
         notes[pair.row] += dict.fromkeys(filter(None, told))
         if turn is None and any(wants_space(encode, *seam) for seam in _seams(pair)):

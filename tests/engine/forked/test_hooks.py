@@ -178,6 +178,6 @@ def test_an_error_in_the_forward_is_told_rather_than_the_interventions_that_it_p
     pairs = answered(model, ALIGNED[:1])
     handle = model.blocks[1].register_forward_pre_hook(explode)
     variant = Variant((Intervention(MLP_OUT, 1, Scale(0.0)),), "clean")
-    with pytest.raises(RuntimeError, match="forward broke"), intervene(model, variant, len(pairs[0].clean), None):
+    with pytest.raises(RuntimeError, match="forward broke"), intervene(model, variant, range(len(pairs[0].clean))):
         plain_logits(model, pairs[0].clean)
     handle.remove()

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from tinylab.engine.forked.attention import Reach, TreeAttention
 from tinylab.engine.forked.batches import AffectedStates, Batch, Layout, Setting
-from tinylab.engine.forked.trie import NONE, Trie, acted_on, build, edited, padded
+from tinylab.engine.forked.trie import NONE, Trie, acted_on, build, padded
 from tinylab.interventions.sources import Own, RunName
 from tinylab.interventions.variants import Positions
-from tinylab.task.tokens import TokenPair
+from tinylab.task.tokens import Prompt, TokenPair
 
 PROMPT = st.lists(st.integers(0, 2), min_size=1, max_size=7).map(tuple)  # few words, so that prefixes are shared
 PROMPTS = st.lists(PROMPT, min_size=1, max_size=12)
@@ -129,12 +129,9 @@ def check_sharing(pairs: list[Any], positions: Positions, source: str) -> None:
     if not pairs:
         return
     targets, others = [target for target, _ in pairs], [target if source == "itself" else other for target, other in pairs]
-    both = build(padded([*targets, *others]))
-    own = np.arange(len(pairs))
-    if source == "none":
-        tree, sources = edited(padded(targets), positions, None)
-    else:
-        tree, sources = edited(padded(targets), positions, both, own + len(pairs), None if source == "itself" else own)
+    setting = Setting("clean", {"none": None, "other": Own("corrupt"), "itself": Own("clean")}[source], positions)
+    layout = Layout([TokenPair(target, other, 0, 1) for target, other in zip(targets, others, strict=True)], [setting])
+    both, (tree, sources) = layout._both, layout._targets[setting]
     nodes: dict[Hashable, int] = {}
     for sequence, (target, other) in enumerate(zip(targets, others, strict=True)):
         mine = path(tree, sequence)
@@ -169,7 +166,7 @@ def test_patches_at_listed_positions_share_correctly_at_unequal_lengths(pairs: l
 
 def test_a_position_behind_the_end_of_a_prompt_is_refused() -> None:
     with pytest.raises(IndexError, match="position 2 in a prompt of 2 tokens"):
-        acted_on(np.array([3, 2]), 3, (0, 2))
+        acted_on([Prompt((5, 6, 7)), Prompt((5, 6))], 3, (0, 2))
 
 
 # Batches

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from tinylab.engine.forked.trie import NONE, IntArray, Trie, build, edited, padded
-from tinylab.interventions.sources import RunName, Source
+from tinylab.engine.forked.trie import NONE, BoolArray, IntArray, Trie, acted_on, build, edited, padded
+from tinylab.interventions.sources import RUNS, Donor, Run, RunName, Source
 from tinylab.interventions.variants import Positions, Variant
 from tinylab.task.tokens import TokenPair
 
@@ -49,7 +49,7 @@ class AffectedStates:
     read: IntArray  # [read], the states that have to leave the last block, ascending
     ends: IntArray  # [B], for each example its reading row's place in `read`, NONE where nothing changes
     edited: IntArray  # [E], the states at which interventions act, ascending
-    source: IntArray  # [E], for each its source's node in `both`, NONE where there is no source
+    source: IntArray  # [E], for each its source's node in `both`, or row of what was made ahead; without a source the position
     above: IntArray  # [R, T], each one's ancestors from the root down: nodes of `both`, then affected states
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Batch:
 
     def corrupt_ends(self) -> IntArray:
         """[B], the same of the corrupt prompts."""
-        return self.whole.ends[len(self.examples) :]
+        return self.whole.ends[len(self.examples) : 2 * len(self.examples)]
 
 
 class Layout:
@@ -82,23 +82,43 @@ class Layout:
         """Lay out the pairs.
 
         Raises:
-            IndexError: a position of a setting lies behind the end of a prompt.
+            IndexError: a position of a setting lies behind the end of a prompt, or source and target have not as many.
         """
         self._count = len(pairs)
-        self._both = build(padded([*(pair.clean for pair in pairs), *(pair.corrupt for pair in pairs)]))
-        self._rows: dict[RunName, IntArray] = {"clean": np.arange(self._count), "corrupt": np.arange(self._count) + self._count}
+        donors = sorted({s.source.number for s in settings if isinstance(s.source, Donor) and s.source.number is not None})
+        runs: list[RunName | Donor] = [*RUNS, *(Donor(number) for number in donors)]
+        self._prompts = {run: [pair.prompt(run) for pair in pairs] for run in runs}
+        self._rows = {run: np.arange(self._count) + place * self._count for place, run in enumerate(runs)}
+        self._both = build(padded([prompt.tokens for run in runs for prompt in self._prompts[run]]))
         self._targets: dict[Setting, tuple[Trie, IntArray]] = {}
         for setting in settings:
             if (same := replace(setting, apart=not setting.apart)) in self._targets:
                 self._targets[setting] = self._targets[same]
                 continue
-            prompts = padded([getattr(pair, setting.target) for pair in pairs])
-            source = None if setting.source is None else self._both
-            rows = None if setting.source is None else self._rows[setting.source.run]
-            sham = setting.source is not None and setting.source.run == setting.target
-            computed = setting.changes_equal or sham  # a sham is computed although it changes nothing
-            own = None if computed else self._rows[setting.target]
-            self._targets[setting] = edited(prompts, setting.positions, source, rows, own)
+            prompts = padded([prompt.tokens for prompt in self._prompts[setting.target]])
+            here = acted_on(self._prompts[setting.target], prompts.shape[1], setting.positions)
+            self._targets[setting] = edited(prompts, here, *self._put_in(setting, pairs, here))
+
+    def _put_in(self, setting: Setting, pairs: Sequence[TokenPair], here: BoolArray) -> tuple[IntArray | None, IntArray | None]:
+        """[B, T] what a setting's source puts in where it acts, as `edited` takes it, and what was there."""
+        source = setting.source
+        if source is None:
+            return None, None
+        put_in = np.full(here.shape, NONE, dtype=np.int64)
+        examples, places = np.nonzero(here)
+        if not isinstance(source, Run):
+            groups, numbers = (np.array([getattr(pair, name) for pair in pairs])[examples] for name in ("group", "number"))
+            put_in[examples, places] = source.rows(groups, numbers, places)
+            return put_in, None
+        run: RunName | Donor = source if isinstance(source, Donor) else source.run
+        there = acted_on(self._prompts[run], self._both.paths.shape[1], setting.positions)
+        if not np.array_equal(here.sum(axis=1), there.sum(axis=1)):
+            raise IndexError(f"{setting.positions} are not as many positions in a target run as in its source run")
+        from_rows, from_places = np.nonzero(there)
+        put_in[examples, places] = self._both.paths[self._rows[run][from_rows], from_places]
+        sham = run == setting.target
+        computed = setting.changes_equal or sham  # a sham is computed although it changes nothing
+        return put_in, None if computed else self._both.paths[self._rows[setting.target]]
 
     @property
     def has_cached_prefix(self) -> bool:
@@ -128,12 +148,13 @@ class Layout:
 
     def _growth(self, order: IntArray) -> tuple[IntArray, IntArray]:
         """[B, tries], how many nodes each pair needs alone, and adds at most to each trie that holds the pair before it."""
-        clean, corrupt = (self._both.paths[self._rows[run]][order] for run in ("clean", "corrupt"))
-        lengths = [self._both.lengths[self._rows[run]][order] for run in ("clean", "corrupt")]
+        clean, corrupt, *donors = (self._both.paths[rows][order] for rows in self._rows.values())
+        lengths = [self._both.lengths[rows][order] for rows in self._rows.values()]
         own = _shared(corrupt, clean)
         common = np.maximum.reduce([own, _with_previous(corrupt, corrupt), _with_previous(corrupt, clean)])
-        alone = [lengths[0] + lengths[1] - own]
-        growth = [lengths[0] - _with_previous(clean, clean) + lengths[1] - common]
+        others = sum(lengths[2:], np.zeros_like(own)) - sum((_shared(donor, clean) for donor in donors), np.zeros_like(own))
+        alone = [lengths[0] + lengths[1] - own + others]
+        growth = [lengths[0] - _with_previous(clean, clean) + lengths[1] - common + others]
         for tree, _ in self._targets.values():
             paths = tree.paths[order]
             alone.append(tree.lengths[order])
@@ -142,28 +163,33 @@ class Layout:
 
     def _sizes(self, examples: IntArray) -> IntArray:
         """[tries], the exact number of nodes of a group's tries."""
-        both = self._both.paths[np.concatenate([examples, examples + self._count])]
+        both = self._both.paths[self._every(examples)]
         paths = [both, *(tree.paths[examples] for tree, _ in self._targets.values())]
         return np.array([len(np.unique(p[p != NONE])) for p in paths], dtype=np.int64)
 
+    def _every(self, examples: IntArray) -> IntArray:
+        """The sequences of `both` that are unmodified runs of some examples: clean prompts, corrupt ones, donors."""
+        return np.concatenate([rows[examples] for rows in self._rows.values()])
+
     def batch(self, examples: IntArray) -> Batch:
         """The trees of some examples."""
-        both, nodes = self._both.part(np.concatenate([examples, examples + self._count]))
-        paths: dict[RunName, IntArray] = {"clean": both.paths[: len(examples)], "corrupt": both.paths[len(examples) :]}
+        both, nodes = self._both.part(self._every(examples))
+        paths: dict[RunName, IntArray] = {"clean": both.paths[: len(examples)],
+                                          "corrupt": both.paths[len(examples) : 2 * len(examples)]}
         by_setting: dict[Setting, AffectedStates] = {}
-        needed = [both.ends]
+        needed = [both.ends[: 2 * len(examples)]]
         for setting, (tree, sources) in self._targets.items():
             if (same := replace(setting, apart=not setting.apart)) in by_setting:
                 by_setting[setting] = by_setting[same]
                 continue
             part, own = tree.part(examples)
-            there = sources[own]
-            if setting.source is not None:
+            there, from_run = sources[own], isinstance(setting.source, Run)
+            if from_run:
                 there = np.where(there == NONE, NONE, np.searchsorted(nodes, there))
             by_setting[setting] = affected = _affected_states(part, there, paths[setting.target])
-            if setting.source is not None:
+            if from_run:
                 needed.append(affected.source[np.isin(affected.edited, affected.read)])
-        return Batch(examples, both, _whole(both, np.unique(np.concatenate(needed))), by_setting)
+        return Batch(examples, both, whole(both, np.unique(np.concatenate(needed)), both.ends[: 2 * len(examples)]), by_setting)
 
 
 def _shared(first: IntArray, second: IntArray) -> IntArray:
@@ -177,12 +203,18 @@ def _with_previous(paths: IntArray, others: IntArray) -> IntArray:
     return np.concatenate([[0], _shared(paths[1:], others[:-1])])
 
 
-def _whole(both: Trie, needed: IntArray) -> AffectedStates:
-    """The unmodified runs as states that are all to be computed."""
+def whole(both: Trie, needed: IntArray, ends: IntArray) -> AffectedStates:
+    """The unmodified runs as states that are all to be computed.
+
+    Args:
+        both: their trie.
+        needed: the nodes that have to leave the last block, ascending.
+        ends: the reading rows, which are among them.
+    """
     numbers, nothing = np.arange(len(both)), np.empty(0, dtype=np.int64)
     return AffectedStates(
         tokens=both.tokens, depth=both.depth, end=both.end, cached=np.zeros_like(numbers), origin=numbers, read=needed,
-        ends=np.searchsorted(needed, both.ends), edited=nothing, source=nothing, above=both.paths[both.through],
+        ends=np.searchsorted(needed, ends), edited=nothing, source=nothing, above=both.paths[both.through],
     )
 
 

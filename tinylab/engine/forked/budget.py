@@ -14,9 +14,11 @@ import psutil
 import torch
 
 from tinylab.engine.base import Prediction
-from tinylab.engine.cost import FIXED, MIB, Shape, block_numbers, logits_bytes
+from tinylab.engine.cost import FIXED, MIB, Shape, block_numbers, logits_bytes, table_bytes
+from tinylab.engine.donors import needs
 from tinylab.engine.forked.batches import AffectedStates, Layout, Setting
 from tinylab.engine.forked.cache import CachePlan
+from tinylab.engine.forked.means import parts, read
 from tinylab.engine.forked.passes import mlp_rows
 from tinylab.interventions.sites import RESID_POST
 from tinylab.interventions.variants import Variant
@@ -67,15 +69,18 @@ class Limits:
     rows: int  # of a pass of variants
     reading: int  # rows that leave its last block
     keys: int  # gathered by one attention call
+    prompts: int  # nodes of a tree of reference prompts
 
     @staticmethod
     def of(budget: Budget, shape: Shape, cache_plan: CachePlan) -> Limits:
         """How far a model may go with a budget."""
+        reading = max(1, budget.logits // shape.vocabulary)
         return Limits(
             nodes=max(1, min(budget.states, budget.store // max(1, cached_per_node(shape, cache_plan)))),
             pairs=max(1, budget.logits // (2 * shape.vocabulary)),
             rows=budget.states,
-            reading=max(1, budget.logits // shape.vocabulary),
+            reading=reading,
+            prompts=min(budget.states, reading) if shape.all_rows else budget.states,
             keys=max(1, budget.gather // shape.heads),
         )
 
@@ -120,6 +125,11 @@ def predict(
         shape.itemsize * (block + 4 * gathered) + logits_bytes(shape, reading, together)
     )
     activations = nodes * cached_per_node(shape, cache_plan) + int(HEAP.get(device, 1) * passing) + FIXED
+    for reference, (places, by_position) in needs(variants).items():
+        for tree, _ in parts(reference, limits.prompts):
+            forwards += 1
+            states += len(tree) * (shape.layers - 1) + len(read(tree, places, shape.layers).read)
+        activations += table_bytes(shape, reference, places, by_position)
     return Prediction(forwards, states, shape.weights, activations)
 
 

@@ -17,6 +17,7 @@ from tinylab.engine.forked.attention import Keys
 from tinylab.engine.forked.batches import AffectedStates
 from tinylab.engine.forked.trie import IntArray
 from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
+from tinylab.interventions.sources import Run
 from tinylab.interventions.variants import Variant
 
 
@@ -49,7 +50,7 @@ class CachePlan:
             if order == MLP_OUT.order:
                 sites.add((MLP_OUT, layer))
             for intervention in variant.interventions:
-                if variant.source is None or not intervention.operation.needs_source:
+                if not isinstance(variant.source, Run) or not intervention.operation.needs_source:
                     continue
                 if intervention.site.order == RESID_POST.order:
                     entries.add(intervention.layer + 1)

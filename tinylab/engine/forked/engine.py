@@ -17,7 +17,6 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -28,10 +27,12 @@ from tinylab.arrays import FloatArray
 from tinylab.engine.base import Checkpointer, Evaluation, EvaluationState, Prediction, Progress, readable
 from tinylab.engine.biases import biases_for
 from tinylab.engine.cost import Shape
+from tinylab.engine.donors import Supply
 from tinylab.engine.forked import hooks
 from tinylab.engine.forked.batches import Batch, Layout, Setting
 from tinylab.engine.forked.budget import LEAST, SAFE, Budget, Limits, free_memory, out_of_memory, predict
 from tinylab.engine.forked.cache import ActivationCache, CachePlan
+from tinylab.engine.forked.means import Connect, MeanPass, forward
 from tinylab.engine.forked.passes import Pass, PassLayout
 from tinylab.engine.forked.trie import NONE, IntArray
 from tinylab.interventions.sources import RunName
@@ -43,10 +44,6 @@ from tinylab.task.tokens import TokenPair
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-Connect = Callable[[hooks.Hooks], AbstractContextManager[None]]
-"""Connects one pass to the opened model (see `hooks.hooked`)."""
-
 
 @dataclass(frozen=True)
 class WithBaselines:
@@ -68,6 +65,7 @@ class Work:
     layout: Layout
     cache_plan: CachePlan
     limits: Limits
+    supply: Supply
     biases: list[torch.Tensor] | None  # of each layer's heads, where a variant keeps one
     scorer: Scorer
     state: EvaluationState  # filled in as the work goes on
@@ -128,16 +126,19 @@ class ForkedEngine:
         biases = biases_for(self._model, variants)
         forget_lengths(self._model)
         with hooks.hooked(self._model) as connect:
+            means = MeanPass(self._model, connect, limits.prompts, limits.keys)
+            supply = Supply(self._model, variants, means.run)
             work = Work(
-                connect, list(unique), variants, by_setting, layout, cache_plan, limits, biases, scorer, state, checkpointer,
-                done=lambda examples: progress and progress(int(copies[examples].sum())),
+                connect, list(unique), variants, by_setting, layout, cache_plan, limits, supply, biases, scorer, state,
+                checkpointer, done=lambda examples: progress and progress(int(copies[examples].sum())),
             )
             for examples in layout.groups(limits.nodes, limits.pairs):
                 self._batch(work, examples)
         every = [unique[pair] for pair in pairs]
         baselines: dict[RunName, FloatArray] = {run: column[every] for run, column in state.baselines.items()}
         ability: dict[RunName, FloatArray] = {run: column[every] for run, column in state.ability.items()}
-        return Evaluation(baselines, state.values[:, every], state.forwards, state.states, ability)
+        forwards, states = state.forwards + means.forwards, state.states + means.states
+        return Evaluation(baselines, state.values[:, every], forwards, states, ability)
 
     def _batch(self, work: Work, examples: IntArray) -> None:
         """Everything about one group of examples, in halves if the memory for all is not there."""
@@ -222,7 +223,7 @@ class ForkedEngine:
     def _variants(self, work: Work, ready: WithBaselines, pass_layout: PassLayout, chunk: Sequence[Variant]) -> FloatArray:
         """One forked pass; [variants of the chunk, examples of the batch that it changes, M]."""
         this = self._pass(pass_layout, ready.cache, None)
-        this.plan(chunk, work.biases)
+        this.plan(chunk, work.supply, work.biases)
         logits = self._forward(work, this, pass_layout).view(len(chunk), len(pass_layout.affected.read), -1)
         ends = pass_layout.affected.ends
         changed, reading = ends != NONE, ready.clean_run
@@ -236,16 +237,7 @@ class ForkedEngine:
 
     def _forward(self, work: Work, this: Pass, pass_layout: PassLayout) -> torch.Tensor:
         """Run one pass; logits [rows that leave the last block, W], variant by variant."""
-        device = self._model.device
-        ids = torch.from_numpy(pass_layout.affected.tokens).to(device)[:, None]
-        with work.connect(this):
-            logits: torch.Tensor = self._model.model(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                position_ids=torch.from_numpy(pass_layout.affected.depth).to(device)[:, None],
-                use_cache=False,
-            ).logits
-        this.check(type(self._model.model).__name__)
+        logits = forward(self._model, work.connect, this, pass_layout.affected)
         work.state.forwards += 1
         work.state.states += this.states
         return logits[:, 0]

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from tinylab.engine.calls import Arguments, by_row, call_with, first, with_first
+from tinylab.engine.donors import Supply
 from tinylab.engine.forked.attention import Attend, Keys, Reach, TreeAttention
 from tinylab.engine.forked.batches import AffectedStates
 from tinylab.engine.forked.cache import ActivationCache, CachePlan
@@ -25,6 +26,7 @@ from tinylab.engine.forked.trie import IntArray
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Given
 from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Module, Side, Site
+from tinylab.interventions.sources import Run, Source
 from tinylab.interventions.variants import Fork, Intervention, Variant
 from tinylab.models.network import CausalModel
 
@@ -81,6 +83,8 @@ class Pass:
         self._active = 0 if cache_plan is None else 1  # variants that have forked
         self._forks: dict[Fork, int] = {}
         self._biases: Sequence[torch.Tensor] | None = None
+        self._supply: Supply | None = None
+        self._source: Source | None = None
         self._edits: dict[tuple[Module, Side, int], list[tuple[int, Intervention]]] = {}
         self._made = self._planned = 0
         self._attended: set[int] = set()
@@ -92,14 +96,17 @@ class Pass:
         self._stopping = False
         self._kept: Keys | None = None
 
-    def plan(self, variants: Sequence[Variant], biases: Sequence[torch.Tensor] | None = None) -> None:
+    def plan(
+        self, variants: Sequence[Variant], supply: Supply | None = None, biases: Sequence[torch.Tensor] | None = None
+    ) -> None:
         """Plan variants, given in the order of their forks.
 
         Args:
-            variants: V of them.
+            variants: V of them, with one source.
+            supply: what sources give that are no runs.
             biases: of each layer's heads, [H, d_head], where an operation needs them.
         """
-        self._biases = biases
+        self._biases, self._supply, self._source = biases, supply, variants[0].source
         for row, variant in enumerate(variants):
             self._forks[variant.fork] = self._forks.get(variant.fork, 0) + 1
             for intervention in variant.interventions:
@@ -267,8 +274,7 @@ class Pass:
         for row, intervention in edits:
             site, operation = intervention.site, intervention.operation
             if operation.needs_source and site not in sources:
-                found = self._cache.site(site, layer, affected.source[there])
-                sources[site] = found.reshape(len(here), rows.shape[-1])
+                sources[site] = self._given(site, layer, affected.source[there]).reshape(len(here), rows.shape[-1])
             part = self._unit(intervention, rows.shape[-1])
             bias = self._biases[layer].flatten()[part] if operation.needs_bias and self._biases is not None else None
             given = Given(sources[site][:, part] if operation.needs_source else None, bias)
@@ -276,6 +282,13 @@ class Pass:
             mine[at] = operation.apply(mine[at], given)
             self._made += 1
         return rows.reshape(value.shape)
+
+    def _given(self, site: Site, layer: int, rows: IntArray) -> torch.Tensor:
+        """What the source gives at a site for some of its rows (nodes of a run, or of what was made ahead)."""
+        if self._source is None or isinstance(self._source, Run):
+            return self._cache.site(site, layer, rows)
+        assert self._supply is not None
+        return self._supply.take(self._source, site, layer, rows)
 
     def _unit(self, intervention: Intervention, width: int) -> slice:
         """Which numbers of a row the intervention means: one head's, or all."""

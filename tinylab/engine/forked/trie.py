@@ -17,7 +17,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from tinylab.interventions.variants import Positions
+from tinylab.interventions.variants import Positions, indices
+from tinylab.task.tokens import Prompt
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -107,13 +108,13 @@ def build(tokens: IntArray, marks: IntArray | None = None) -> Trie:
     return Trie(tokens[order][fresh], marks[order][fresh], np.nonzero(fresh)[1], ends[fresh], paths)
 
 
-def acted_on(lengths: IntArray, width: int, positions: Positions) -> BoolArray:
-    """[B, T], where sequences of these lengths are changed.
+def acted_on(prompts: Sequence[Prompt], width: int, positions: Positions) -> BoolArray:
+    """[B, T], where prompts are changed.
 
     Raises:
-        IndexError: a position behind the end of a sequence.
+        IndexError: a position behind the end of a prompt.
     """
-    places = np.arange(width)
+    places, lengths = np.arange(width), np.array([len(prompt.tokens) for prompt in prompts], dtype=np.int64)
     listed: BoolArray
     if positions == "all":
         listed = places < lengths[:, None]
@@ -121,41 +122,36 @@ def acted_on(lengths: IntArray, width: int, positions: Positions) -> BoolArray:
     if positions == "last":
         listed = places == lengths[:, None] - 1
         return listed
-    if max(positions) >= lengths.min(initial=max(positions) + 1):
-        raise IndexError(f"position {max(positions)} in a prompt of {lengths.min()} tokens")
-    listed = np.broadcast_to(np.isin(places, positions), (len(lengths), width))
+    if isinstance(positions, tuple):
+        if max(positions) >= lengths.min(initial=max(positions) + 1):
+            raise IndexError(f"position {max(positions)} in a prompt of {lengths.min()} tokens")
+        listed = np.broadcast_to(np.isin(places, positions), (len(lengths), width))
+        return listed
+    listed = np.zeros((len(lengths), width), dtype=np.bool_)
+    for b, prompt in enumerate(prompts):
+        listed[b, indices(positions, len(prompt.tokens), prompt.spans)] = True
     return listed
 
 
 def edited(
-    tokens: IntArray, positions: Positions, source: Trie | None, rows: IntArray | None = None, own: IntArray | None = None
+    tokens: IntArray, here: BoolArray, put_in: IntArray | None = None, own: IntArray | None = None
 ) -> tuple[Trie, IntArray]:
-    """The trie of prompts that are changed at `positions`; also [N] the source's node at each changed node, else NONE.
+    """The trie of prompts that are changed in places; also [N] what was put in at each changed node, else NONE.
 
     Before the first changed position a state depends on the prompt's tokens alone. From there on it also depends
-    on what was put in: the source run up to the last changed position so far. The source's node at that position
-    names it (it is the mark); where there is no source, as in a scale, the position itself does. Where both runs begin
-    with the same tokens, the source's state is the target's own: nothing changes there.
+    on what was put in, up to the last changed position so far. What was put in there names it (it is the mark); where nothing
+    is, as in a scale, the position itself does. Where what is put in is what was there, nothing changes.
 
     Args:
         tokens: [B, T] padded prompts of the target runs.
-        positions: where they are changed; `last` is each run's own last token.
-        source: the trie that the source runs pass, None for an operation without a source.
-        rows: [B], each one's source run in it.
-        own: [B], each target run's place in the same trie; None: count what is put in as a change even if it is the same.
+        here: [B, T], where they are changed.
+        put_in: [B, T], a number for what is put in at a place: the source's node in a trie, say; it stands for all that it
+            depends on. None for an operation without a source.
+        own: [B, T], the same of what was there; None: count what is put in as a change even if it is the same.
     """
-    lengths = np.count_nonzero(tokens != NONE, axis=1)
-    changed = acted_on(lengths, tokens.shape[1], positions)
     places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-    if source is None or rows is None:
-        put_in = places
-    elif positions == "last":
-        put_in = np.broadcast_to(source.ends[rows][:, None], tokens.shape)
-    else:
-        acted_on(source.lengths[rows], source.paths.shape[1], positions)
-        put_in = source.paths[rows][:, : tokens.shape[1]]
-    if source is not None and own is not None:
-        changed = changed & (put_in != source.paths[own][:, : tokens.shape[1]])
+    put_in = places if put_in is None else put_in
+    changed = here if own is None else here & (put_in != own[:, : tokens.shape[1]])
     latest = np.maximum.accumulate(np.where(changed, places, NONE), axis=1)
     marks = np.where(latest == NONE, NONE, np.take_along_axis(put_in, np.maximum(latest, 0), axis=1))
     tree = build(tokens, marks)

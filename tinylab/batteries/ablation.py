@@ -1,0 +1,174 @@
+"""Ablation: change one component's activation in the clean run, and see what the task loses.
+
+What stands in its place is part of the claim (Miller et al. 2407.08734): nothing (zero), what is there on average (mean), what is
+there in another example (resample), itself and noise, itself and a direction (steering). Other components may repair the damage,
+so a small effect is a lower bound (McGrath et al. 2307.15771).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from tinylab.batteries.base import Battery, Cell, chosen
+from tinylab.batteries.positions import check_positions, meant_positions
+from tinylab.batteries.vectors import read_vector
+from tinylab.config.checks import at_least, distinct, one_of
+from tinylab.errors import ConfigError
+from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
+from tinylab.interventions.operations import Add, Operation, Patch, Scale
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST
+from tinylab.interventions.sources import Difference, Donor, Mean, Noise, ReferenceRule, RunName, Source
+from tinylab.interventions.variants import Intervention, Positions, Variant
+
+USES = {
+    "zero": ("scales", "keep_value_bias"),
+    "mean": ("reference", "over", "mean_by"),
+    "resample": ("donors",),
+    "noise": ("sigma", "reference", "over"),
+    "vector": ("vector", "alpha", "reference"),
+}
+"""What can stand in an activation's place, and the settings that each has."""
+SAME = {"scale": "zero"}
+"""Another name of the same thing."""
+SITES = {"head_out": HEAD_OUT, "mlp_out": MLP_OUT, "layer_resid": RESID_POST}
+"""The sites by the names that tables give them."""
+
+
+@dataclass(kw_only=True)
+class Ablation(Battery):
+    """Every chosen head, MLP or block of the clean run, ablated at the chosen positions."""
+
+    site: str = "head_out"
+    ablation: str = "zero"
+    scales: list[float] = field(default_factory=lambda: [0.0])
+    keep_value_bias: bool = False
+    reference: Any = "condition"
+    over: str = "clean"
+    mean_by: str = "all"
+    donors: int = 1
+    sigma: float = 3.0
+    vector: str | None = None
+    alpha: float = 1.0
+    positions: Any = "all"
+    layers: list[int] | None = None
+    heads: list[int] | None = None
+
+    kind: ClassVar[str] = "ablation"
+    target: ClassVar[RunName] = "clean"
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        one_of("battery.site", self.site, tuple(SITES))
+        one_of("battery.ablation", self.ablation, (*USES, *SAME))
+        self.ablation = SAME.get(self.ablation, self.ablation)
+        for name in ("scales", "layers", "heads"):
+            distinct(f"battery.{name}", getattr(self, name))
+        one_of("battery.over", self.over, ("clean", "corrupt", "both"))
+        one_of("battery.mean_by", self.mean_by, ("all", "position"))
+        at_least("battery.donors", self.donors, 1)
+        self._check_used()
+
+    def _check_used(self) -> None:
+        """Refuse a setting that this ablation does not look at."""
+        own = USES[self.ablation]
+        for name in dict.fromkeys(name for names in USES.values() for name in names):
+            if name not in own and name in self.unlike_default():
+                with_it = [value for value, names in USES.items() if name in names]
+                raise ConfigError(f"battery.{name}={getattr(self, name)} beside battery.ablation={self.ablation}, which does not "
+                                  f"use it; leave it out, or choose battery.ablation={' or '.join(with_it)}.")
+        if self.reference not in ("condition", "template"):
+            raise ConfigError(f"battery.reference={self.reference}: expected condition (all pairs of the corpus) or template "
+                              "(those of an example's own).")
+        if self.ablation in ("noise", "vector") and self.reference == "template":
+            raise ConfigError(f"battery.reference=template beside battery.ablation={self.ablation}: means alone can be those of "
+                              "a template; use battery.reference=condition.")
+        if self.sigma <= 0:
+            raise ConfigError(f"battery.sigma={self.sigma}: expected a positive number of standard deviations.")
+        if self.site != "head_out" and (self.heads is not None or self.keep_value_bias):
+            what = "battery.heads" if self.heads is not None else "battery.keep_value_bias"
+            raise ConfigError(f"{what} beside battery.site={self.site}: only attention has heads; leave it out.")
+        if self.site != "head_out" and len(self.scales) > 1:
+            raise ConfigError(f"battery.scales={self.scales} beside battery.site={self.site}: its table has no column for "
+                              "scales; sweep over them with -m 'battery.scales=[0],[0.5]'.")
+        check_positions(self.positions)
+
+    @property
+    def table(self) -> TableKind:
+        """Heads have a table of their own."""
+        return HEAD_IMPACT if self.site == "head_out" else LAYER_IMPACT
+
+    @property
+    def reference_set(self) -> ReferenceRule | None:
+        """What means and deviations are taken over; of a difference of means, that of both runs."""
+        if self.ablation not in ("mean", "noise") and not (self.ablation == "vector" and self.vector is None):
+            return None
+        return ReferenceRule(str(self.reference), self.over if self.ablation != "vector" else "both")
+
+    @property
+    def draws(self) -> int:
+        """Of donors; noise is drawn once for each seed."""
+        return self.donors
+
+    @property
+    def acts_at(self) -> Positions:
+        """The ablated positions; a list is ablated jointly."""
+        return meant_positions(self.positions)
+
+    def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
+        """One cell per layer, or per head, and scale.
+
+        In a table of heads `scale` is what is left of the head's own output: 1 where something is added to it, 0 where something
+        else stands in its place.
+        """
+        site, heads = SITES[self.site], [None] if self.site != "head_out" else chosen("battery.heads", self.heads, n_heads)
+        return [
+            Cell(
+                Variant((Intervention(site, layer, operation, head),), self.target, source, self.acts_at),
+                {"layer": layer, **({"granularity": self.site} if head is None else {"head": head, "scale": left})},
+            )
+            for layer in chosen("battery.layers", self.layers, n_layers)
+            for head in heads
+            for operation, source, left in self._operations()
+        ]
+
+    def _operations(self) -> list[tuple[Operation, Source | None, float]]:
+        """The operations, their source, and what they leave of the activation itself."""
+        if self.ablation == "zero":
+            return [(Scale(scale, self.keep_value_bias), None, scale) for scale in self.scales]
+        if self.ablation == "mean":
+            return [(Patch(), Mean(by_position=self.mean_by == "position"), 0.0)]
+        if self.ablation == "resample":
+            return [(Patch(), Donor(), 0.0)]
+        if self.ablation == "noise":
+            return [(Add(), Noise(self.sigma), 1.0)]
+        return [(Add(self.alpha), Difference() if self.vector is None else read_vector(self.vector), 1.0)]
+
+    def unlike_default(self) -> dict[str, Any]:
+        """As of every battery, with a vector's digest in place of its path: the file may lie anywhere."""
+        found = super().unlike_default()
+        if self.vector is not None:
+            found["vector"] = read_vector(self.vector).digest
+        return found
+
+    def describe(self) -> str:
+        """Such as `h1, head × 0, 0.5, value bias kept` or `heads, head ← mean of clean prompts of the condition`."""
+        unit = "head" if self.site == "head_out" else self.site
+        words = [self.name, f"{unit} {self._described()}"]
+        words += ["value bias kept"] if self.keep_value_bias else []
+        words += [f"at {self.positions}"] if self.positions != "all" else []
+        words += [f"{what} {chosen}" for what, chosen in (("layers", self.layers), ("heads", self.heads)) if chosen is not None]
+        return ", ".join(words)
+
+    def _described(self) -> str:
+        if self.ablation == "zero":
+            return f"× {', '.join(f'{scale:g}' for scale in self.scales)}"
+        rule = self.reference_set
+        if self.ablation == "mean" and rule is not None:
+            return f"← mean of {rule.describe()}{' by position' if self.mean_by == 'position' else ''}"
+        if self.ablation == "resample":
+            return f"← {self.donors} other example{'s' * (self.donors > 1)}"
+        if self.ablation == "noise" and rule is not None:
+            return f"+ noise of {self.sigma:g} standard deviations over {rule.describe()}"
+        what = "clean mean − corrupt mean" if self.vector is None else f"vector {read_vector(self.vector).digest[:12]}"
+        return f"+ {self.alpha:g} × ({what})"
