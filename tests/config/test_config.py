@@ -123,7 +123,7 @@ MISTAKES = {
     "mistyped group": (["batery=h1"], ["batery", "did you mean 'battery'", "condition"]),
     "mistyped key": (["condition.pth=x"], ["condition.pth", "did you mean 'path'", "n_examples"]),
     "mistyped battery key": (["battery.layrs=[0]"], ["battery.layrs", "did you mean 'layers'", "scales"]),
-    "key of another battery": (["battery.positions=last"], ["battery.positions", "scales", "heads"]),
+    "key of another battery": (["battery.granularity=mlp_out"], ["battery.granularity", "scales", "heads"]),
     "mistyped root key": (["sedes=[1]"], ["sedes", "did you mean 'seeds'", "metrics"]),
     "added root key": (["+nonsense=1"], ["nonsense", "seeds", "run_name"]),
     "added group key": (["+condition.nonsense=1"], ["condition.nonsense", "n_examples", "split"]),
@@ -350,7 +350,7 @@ def test_help_tells_the_groups_and_examples_in_about_a_second_without_anything_h
     assert HEAVY & set(modules) == set()
     assert float(seconds) < 2.5
     for word in [
-        "battery: h1, h2",
+        "battery: blocks, h1, h2",
         "cond_a",
         "llama-3.2-1b",
         "scan_h1",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ Place = tuple[Site, int]
 Rows = Int[np.ndarray, " E"]
 
 
+@runtime_checkable
 class Visit(Protocol):
     """Adds up a part of the pass."""
 

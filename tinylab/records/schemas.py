@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from tinylab.records.baselines import Baselines
 from tinylab.records.controls import CrossControls
 from tinylab.records.documents import RunSummary, SweepSummary, Verify
 from tinylab.records.invariants import Invariants
@@ -29,6 +30,7 @@ DOCUMENTS: dict[str, type[BaseModel]] = {
     "sweep_summary": SweepSummary,
     "invariants": Invariants,
     "cross_controls": CrossControls,
+    "baselines": Baselines,
 }
 """Every kind of document, by its schema's name."""
 

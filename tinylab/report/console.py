@@ -13,6 +13,7 @@ from tinylab.checks.published import Comparison, Published
 from tinylab.effects.ability import by_template, sentence
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import read_json
+from tinylab.report.baselines import baselines_view
 from tinylab.report.views import (
     View,
     cross_sentences,
@@ -102,10 +103,7 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
             out.print(line)
         for note in group["notes"]:
             out.print(f"note: {note}")
-    if (cross := folder / CROSS_CONDITION / "cross_controls.json").is_file():
-        for group in read_json(cross)["groups"]:
-            for said in cross_sentences(group):
-                out.print(said)
+    _print_comparisons(folder, out)
     if "withheld" in invariants:
         out.print(f"invariants withheld: {invariants['withheld']}")
     for failure in manifest["failures"]:
@@ -119,6 +117,18 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
     out.print(f"sweep {manifest['status']}: {runs - len(manifest['failures'])} of {runs} runs, in {folder}")
     for name, path in manifest["artifacts"].items():
         out.print(f"  {name}: {folder / path}")
+
+
+def _print_comparisons(folder: Path, out: Console) -> None:
+    """Print what one condition's components do to another, and where baselines disagree."""
+    if (cross := folder / CROSS_CONDITION / "cross_controls.json").is_file():
+        for group in read_json(cross)["groups"]:
+            for said in cross_sentences(group):
+                out.print(said)
+    if (compared := folder / CROSS_CONDITION / "baselines.json").is_file():
+        told = read_json(compared)
+        for group in told["groups"]:
+            out.print(shown(baselines_view(group, told["k"])))
 
 
 def print_selftest(title: str, verdicts: Sequence[Verdict], floors: Sequence[Floor]) -> None:

@@ -23,6 +23,8 @@ from tinylab.records.storage import read_json
 from tinylab.report import console
 from tinylab.report.plots import Drawn, heatmap, heatmap_of_runs
 from tinylab.report.views import title_of
+from tinylab.sweep.baselines import FILE as BASELINES
+from tinylab.sweep.baselines import write_baselines
 from tinylab.sweep.finished import CROSS_CONDITION
 
 PANELS = 24
@@ -39,6 +41,7 @@ def run_ended(folder: RunFolder, *, plots: bool) -> None:
 
 def sweep_ended(folder: Path, manifest: dict[str, Any]) -> None:
     """A sweep that was joined: its pictures, if they are asked for, its invariants, what is missing, where its files are."""
+    _observe(f"comparing the baselines of {folder}", lambda: _compare(folder, manifest))
     if manifest.get("plots") and manifest["status"] != "failed":
         _observe(f"the picture of {folder}", lambda: _draw_sweep(folder, manifest))
     _observe(f"the report of {folder}", lambda: console.print_sweep(folder, manifest))
@@ -49,6 +52,14 @@ def sweep_tried(folder: Path, asked: Any) -> None:
     from tinylab.sweep.cross_controls import add_cross_controls
 
     _observe(f"trying the conditions of {folder} with each other's components", lambda: add_cross_controls(folder, asked))
+
+
+def _compare(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write where the runs' baselines disagree, and tell the manifest."""
+    if write_baselines(folder, manifest["jobs"], manifest["invariants"]["k"]) is not None:
+        manifest["artifacts"]["baselines"] = BASELINES
+        manifest.setdefault("digests", {})["baselines"] = measured(folder / BASELINES)
+        write_document(SweepManifest, folder / "manifest.json", manifest)
 
 
 def _observe(what: str, observer: Callable[[], None]) -> None:
