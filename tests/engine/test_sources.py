@@ -203,6 +203,19 @@ def test_noise_depends_on_seed_draw_place_and_example_and_on_nothing_else() -> N
     assert abs(many.mean()) < 0.01 and abs(many.std() - 1) < 0.01  # 1e5 numbers: standard errors of 0.003 and 0.002
 
 
+@pytest.mark.parametrize("engine", [ForkedEngine, ReferenceEngine])
+def test_two_examples_alike_get_noise_of_their_own_and_one_mean(engine: type) -> None:
+    model, pairs = work("gpt2", torch.float64)
+    alike = [pairs[0], pairs[-1]]
+    assert alike[0].clean == alike[1].clean and alike[0].number != alike[1].number
+    given = reference([pair.clean for pair in pairs])
+    tried = [Variant((Intervention(MLP_OUT, 0, operation),), "clean", source, "last")
+             for operation, source in ((Add(), Noise(1.0, given, seed=0)), (Patch(), Mean(given)))]
+    noisy, mean = levels(engine(model).evaluate(alike, tried, SCORER))
+    assert abs(noisy[0] - noisy[1]) > 1e-3
+    assert mean[0] == mean[1]
+
+
 def test_random_sources_are_the_same_in_passes_of_any_size() -> None:
     model, pairs = work("gpt2", torch.float64)
     every = variants(pairs, model, ("all",))

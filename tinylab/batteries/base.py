@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from tinylab.errors import ConfigError
 from tinylab.interventions.components import TableKind
 from tinylab.interventions.sources import Own, ReferenceRule, RunName
-from tinylab.interventions.variants import Positions, Variant
+from tinylab.interventions.variants import Named, Positions, Variant
 
 Key = dict[str, int | float | str]
 
@@ -77,9 +77,9 @@ class Battery(ABC):
     def aligned(self) -> bool:
         """Whether the positions of both prompts must align, so that pairs of unequal length cannot be used.
 
-        Only `last` is each run's own last token; without a source there is only one run.
+        Only `last` and named parts are each run's own; without a source there is only one run.
         """
-        return self.source is not None and self.acts_at != "last"
+        return self.source is not None and self.acts_at != "last" and not isinstance(self.acts_at, Named)
 
     @abstractmethod
     def cells(self, n_layers: int, n_heads: int) -> list[Cell]:

@@ -65,6 +65,7 @@ class ConditionConfig:
     template_field: str = "template"
     item_field: str | None = None
     split_field: str = "split"
+    spans_field: str = "spans"
 
     def __post_init__(self) -> None:
         """Check the values."""

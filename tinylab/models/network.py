@@ -174,6 +174,18 @@ class CausalModel:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
+    @property
+    def offsets(self) -> Callable[[str], list[tuple[int, int]]] | None:
+        """Where in a text each of its tokens begins and ends, in characters; None for tokenizers written in Python."""
+        if not self.tokenizer.is_fast:
+            return None
+
+        def found(text: str) -> list[tuple[int, int]]:
+            told = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            return [(int(begin), int(end)) for begin, end in told]
+
+        return found
+
     def spelt(self, ids: Sequence[int]) -> list[str]:
         """Tokens as a person reads them: ␣ for the space that is a part of one, ⏎ for a new line."""
         return [re.sub("[Ġ▁ ]", "␣", re.sub("[Ċ\n]", "⏎", token)) for token in self.tokenizer.convert_ids_to_tokens(list(ids))]

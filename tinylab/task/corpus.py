@@ -22,6 +22,7 @@ import numpy as np
 from tinylab.config.groups import ConditionConfig
 from tinylab.errors import CorpusError, options
 from tinylab.statistics.strata import shares, templates
+from tinylab.task.parts import Part, parts_of
 from tinylab.task.reading import CELL, ROWS, TEXT, Row, corpus_file, read_rows
 
 _BETWEEN = r"[,;/|)]"
@@ -36,7 +37,8 @@ _MENDING = {
 """What to do about rows that cannot be used, by the reason."""
 LEAST = 10
 """A run is of one in so many of its rows at least."""
-FIELDS = ("clean_field", "corrupt_field", "target_field", "foil_field", "template_field", "item_field", "split_field")
+FIELDS = ("clean_field", "corrupt_field", "target_field", "foil_field", "template_field", "item_field", "split_field",
+          "spans_field")
 """The settings that name a corpus' fields."""
 TOLD = 40
 """Fields that a message names."""
@@ -53,6 +55,7 @@ class PromptPair:
     foil: str
     template: str | None = None
     item: str | None = None  # what several rows reuse, such as a word
+    parts: tuple[Part, ...] = ()  # named ones of both prompts
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,8 @@ def _pair(config: ConditionConfig, row: Row) -> PromptPair:
             raise CorpusError(f"{row.place}: field '{field}' is {reprlib.repr(value)}, expected text.")
         text[name] = _whole(row, field, value)
     item = None if config.item_field is None else _optional(row, config.item_field)
-    return PromptPair(row=row.number, template=_optional(row, config.template_field), item=item, **text)
+    parts = parts_of(row, config.spans_field)
+    return PromptPair(row=row.number, template=_optional(row, config.template_field), item=item, parts=parts, **text)
 
 
 def _told(names: Sequence[str]) -> list[str]:

@@ -7,14 +7,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from tinylab.batteries.base import Cell
+from tinylab.batteries.base import Battery, Cell
 from tinylab.batteries.shams import shams
 from tinylab.config.groups import AUTO
+from tinylab.interventions.sources import RunName
+from tinylab.interventions.variants import Named
 from tinylab.models.network import CausalModel
 from tinylab.schema import Config
 from tinylab.task.chat import Turns
 from tinylab.task.corpus import Condition, load_condition, subsamples
 from tinylab.task.references import check_vectors, fill_in, needs_donors, with_donors
+from tinylab.task.spans import at_parts
 from tinylab.task.tokens import TokenPair, tokenise
 
 
@@ -63,6 +66,9 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     if config.battery.reference_set is not None:
         whole = read(load_condition(replace(config.condition, split=None)))
     condition, tokens = read(condition)
+    if isinstance(part := config.battery.acts_at, Named):
+        condition, tokens = at_parts(condition, tokens, part, _runs(config.battery), offsets=model.offsets, turn=turns,
+                                     strict=config.condition.strict)
     if needs_donors(cells):
         condition, tokens = with_donors(condition, tokens, config.battery, config.condition.strict)
     drawn = subsamples(condition, config.condition.n_examples, config.seeds)
@@ -79,6 +85,11 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     seeds = {seed: [place[b] for b in examples] for seed, examples in drawn.items()}
     strata = strata if strata.total() == kept else Counter()
     return Prepared(cut, tokens, seeds, filled.cells, kept, dict(strata), bos, chat, filled.reference)
+
+
+def _runs(battery: Battery) -> list[RunName]:
+    """The runs of a pair that a battery needs."""
+    return [battery.target, *([] if battery.source is None else [battery.source.run])]
 
 
 def _bos_of(model: CausalModel, first: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from tinylab.batteries.base import Battery, Cell
 from tinylab.errors import ConfigError
 from tinylab.interventions.sources import RUNS, Difference, Donor, Mean, Noise, Reference, RunName, Source, Vector
-from tinylab.interventions.variants import Positions
+from tinylab.interventions.variants import Named, Positions, indices
 from tinylab.models.network import CausalModel
 from tinylab.task.corpus import Condition, PromptPair, drop
 from tinylab.task.tokens import TokenPair
@@ -121,12 +121,13 @@ def _donors(condition: Condition, tokens: Sequence[TokenPair], battery: Battery,
 
 
 def _pools(tokens: Sequence[TokenPair], battery: Battery) -> list[np.ndarray[Any, Any]]:
-    """For each pair the others whose prompt can stand in its place: all, or where positions have to align those as long."""
+    """For each pair the others whose prompt can stand in its place: all, or where positions have to align those with as many."""
     places: Positions = battery.acts_at
-    if places == "last":
-        lengths = np.zeros(len(tokens), dtype=np.int64)
+    prompts = [pair.prompt(battery.target) for pair in tokens]
+    if isinstance(places, Named):
+        lengths = np.array([len(indices(places, len(prompt.tokens), prompt.spans)) for prompt in prompts])
     else:
-        lengths = np.array([len(pair.prompt(battery.target).tokens) for pair in tokens])
+        lengths = np.array([0 if places == "last" else len(prompt.tokens) for prompt in prompts])
     everyone = np.arange(len(tokens))
     return [everyone[(lengths == length) & (everyone != b)] for b, length in enumerate(lengths)]
 
