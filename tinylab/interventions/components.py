@@ -29,7 +29,7 @@ class Component:
 class TableKind:
     """What a row of an impact table is about.
 
-    `component` columns identify a component, whole numbers each, the layer first. Of the other columns, `apart` tell groups
+    `component` columns identify a component, whole numbers each, the layer first, unless it is in several. Of the other columns, `apart` tell groups
     of runs apart, whose components are never compared; over the rest (a scale, say) a component's largest score counts.
     """
 
@@ -53,6 +53,11 @@ class TableKind:
     def keys(self) -> tuple[str, ...]:
         """The columns that identify a cell."""
         return tuple(name for name, _ in self.columns)
+
+    @property
+    def of_units(self) -> bool:
+        """Whether a component is a unit of one layer, such as a head, of which several can be changed together."""
+        return self.component[0] == "layer" and len(self.component) > 1
 
     @property
     def varied(self) -> tuple[str, ...]:
@@ -82,5 +87,10 @@ HEAD_IMPACT = TableKind("head_impact", (("layer", "int64"), ("head", "int64"), (
                         ("layer", "head"), "heads")
 LAYER_IMPACT = TableKind("layer_impact", (("layer", "int64"), ("granularity", "string")), "layer_matrix",
                          ("layer",), "layers", ("granularity",))
-TABLE_KINDS = {kind.name: kind for kind in (HEAD_IMPACT, LAYER_IMPACT)}
+PAIR_IMPACT = TableKind(
+    "pair_impact", (("layer1", "int64"), ("head1", "int64"), ("layer2", "int64"), ("head2", "int64"), ("scale", "float64")),
+    "pair_matrix", ("layer1", "head1", "layer2", "head2"), "pairs",
+)
+SUBSET_IMPACT = TableKind("subset_impact", (("set", "int64"), ("scale", "float64")), "subset_matrix", ("set",), "sets")
+TABLE_KINDS = {kind.name: kind for kind in (HEAD_IMPACT, LAYER_IMPACT, PAIR_IMPACT, SUBSET_IMPACT)}
 """The kinds of the shipped batteries."""

@@ -61,6 +61,21 @@ class VerifySlice(OpenRecord):
         return self
 
 
+class ChosenFrom(OpenRecord):
+    """The finished run that a battery's components come from; open for other versions."""
+
+    run_id: Name
+    """Its identity."""
+    folder: Name
+    """Where it was."""
+    condition: Name
+    """Its condition's tag."""
+    k: Count
+    """How many of its strongest were asked for."""
+    metric: Name
+    """By whose change."""
+
+
 class RunningManifest(OpenRecord):
     """A run that computes, or was cut off while it did, and the path of each of its files that is there.
 
@@ -89,6 +104,8 @@ class RunningManifest(OpenRecord):
     """As the config names it."""
     battery_digest: Name | None = None
     """Of the battery's settings that count for what a run is."""
+    chosen_from: ChosenFrom | None = None
+    """The finished run whose strongest components the battery was given; left out where they were named."""
     described: Text | None = None
     """The battery in words."""
     table_kind: DeclaredTable | None = None
@@ -105,10 +122,16 @@ class RunningManifest(OpenRecord):
     """One row per seed, head, scale and metric."""
     layer_impact: RelativePath | None = None
     """One row per seed, layer, granularity and metric."""
+    pair_impact: RelativePath | None = None
+    """One row per seed, pair of heads, scale and metric."""
+    subset_impact: RelativePath | None = None
+    """One row per seed, set of heads, scale and metric."""
     per_example: RelativePath | None = None
     """The same for every single prompt pair."""
     effects: RelativePath | None = None
     """What those say of each cell: intervals, p-values, labels."""
+    synergy: RelativePath | None = None
+    """Of pairs: how far each is from the sum of its singles."""
     summary: RelativePath | None = None
     """Baselines and means."""
     verify: RelativePath | None = None

@@ -46,7 +46,7 @@ def heatmap(
         labels: the label of each cell by the first metric, in `label` beside the table's keys; None where there are none.
         limit: the change at which colours end, so that pictures can be compared; None for the largest of this one.
     """
-    _save(path, draw(impacts.to_pandas(), kind, baselines, title, patched=patched, labels=labels, limit=limit))
+    save(path, draw(impacts.to_pandas(), kind, baselines, title, patched=patched, labels=labels, limit=limit))
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def heatmap_of_runs(path: Path, runs: Mapping[str, Drawn], kind: TableKind, metr
         metric: whose change from the unmodified run is shown.
         title: what the picture shows.
     """
-    _save(path, draw_runs(runs, kind, metric, title))
+    save(path, draw_runs(runs, kind, metric, title))
 
 
 def draw_runs(runs: Mapping[str, Drawn], kind: TableKind, metric: str, title: str) -> Figure:
@@ -80,7 +80,9 @@ def draw_runs(runs: Mapping[str, Drawn], kind: TableKind, metric: str, title: st
         _marked(change_of_cells(run.impacts.to_pandas(), kind, run.baselines, metric), kind, run.labels).assign(run=name)
         for name, run in runs.items()
     ])
-    layer, *units = kind.component
+    if not kind.of_units and len(kind.component) > 1:  # several units: each component is a row of its own
+        cells = cells.assign(**{kind.plural: _joined(cells, kind)})
+    layer, *units = kind.component if kind.plural not in cells else (kind.plural,)
     others = [name for name in (*units[1:], *kind.varied) if cells[name].nunique() > 1]
     columns = (layer, units[0], ["run", *others]) if units else (layer, "run", others)
     _units(figure, cells, columns, metric, patched=False, limit=None)
@@ -88,7 +90,8 @@ def draw_runs(runs: Mapping[str, Drawn], kind: TableKind, metric: str, title: st
     return figure
 
 
-def _save(path: Path, figure: Figure) -> None:
+def save(path: Path, figure: Figure) -> None:
+    """Write a picture in one step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
@@ -102,6 +105,12 @@ def _marked(cells: pd.DataFrame, kind: TableKind, labels: pd.DataFrame | None) -
         return cells
     cells = cells.merge(labels, how="left", on=list(kind.keys), validate="one_to_one")
     return cells.assign(mark=[MARKS.get(label, NOT) for label in cells["label"]])
+
+
+def _joined(cells: pd.DataFrame, kind: TableKind) -> list[str]:
+    """Components of several units in words, such as `0.2 + 1.4`: their columns are layer and unit in turn."""
+    return [" + ".join(f"{layer}.{unit}" for layer, unit in zip(row[::2], row[1::2], strict=True))
+            for row in cells[list(kind.component)].to_numpy().tolist()]
 
 
 def _titled(title: str, marked: bool) -> str:
@@ -118,7 +127,7 @@ def draw(
     figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=120)
     metric = str(table["metric"].iloc[0])
     cells = _marked(change_of_cells(table, kind, baselines, metric), kind, labels)
-    if len(kind.component) > 1:
+    if kind.of_units:
         layer, unit, *others = kind.component
         _units(figure, cells, (layer, unit, [*others, *kind.varied]), metric, patched=patched, limit=limit)
     else:
