@@ -19,7 +19,7 @@ from tinylab.interventions.variants import Positions, Variant
 
 Key = dict[str, int | float | str]
 SINGLE = "single"
-"""The control of a cell that changes one part of a joint cell alone: nothing of its own in tables, and what synergy is made of."""
+"""The control of a cell that changes a part of a joint cell alone: in `per_example` only, where synergy is made of it."""
 
 
 @dataclass(frozen=True)

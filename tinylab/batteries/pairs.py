@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, ClassVar
 
-from tinylab.batteries.base import SINGLE, Battery, Cell, OfRun
+from tinylab.batteries.base import SINGLE, Battery, Cell, Key, OfRun
 from tinylab.batteries.named_heads import Head, head_names, heads_of_model, name_of, numbers_among
 from tinylab.config.checks import at_least, distinct
 from tinylab.errors import ConfigError
@@ -46,8 +46,8 @@ class HeadsPairZero(Battery):
         at_least("battery.k", self.k, 2)
         if (self.heads is None) == (self.from_run is None):
             got = "neither" if self.heads is None else f"battery.heads={self.heads} and battery.from={self.from_run}"
-            raise ConfigError(f"battery={self.name}: expected either battery.heads, such as \"battery.heads=['0.2','1.4']\", or "
-                              f"battery.from=<a finished run's folder or id>; got {got}.")
+            raise ConfigError(f"battery={self.name}: expected either battery.heads=…, such as \"battery.heads=['0.2','1.4']\", "
+                              f"or battery.from=… with a finished run's folder or id; got {got}.")
         self._numbers = [] if self.heads is None else numbers_among(self.heads)
         if self.heads is not None:
             self.heads = head_names("battery.heads", self.heads, 2)
@@ -72,11 +72,11 @@ class HeadsPairZero(Battery):
         operation = Scale(scale, self.keep_value_bias)
         acts = tuple(Intervention(HEAD_OUT, layer, operation, head) for layer, head in dict.fromkeys(pair))
         (layer1, head1), (layer2, head2) = pair
-        key = {"layer1": layer1, "head1": head1, "layer2": layer2, "head2": head2, "scale": scale}
+        key: Key = {"layer1": layer1, "head1": head1, "layer2": layer2, "head2": head2, "scale": scale}
         return Cell(Variant(acts, self.target), key, "none" if len(acts) > 1 else SINGLE)
 
     def describe(self) -> str:
-        """Such as `pairs, head × 0, 0.0, 0.1, 1.4`."""
-        chosen = f"the {self.k} strongest of {self.from_run}" if self.heads is None else ", ".join(self.heads)
+        """Such as `pairs, head × 0, heads 0.0 0.1 1.4`."""
+        chosen = f"the {self.k} strongest of {self.from_run}" if self.heads is None else f"heads {' '.join(self.heads)}"
         words = [self.name, f"head × {', '.join(f'{scale:g}' for scale in self.scales)}"]
         return ", ".join([*words, *(["value bias kept"] if self.keep_value_bias else []), chosen])

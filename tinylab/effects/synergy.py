@@ -11,14 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tinylab.arrays import FloatArray
 from tinylab.batteries.base import SINGLE
 from tinylab.interventions.components import PAIR_IMPACT, TableKind
 from tinylab.records.tables import schema, synergy_columns
 from tinylab.statistics.estimates import fixed_templates
 from tinylab.statistics.strata import Groups, templates
-
-SIDES = (("layer1", "head1"), ("layer2", "head2"))
-"""The columns of a pair's components."""
 
 
 def joint_tables(per_example: pa.Table, kind: TableKind) -> dict[str, pa.Table]:
@@ -50,16 +48,21 @@ def _of_metric(rows: pd.DataFrame) -> pd.DataFrame:
     keys = list(PAIR_IMPACT.keys)
     rows = rows.assign(change=rows["value"] - rows["baseline"])
     cells = rows.pivot(index=["control", *keys], columns="example", values="change").dropna(axis=1)
-    joint, singles = cells.loc["none"], cells.loc[SINGLE].droplevel(list(SIDES[1])).reorder_levels([*SIDES[0], "scale"])
     order = rows.loc[rows["control"] == "none", keys].drop_duplicates()
-    joint = joint.loc[pd.MultiIndex.from_frame(order)]
-    first, second = (singles.loc[pd.MultiIndex.from_frame(order[[*side, "scale"]])].to_numpy() for side in SIDES)
-    beyond = joint.to_numpy() - (first + second)
-    examples = rows.drop_duplicates("example").set_index("example").loc[joint.columns]
+    joint, first, second = (_changes(cells, control, order[columns]) for control, columns in (
+        ("none", keys), *((SINGLE, [*side, *side, "scale"]) for side in PAIR_IMPACT.members)))
+    beyond = joint - (first + second)
+    examples = rows.drop_duplicates("example").set_index("example").loc[cells.columns]
     items = None if examples["item"].isna().all() else Groups.of(examples["item"].tolist())
     found = fixed_templates(beyond, None, templates(examples["template"].tolist()), items)
     low, high = found.interval()
     return order.assign(
-        run_id=rows["run_id"].iloc[0], seed=rows["seed"].iloc[0], metric=rows["metric"].iloc[0], joint=joint.mean(axis=1).to_numpy(),
+        run_id=rows["run_id"].iloc[0], seed=rows["seed"].iloc[0], metric=rows["metric"].iloc[0], joint=joint.mean(axis=1),
         single1=first.mean(axis=1), single2=second.mean(axis=1), synergy=found.value, ci_low=low, ci_high=high, n=beyond.shape[1],
     )
+
+
+def _changes(cells: pd.DataFrame, control: str, keys: pd.DataFrame) -> FloatArray:
+    """The changes of some cells of a control, [cells, examples]."""
+    found: FloatArray = cells.loc[[(control, *key) for key in keys.itertuples(index=False, name=None)]].to_numpy()
+    return found

@@ -29,8 +29,9 @@ class Component:
 class TableKind:
     """What a row of an impact table is about.
 
-    `component` columns identify a component, whole numbers each, the layer first, unless it is in several. Of the other columns, `apart` tell groups
-    of runs apart, whose components are never compared; over the rest (a scale, say) a component's largest score counts.
+    `component` columns identify a component, whole numbers each: the layer first, or for one of two units the layer and place of
+    each (`members`). Of the other columns, `apart` tell groups of runs apart, whose components are never compared; over the rest
+    (a scale, say) a component's largest score counts.
     """
 
     name: str  # of the table, its file and its key in the manifest: head_impact
@@ -58,6 +59,13 @@ class TableKind:
     def of_units(self) -> bool:
         """Whether a component is a unit of one layer, such as a head, of which several can be changed together."""
         return self.component[0] == "layer" and len(self.component) > 1
+
+    @property
+    def members(self) -> tuple[tuple[str, str], ...]:
+        """Of components of several units the columns of each, its layer and its place; none of others."""
+        columns = self.component
+        several = columns[0] != "layer" and len(columns) > 1
+        return tuple(zip(columns[::2], columns[1::2], strict=True)) if several else ()
 
     @property
     def varied(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ EFFECTS = "effects"
 
 
 def strongest_of_run(asked: OfRun, output_dir: Path, model: ModelIdentity | None) -> tuple[list[tuple[int, ...]], dict[str, Any]]:
-    """The k strongest components of a finished run by |mean change of logit_diff|, and what a manifest tells of where they are from.
+    """The k strongest components of a finished run by |mean change of logit_diff|, and what a manifest tells of their origin.
 
     Over scales and their like the largest change counts; ties are in the order of the components. Fewer than k where the run
     has fewer.
@@ -60,8 +60,8 @@ def _folder(asked: OfRun, root: Path) -> Path:
     pattern = f"*_{asked.run}"
     found = [*chain(root.glob(f"runs/{pattern}"), root.glob(f"sweeps/*/{pattern}"))] if RUN_ID.fullmatch(asked.run) else []
     if not found:
-        raise ConfigError(f"{asked.key}={asked.run}: no such run; expected the folder of a finished run, or the id that ends the name "
-                          f"of one in {root}/runs or {root}/sweeps.")
+        raise ConfigError(f"{asked.key}={asked.run}: no such run; expected the folder of a finished run, or the id that ends the "
+                          f"name of one in {root}/runs or {root}/sweeps.")
     return sorted(found, key=lambda one: (not (one / "manifest.json").is_file(), one))[0]
 
 
@@ -102,8 +102,8 @@ def _changes(what: str, folder: Path, manifest: dict[str, Any], kind: TableKind)
     try:
         rows = pq.read_table(folder / manifest[EFFECTS], columns=[*kind.component, "metric", "effect_logits"]).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ConfigError(f"{what}: its {manifest[EFFECTS]} cannot be read ({' '.join(str(error).split())}); compute it again with "
-                          "overwrite=true.") from error
+        raise ConfigError(f"{what}: its {manifest[EFFECTS]} cannot be read ({' '.join(str(error).split())}); compute it again "
+                          "with overwrite=true.") from error
     changes: dict[tuple[int, ...], float] = {}
     for row in rows:
         if row["metric"] == LOGIT_DIFF and row["effect_logits"] is not None:

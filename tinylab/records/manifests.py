@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
 from tinylab.records.checking import Count, Flag, Index, Name, OpenRecord, RelativePath, Sha256, Size, TableName, Text, Time
-from tinylab.records.origin import Battery, DeclaredTable, EffectsJudged, Failure, Process, Provenance, Run
+from tinylab.records.origin import Battery, ChosenFrom, DeclaredTable, EffectsJudged, Failure, Process, Provenance, Run
 
 Rank = Literal["magnitude", "highest", "lowest"]
 ClaimedBy = Literal["partial_conjunction", "intersection", "union"]
@@ -59,21 +59,6 @@ class VerifySlice(OpenRecord):
         if (self.verdict == "error") != (self.error is not None):
             raise ValueError("an error where the verdict is error, and nowhere else")
         return self
-
-
-class ChosenFrom(OpenRecord):
-    """The finished run that a battery's components come from; open for other versions."""
-
-    run_id: Name
-    """Its identity."""
-    folder: Name
-    """Where it was."""
-    condition: Name
-    """Its condition's tag."""
-    k: Count
-    """How many of its strongest were asked for."""
-    metric: Name
-    """By whose change."""
 
 
 class RunningManifest(OpenRecord):

@@ -55,7 +55,7 @@ EFFECTS_COLUMNS = (
 )
 """What `effects` tells of a cell and metric; null where it is undefined."""
 SYNERGY_COLUMNS = ("joint", "single1", "single2", "synergy", "ci_low", "ci_high", "n")
-"""What `synergy` tells of a pair and metric: mean changes from the unmodified run, joint − (single1 + single2), 95 %, examples."""
+"""What `synergy` tells of a pair and metric: mean changes from the unmodified run, joint − (single1 + single2), 95 %, n."""
 MATRIX_COLUMNS = ("condition", "model", "battery", "device", "dtype", "direction", "positions")
 """What a sweep's matrix adds to the impact columns; behind them comes one for each swept setting, called as its override."""
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 CHANGES = ("change", "joint", "single1", "single2")
 """Columns of changes, told with their sign."""
+WITH_INTERVALS = {"effect": 2, "synergy": 3}
+"""Columns of numbers with half their interval, and how many digits each is told with."""
 
 
 def console() -> Console:
@@ -65,12 +67,9 @@ def _told(column: str, value: Any, view: View) -> str:
         return value
     if column in CHANGES:
         return f"{value:+z.3f}"
-    if column == "synergy":
-        size, half = value
-        return f"{size:+z.3f}" if half is None else f"{size:+z.3f} ± {half:.3f}"
-    if column == "effect":
-        size, half = value
-        return f"{size:+z.2f}" if half is None else f"{size:+z.2f} ± {half:.2f}"
+    if column in WITH_INTERVALS:
+        (size, half), digits = value, WITH_INTERVALS[column]
+        return f"{size:+z.{digits}f}" if half is None else f"{size:+z.{digits}f} ± {half:.{digits}f}"
     if column == "opposite":
         return f"{value:.2f}"
     return f"{value:z.3f}" if column in view.metrics else f"{value}"

@@ -9,14 +9,16 @@ import numpy as np
 import pandas as pd
 
 from tinylab.arrays import FloatArray
+from tinylab.interventions.components import PAIR_IMPACT
 from tinylab.measures.metrics import LOGIT_DIFF
+from tinylab.report.names import COLUMNS, with_names
 from tinylab.report.plots import NOT, save
 from tinylab.report.views import STRONGEST, View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FIRST, SECOND = ("layer1", "head1"), ("layer2", "head2")
+FIRST, SECOND = PAIR_IMPACT.members
 
 
 def synergy_view(table: pd.DataFrame) -> View:
@@ -32,12 +34,12 @@ def synergy_view(table: pd.DataFrame) -> View:
         ["size", *FIRST, *SECOND, "scale"], ascending=[False, *[True] * 5])
     varied = ["scale"] if pairs["scale"].nunique() > 1 else []
     rows = [
-        [row["first"], row["second"], *(row[name] for name in varied),
+        [*(row[name] for name in COLUMNS), *(row[name] for name in varied),
          (row["synergy"], None if pd.isna(row["half"]) else row["half"]), row["joint"], row["single1"], row["single2"]]
         for row in pairs.head(STRONGEST).to_dict("records")
     ]
     return View(f"strongest synergies by {metric}: joint change minus the sum of the single ones",
-                ["first", "second", *varied, "synergy", "joint", "single1", "single2"], rows)
+                [*COLUMNS, *varied, "synergy", "joint", "single1", "single2"], rows)
 
 
 def _shown(table: pd.DataFrame) -> str:
@@ -50,11 +52,7 @@ def _pairs(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The pairs by one metric averaged over seeds, heads by name in `first` and `second`."""
     rows = table[table["metric"] == metric].groupby([*FIRST, *SECOND, "scale"], as_index=False)[
         ["joint", "single1", "single2", "synergy", "ci_low", "ci_high"]].mean()
-    return rows.assign(first=_names(rows, FIRST), second=_names(rows, SECOND))
-
-
-def _names(rows: pd.DataFrame, columns: tuple[str, str]) -> list[str]:
-    return [f"{layer}.{head}" for layer, head in rows[list(columns)].to_numpy()]
+    return with_names(rows, PAIR_IMPACT)[0]
 
 
 def matrix(path: Path, table: pd.DataFrame, title: str) -> None:
@@ -95,7 +93,7 @@ def draw_matrix(table: pd.DataFrame, title: str) -> Figure:
 
 
 def square(rows: pd.DataFrame) -> tuple[list[str], FloatArray, Any]:
-    """Heads in order, the synergy of every two of them [heads, heads] (NaN on the diagonal), and whether its interval leaves 0 out.
+    """Heads in order, the synergy of every two [heads, heads] (NaN on the diagonal), and whether its interval leaves 0 out.
 
     Args:
         rows: a row for each pair.

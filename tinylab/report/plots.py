@@ -15,6 +15,7 @@ from tinylab.arrays import FloatArray
 from tinylab.effects.strength import change_of_cells, share_of_largest
 from tinylab.interventions.components import TableKind
 from tinylab.records.storage import replacing
+from tinylab.report.names import joined_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,9 +81,9 @@ def draw_runs(runs: Mapping[str, Drawn], kind: TableKind, metric: str, title: st
         _marked(change_of_cells(run.impacts.to_pandas(), kind, run.baselines, metric), kind, run.labels).assign(run=name)
         for name, run in runs.items()
     ])
-    if not kind.of_units and len(kind.component) > 1:  # several units: each component is a row of its own
-        cells = cells.assign(**{kind.plural: _joined(cells, kind)})
-    layer, *units = kind.component if kind.plural not in cells else (kind.plural,)
+    if kind.members:  # each component is a row of its own
+        cells = cells.assign(**{kind.plural: joined_names(cells, kind)})
+    layer, *units = (kind.plural,) if kind.members else kind.component
     others = [name for name in (*units[1:], *kind.varied) if cells[name].nunique() > 1]
     columns = (layer, units[0], ["run", *others]) if units else (layer, "run", others)
     _units(figure, cells, columns, metric, patched=False, limit=None)
@@ -105,12 +106,6 @@ def _marked(cells: pd.DataFrame, kind: TableKind, labels: pd.DataFrame | None) -
         return cells
     cells = cells.merge(labels, how="left", on=list(kind.keys), validate="one_to_one")
     return cells.assign(mark=[MARKS.get(label, NOT) for label in cells["label"]])
-
-
-def _joined(cells: pd.DataFrame, kind: TableKind) -> list[str]:
-    """Components of several units in words, such as `0.2 + 1.4`: their columns are layer and unit in turn."""
-    return [" + ".join(f"{layer}.{unit}" for layer, unit in zip(row[::2], row[1::2], strict=True))
-            for row in cells[list(kind.component)].to_numpy().tolist()]
 
 
 def _titled(title: str, marked: bool) -> str:
