@@ -20,7 +20,7 @@ class Head(Record):
 
 
 def _whole_numbers(value: Any) -> Any:
-    fine = _is_index(value) or (isinstance(value, dict) and bool(value) and all(map(_is_index, value.values())))
+    fine = _is_index(value) or (isinstance(value, dict) and {"layer", "layer1"} & {*value} and all(map(_is_index, value.values())))
     if not fine:
         raise ValueError("the number of a layer, or an object of numbers such as {layer, head}")
     return value
