@@ -307,7 +307,7 @@ MISTAKES = {
     "an unknown key": (["battery=pairs", SOME, "battery.layers=[0]"], ["battery.layers", "heads"]),
     "an added key": (["battery=pairs", SOME, "+battery.pairs=1"], ["battery.pairs", "unknown key", "heads"]),
     "no sets": (["battery=subset"], ["battery.sets=…"]),
-    "an empty list of sets": (["battery=subset", "battery.sets=[]"], ["battery.sets=[]", "sets of heads"]),
+    "an empty list of sets": (["battery=subset", "battery.sets=[]"], ["battery.sets=[]", "expected sets, such as"]),
     "an empty set": (["battery=subset", "battery.sets={a: []}"], ["battery.sets.a=[]", "1 or more"]),
     "heads that are no set": (["battery=subset", "battery.sets=['0.1','0.2']"], ["battery.sets.set1=0.1", "layer.head"]),
     "a set with a head twice": (["battery=subset", "battery.sets=[['0.1','0.1']]"], ["battery.sets.set1", "each of them once"]),

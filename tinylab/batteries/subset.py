@@ -36,7 +36,7 @@ class HeadsSubsetZero(Battery):
         distinct("battery.scales", self.scales)
         named = {f"set{number}": one for number, one in enumerate(self.sets, 1)} if isinstance(self.sets, list) else self.sets
         if not isinstance(named, dict) or not named or not all(isinstance(name, str) and name.isprintable() for name in named):
-            raise ConfigError(f"battery.sets={self.sets}: expected sets of heads, such as \"battery.sets=[['0.2','0.4'],['1.7']]\", "
+            raise ConfigError(f"battery.sets={self.sets}: expected sets, such as \"battery.sets=[['0.2','0.4'],['1.7']]\", "
                               "or with names \"battery.sets={early: ['0.2','0.4'], late: ['1.7']}\".")
         self.sets = {name: head_names(f"battery.sets.{name}", one, 1) for name, one in named.items()}
         self._numbers = {name: numbers_among(one) for name, one in named.items()}

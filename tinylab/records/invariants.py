@@ -20,7 +20,8 @@ class Head(Record):
 
 
 def _whole_numbers(value: Any) -> Any:
-    fine = _is_index(value) or (isinstance(value, dict) and {"layer", "layer1"} & {*value} and all(map(_is_index, value.values())))
+    told = isinstance(value, dict) and {"layer", "layer1"} & {*value} and all(map(_is_index, value.values()))
+    fine = told or _is_index(value)
     if not fine:
         raise ValueError("the number of a layer, or an object of numbers such as {layer, head}")
     return value
