@@ -7,7 +7,9 @@ engine: plain sets of token tuples. What has to be computed:
   whole prompts in the last block, because only reading rows leave it;
 - a variant that acts inside block l: every distinct changed prefix, at or behind the first changed position, in the
   blocks l … L−2, and the distinct changed whole prompts in the last block;
-- a variant that acts on the output of block l: the same from block l + 1 on.
+- a variant that acts on the output of block l: the same from block l + 1 on;
+- a variant that acts several times: the same, but no block in which what has been done so far is all of another variant, or
+  what another one has done so far.
 
 A changed prefix is named by its tokens, by where it was changed, and by what was put in: for a patch the source run
 up to the last changed position so far. Where that is what the target run has there anyway, nothing is changed.
@@ -20,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from tinylab.interventions.operations import Patch
 from tinylab.interventions.sites import RESID_POST
 from tinylab.interventions.sources import RunName
-from tinylab.interventions.variants import Positions, Variant
+from tinylab.interventions.variants import Intervention, Positions, Variant
 from tinylab.task.tokens import TokenPair
 
 Tokens = tuple[int, ...]
@@ -39,16 +41,30 @@ def lower_bound(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layer
     prompts = {prompt for pair in pairs for prompt in (pair.clean, pair.corrupt)}
     total = len({prefix for prompt in prompts for prefix in _prefixes(prompt)}) * (n_layers - 1) + len(prompts)
     counts: dict[tuple[RunName, RunName | None, Positions], tuple[int, int]] = {}
-    for variant in variants:
+    seen: set[object] = set()
+    for variant in sorted(variants, key=lambda variant: len(variant.interventions)):
         patched = any(isinstance(i.operation, Patch) for i in variant.interventions)
         source = variant.source.run if patched and variant.source is not None else None
         setting = (variant.target, source, variant.positions)
         if setting not in counts:
             counts[setting] = _changed(pairs, *setting)
         every, whole = counts[setting]
-        first = min(i.layer + (i.site == RESID_POST) for i in variant.interventions)
-        total += every * max(0, n_layers - 1 - first) + whole * (first < n_layers)
+        if len(variant.interventions) == 1:
+            (first,) = (_first(i) for i in variant.interventions)
+            total += every * max(0, n_layers - 1 - first) + whole * (first < n_layers)
+        for layer in range(n_layers):
+            made = frozenset(str(i) for i in variant.interventions if _first(i) <= layer)
+            state = (setting, layer, made)
+            if made and state not in seen:
+                seen.add(state)
+                if len(variant.interventions) > 1:
+                    total += whole if layer == n_layers - 1 else every
     return total
+
+
+def _first(intervention: Intervention) -> int:
+    """The first block whose output is changed."""
+    return intervention.layer + (intervention.site == RESID_POST)
 
 
 def _prefixes(prompt: Tokens) -> Iterable[Tokens]:

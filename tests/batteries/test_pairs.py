@@ -107,7 +107,7 @@ def test_states_are_predicted_and_none_but_the_bounds(name: str, max_states: int
     model = family(name)
     prompts = answered(model, PAIRS[torch.float32])
     cells = [*pairs(scales=[0.0, 0.5]).cells(LAYERS, HEADS),
-             *HeadsSubsetZero(name="subset", sets=[["0.1", "2.3"], ["1.1", "2.0"]]).cells(LAYERS, HEADS)]
+             *HeadsSubsetZero(name="subset", sets=[["0.1", "2.2"], ["1.1", "2.0"]]).cells(LAYERS, HEADS)]
     variants = [cell.variant for cell in cells]
     engine = ForkedEngine(model, max_states)
     plan, found = engine.plan(prompts, variants), engine.evaluate(prompts, variants, LOGITS)
