@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,9 @@ import pytest
 from planted import Typed
 from tinylab.planted import closed_forms as known
 from tinylab.planted.closed_forms import GATES_LEVEL, LEDGER_LEVEL, TOLERANCE, Component
+from tinylab.records.identity import run_id
 from tinylab.results import Run as Finished
+from typed import composed
 
 GATES = [*known.AND_INPUTS, *known.OR_INPUTS, (1, 1)]
 LEDGER = list(known.LEDGER_ZERO)
@@ -63,8 +64,8 @@ def test_joint_and_single_changes_are_those_of_the_gates(typed: Typed, engine: s
     assert levels["value"].to_numpy() == near(np.array([*synergies(run, "joint").values()]) + GATES_LEVEL)
 
 
-def test_the_ledgers_heads_add_up_but_for_those_that_read_the_previous_token_head(typed: Typed, engine: str) -> None:
-    run = typed.run("planted_a", engine, "battery=pairs", names(LEDGER))
+def test_the_ledgers_heads_add_up_but_for_those_that_read_the_previous_token_head(typed: Typed) -> None:
+    run = typed.run("planted_a", "forked", "battery=pairs", names(LEDGER))
     pairs = list(combinations(LEDGER, 2))
     assert synergies(run, "synergy") == near({pair: known.LEDGER_SYNERGY.get(pair, 0.0) for pair in pairs})
     for pair, change in known.LEDGER_PAIRS.items():
@@ -82,15 +83,15 @@ def test_sets_of_heads_change_the_level_by_what_the_circuit_says(typed: Typed, e
     assert run.synergy is None
 
 
-def test_the_answers_whole_circuit_leaves_nothing_of_the_ledger(typed: Typed, engine: str) -> None:
-    run = typed.run("planted_a", engine, "battery=subset", "battery.sets=[['1.0','1.1'],['1.2','0.1']]")
+def test_the_answers_whole_circuit_leaves_nothing_of_the_ledger(typed: Typed) -> None:
+    run = typed.run("planted_a", "forked", "battery=subset", "battery.sets=[['1.0','1.1'],['1.2','0.1']]")
     levels = run.impact[run.impact["metric"] == "logit_diff"]
     assert levels["value"].to_numpy() == near(np.array([0.0, LEDGER_LEVEL]))
 
 
-def test_numbers_that_can_mean_one_head_only_are_taken_for_its_name(typed: Typed, tmp_path: Path) -> None:
+def test_numbers_that_can_mean_one_head_only_are_taken_for_its_name(typed: Typed) -> None:
     """The gates have four heads a layer: 0.1 is no 0.10."""
-    quoted = typed.run("planted_b", "reference", "battery=pairs", "battery.heads=['0.1','0.0']")
-    numbers = typed.run("planted_b", "reference", "battery=pairs", "battery.heads=[0.0,0.1]")
-    assert quoted.manifest["run_id"] == numbers.manifest["run_id"]
-    assert quoted.manifest["battery"]["heads"] == ["0.0", "0.1"]
+    run = typed.run("planted_b", "forked", "battery=pairs", "battery.heads=[0.1,0.0]")
+    same = ("model=planted", "model.variant=gates", "condition=planted_b", "engine=forked", "battery=pairs")
+    assert run.manifest["run_id"] == run_id(composed(*same, "battery.heads=['0.0','0.1']"))
+    assert run.manifest["battery"]["heads"] == ["0.0", "0.1"]
