@@ -7,7 +7,9 @@ engine: plain sets of token tuples. What has to be computed:
   whole prompts in the last block, because only reading rows leave it;
 - a variant that acts inside block l: every distinct changed prefix, at or behind the first changed position, in the
   blocks l … L−2, and the distinct changed whole prompts in the last block;
-- a variant that acts on the output of block l: the same from block l + 1 on.
+- a variant that acts on the output of block l: the same from block l + 1 on;
+- a variant that acts several times: the same, but no block in which what has been done so far is all of another variant, or
+  what another one has done so far.
 
 A changed prefix is named by its tokens, by where it was changed, and by what was put in: the source run up to there; a mean by
 its group of prompts; noise by its example. Where a patch puts in what the target run has there anyway, nothing is changed.
@@ -20,7 +22,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from tinylab.interventions.sites import RESID_POST
 from tinylab.interventions.sources import Donor, Mean, Noise, Reference, Run, RunName, Source, references
-from tinylab.interventions.variants import Each, Named, Positions, Variant
+from tinylab.interventions.variants import Each, Intervention, Named, Positions, Variant
 from tinylab.task.tokens import Prompt, TokenPair
 
 Tokens = tuple[int, ...]
@@ -38,24 +40,38 @@ def lower_bound(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layer
     """
     prompts = {prompt for pair in pairs for prompt in (pair.clean, pair.corrupt)}
     taken = {variant.source for variant in variants if isinstance(variant.source, Donor)}
-    every = prompts | {pair.prompt(donor).tokens for donor in taken for pair in pairs}
-    total = _count(every) * (n_layers - 1) + len(prompts | _read_in_last(pairs, variants, n_layers))
-    counts: dict[tuple[RunName, Source | None, Positions], tuple[int, int]] = {}
-    for variant in variants:
+    runs = prompts | {pair.prompt(donor).tokens for donor in taken for pair in pairs}
+    total = _count(runs) * (n_layers - 1) + len(prompts | _read_in_last(pairs, variants, n_layers))
+    counts: dict[tuple[RunName, Source | None, Positions, bool], tuple[int, int]] = {}
+    seen: set[object] = set()
+    for variant in sorted(variants, key=lambda variant: len(variant.interventions)):
         takes = any(i.operation.needs_source for i in variant.interventions)
         keeps = all(not i.operation.changes_equal for i in variant.interventions)
-        setting = (variant.target, variant.source if takes else None, variant.positions)
+        setting = (variant.target, variant.source if takes else None, variant.positions, keeps)
         if setting not in counts:
-            counts[setting] = _changed(pairs, *setting, keeps=keeps)
-        rows, whole = counts[setting]
-        first = min(i.layer + (i.site == RESID_POST) for i in variant.interventions)
-        total += rows * max(0, n_layers - 1 - first) + whole * (first < n_layers)
+            counts[setting] = _changed(pairs, *setting[:3], keeps=keeps)
+        every, whole = counts[setting]
+        if len(variant.interventions) == 1:
+            (first,) = (_first(i) for i in variant.interventions)
+            total += every * max(0, n_layers - 1 - first) + whole * (first < n_layers)
+        for layer in range(n_layers):
+            made = frozenset(str(i) for i in variant.interventions if _first(i) <= layer)
+            state = (setting, layer, made)
+            if made and state not in seen:
+                seen.add(state)
+                if len(variant.interventions) > 1:
+                    total += whole if layer == n_layers - 1 else every
     return total + sum(_of_reference(reference, places, n_layers) for reference, places in _references(variants).items())
 
 
 def _count(prompts: Iterable[Tokens]) -> int:
     """Distinct prefixes."""
     return len({prefix for prompt in prompts for prefix in _prefixes(prompt)})
+
+
+def _first(intervention: Intervention) -> int:
+    """The first block whose output is changed."""
+    return intervention.layer + (intervention.site == RESID_POST)
 
 
 def _prefixes(prompt: Tokens) -> Iterable[Tokens]:

@@ -18,6 +18,7 @@ from tinylab.checks.verify import add_verify_slice, filled_in
 from tinylab.computing import Computed, Ready, compute, get_ready
 from tinylab.effects.conclusions import Settings, conclude, noise_of
 from tinylab.effects.summary import summarise
+from tinylab.effects.synergy import joint_tables
 from tinylab.engine.base import Engine
 from tinylab.errors import OutputError, VerifyFailed
 from tinylab.interventions.components import TableKind
@@ -116,7 +117,7 @@ def _tell_lacking_shams(config: Config, folder: RunFolder) -> None:
     layer = config.battery.table.component[0]
     table = pq.read_table(folder.file("per_example"), columns=[layer, "control"])
     shams = pc.unique(table.filter(pc.equal(table["control"], SHAM))[layer])
-    if len(shams) < len(layers := pc.unique(table[layer])):
+    if len(shams) < len(layers := pc.unique(table.filter(pc.equal(table["control"], "none"))[layer])):
         log.info("controls.sham=true: the finished run has shams in %d of %d layers; overwrite=true computes it again with all",
                  len(shams), len(layers))
 
@@ -138,6 +139,7 @@ def _run(resolved: Resolved, folder: RunFolder) -> Ready:
     settings = _plain(resolved)
     tables, summary = _results(resolved, computed)
     tables["effects"], summary["effects"], judged = _effects(config, tables["per_example"], summary["controls"])
+    tables |= joint_tables(tables["per_example"], config.battery.table)
     with renewing(folder) as new:  # a finished run, if there is one, stays until all files are there
         write_text(new.file("config"), OmegaConf.to_yaml(OmegaConf.create(settings)))
         for name, table in tables.items():
@@ -174,6 +176,7 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
     verified = read_json(folder.file("verify"))["metrics"] if folder.file("verify").is_file() else {}
     per_example, controls = merged["per_example"], summary["controls"]
     merged["effects"], summary["effects"], judged = _effects(resolved.config, per_example, controls, verified)
+    merged |= joint_tables(per_example, resolved.config.battery.table)
     with renewing(folder) as new:
         for name, table in merged.items():
             write_table(new.file(name), table)

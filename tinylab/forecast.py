@@ -42,10 +42,9 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
     due: list[Prediction] = []
     changes: list[str] = []
     decided: dict[str, list[str]] = {}
-    for config, folder in zip(configs, folders, strict=True):
+    for resolved, folder in zip(map(resolve, configs), folders, strict=True):
+        config, identity = resolved.config, resolved.run_id
         pairs, cells, cost, decides = forecast(config)
-        resolved = resolve(config)
-        identity = resolved.run_id
         there = locate_run(RunFolder(folder), identity, config.overwrite).intact(identity)
         lacking = [] if there is None else [metric for metric in config.metric_names if metric not in there["metrics"]]
         complete = "no" if there is None or config.overwrite else "partly" if lacking else "yes"

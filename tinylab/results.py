@@ -19,7 +19,7 @@ from tinylab.records.documents import RunSummary, SweepSummary, Verify
 from tinylab.records.invariants import Invariants
 from tinylab.records.manifest import RunFolder
 from tinylab.records.manifests import RunManifest, SweepManifest
-from tinylab.records.reading import read_effects, read_impact, read_per_example, read_table
+from tinylab.records.reading import read_effects, read_impact, read_per_example, read_synergy, read_table
 from tinylab.records.renewing import settle
 from tinylab.records.storage import read_json
 
@@ -39,6 +39,8 @@ class Run:
     verify: dict[str, Any] | None
     impact: pd.DataFrame
     """The impact table, whatever its kind."""
+    synergy: pd.DataFrame | None = None
+    """Of pairs: a row for each, its joint and single effects, and how far they are from adding up."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def load_run(path: str | Path) -> Run:
         raise OutputError(f"{path}: not a complete run any more: {told}; the command that made it computes it again.")
     verify = _verify(folder, manifest)
     impact = read_impact(folder, manifest).to_pandas()
-    effects = read_effects(folder, manifest)
+    effects, synergy = read_effects(folder, manifest), read_synergy(folder, manifest)
     return Run(
         path=folder.path,
         manifest=manifest,
@@ -120,6 +122,7 @@ def load_run(path: str | Path) -> Run:
         head_impact=impact if manifest["table"] == HEAD_IMPACT.name else None,
         layer_impact=impact if manifest["table"] == LAYER_IMPACT.name else None,
         impact=impact,
+        synergy=None if synergy is None else synergy.to_pandas(),
     )
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_THREADS = 1024
 """No machine of today computes faster with more threads; far more cannot be started."""
-SHIPPED_NAMES = {"h1": "heads_zero", "h2": "activation_patch"}
+SHIPPED_NAMES = {"h1": "heads_zero", "h2": "activation_patch", "pairs": "heads_pair_zero", "subset": "heads_subset_zero"}
 """Names of batteries, and the kind that alone may bear each: what a result calls a battery is what it is."""
 
 
@@ -149,7 +149,7 @@ def _battery(values: dict[str, Any]) -> Battery:
     if inspect.isabstract(cls) or "kind" not in vars(cls):
         missing = sorted(getattr(cls, "__abstractmethods__", ())) + ["kind"] * ("kind" not in vars(cls))
         raise ConfigError(f"battery._target_={target}: a battery declares {', '.join(missing)} (tinylab/batteries/base.py).")
-    battery = _typed("battery", cls, values)
+    battery = _typed("battery", cls, {cls.spelt.get(key, key): value for key, value in values.items()})
     if SHIPPED_NAMES.get(battery.name, battery.kind) != battery.kind:
         raise ConfigError(f"battery.name={battery.name}: results call {SHIPPED_NAMES[battery.name]} so, and this battery is "
                           f"{battery.kind}; give it a name of its own.")

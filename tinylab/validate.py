@@ -14,11 +14,11 @@ import pandas as pd
 import pyarrow as pa
 
 from tinylab.errors import SchemaError
-from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
+from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, PAIR_IMPACT, SUBSET_IMPACT, TableKind
 from tinylab.records.checking import check_read
 from tinylab.records.documents import Verify
 from tinylab.records.invariants import Invariants
-from tinylab.records.tables import effects_columns, impact_columns, matrix_columns, schema
+from tinylab.records.tables import effects_columns, impact_columns, matrix_columns, schema, synergy_columns
 from tinylab.statistics.labels import LABELS
 
 GRANULARITIES = ("layer_resid", "mlp_out", "head_out")
@@ -33,6 +33,9 @@ __all__ = [
     "validate_head_impact_schema",
     "validate_invariants_json",
     "validate_layer_impact_schema",
+    "validate_pair_impact_schema",
+    "validate_subset_impact_schema",
+    "validate_synergy_schema",
     "validate_verify_json",
 ]
 
@@ -58,8 +61,49 @@ def validate_layer_impact_schema(df: pd.DataFrame) -> None:
     _keys(df, LAYER_IMPACT, [])
 
 
+def validate_pair_impact_schema(df: pd.DataFrame) -> None:
+    """Check a `pair_impact` table.
+
+    Raises:
+        SchemaError: as for `validate_head_impact_schema`, and a pair whose first head is not before its second.
+    """
+    _table(df, impact_columns(PAIR_IMPACT), "pair_impact", PAIR_IMPACT)
+    _keys(df, PAIR_IMPACT, [])
+    _ordered(df, "pair_impact")
+
+
+def validate_subset_impact_schema(df: pd.DataFrame) -> None:
+    """Check a `subset_impact` table.
+
+    Raises:
+        SchemaError: as for `validate_head_impact_schema`.
+    """
+    _table(df, impact_columns(SUBSET_IMPACT), "subset_impact", SUBSET_IMPACT)
+    _keys(df, SUBSET_IMPACT, [])
+
+
+def validate_synergy_schema(df: pd.DataFrame) -> None:
+    """Check a `synergy` table, which stands beside a `pair_impact` table.
+
+    Raises:
+        SchemaError: as for `validate_pair_impact_schema`; a synergy that is not joint − (single1 + single2), or not within its
+            interval; no examples.
+    """
+    _table(df, synergy_columns(PAIR_IMPACT), "synergy", PAIR_IMPACT, may_lack=["ci_low", "ci_high"])
+    _keys(df, PAIR_IMPACT, [])
+    _ordered(df, "synergy")
+    sizes = df[["joint", "single1", "single2"]].abs().sum(axis=1)
+    wrong = (df["joint"] - df["single1"] - df["single2"] - df["synergy"]).abs() > 1e-9 * (1 + sizes)
+    if wrong.any():
+        raise SchemaError(f"synergy: {int(wrong.sum())} rows whose synergy is not joint − (single1 + single2).")
+    if ((df["ci_low"] > df["synergy"]) | (df["synergy"] > df["ci_high"])).any():
+        raise SchemaError("synergy: synergy is not between ci_low and ci_high in some row.")
+    if (df["n"] < 1).any():
+        raise SchemaError("synergy: column 'n' has a number below 1.")
+
+
 def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str]) -> None:
-    """Check a `head_matrix` or `layer_matrix` table.
+    """Check a matrix of one of the shipped impact tables, such as `head_matrix`.
 
     Args:
         df: the matrix.
@@ -71,7 +115,7 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
     _frame(df, "matrix")
     if "condition" not in df.columns:
         raise SchemaError(f"matrix: no column 'condition'; got {list(df.columns)}.")
-    kind = HEAD_IMPACT if "head" in df.columns else LAYER_IMPACT
+    kind = _kind(df)
     swept = [str(name) for name in df.columns[len(matrix_columns(kind)):]]
     _table(df, matrix_columns(kind, swept), "matrix", kind)
     found, expected = set(df["condition"]), set(conditions)
@@ -81,7 +125,7 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
 
 
 def validate_effects_schema(df: pd.DataFrame) -> None:
-    """Check an `effects` table beside either of the shipped impact tables.
+    """Check an `effects` table beside one of the shipped impact tables.
 
     Raises:
         SchemaError: a column missing, in excess, out of order or of the wrong type; a number that is not finite (what is
@@ -89,7 +133,7 @@ def validate_effects_schema(df: pd.DataFrame) -> None:
             that stands twice; an empty table.
     """
     _frame(df, "effects")
-    kind = HEAD_IMPACT if "head" in df.columns else LAYER_IMPACT
+    kind = _kind(df)
     told = [*kind.keys, "metric", "n", "templates", "smallest_template"]
     _table(df, effects_columns(kind), "effects", kind, may_lack=[name for name in effects_columns(kind) if name not in told])
     if unknown := set(df["label"].dropna()) - set(LABELS):
@@ -120,6 +164,12 @@ def validate_invariants_json(data: dict[str, Any]) -> None:
         SchemaError: a key missing or of the wrong type, a component that stands twice, more than k components.
     """
     check_read(Invariants, data, "invariants", SchemaError)
+
+
+def _kind(df: pd.DataFrame) -> TableKind:
+    """The kind of the impact table that a table goes with, by a column that no other kind has."""
+    told = {"head2": PAIR_IMPACT, "set": SUBSET_IMPACT, "head": HEAD_IMPACT}
+    return next((kind for name, kind in told.items() if name in df.columns), LAYER_IMPACT)
 
 
 def _table(df: pd.DataFrame, columns: Sequence[str], name: str, kind: TableKind, may_lack: Sequence[str] = ()) -> None:
@@ -169,8 +219,8 @@ def _has_type(values: pd.Series[Any], expected: pa.DataType) -> bool:
 
 def _keys(df: pd.DataFrame, kind: TableKind, more: Sequence[str]) -> None:
     """Indices are not negative, granularities known, no cell twice."""
-    for column in ("seed", "layer", "head"):
-        if column in df and (df[column] < 0).any():
+    for column in ("seed", *kind.component):
+        if (df[column] < 0).any():
             raise SchemaError(f"{kind.name}: column '{column}' has a negative number, {int(df[column].min())}.")
     if "granularity" in df and (unknown := set(df["granularity"]) - set(GRANULARITIES)):
         raise SchemaError(f"{kind.name}: granularity {sorted(unknown)}, expected {', '.join(GRANULARITIES)}.")
@@ -178,3 +228,9 @@ def _keys(df: pd.DataFrame, kind: TableKind, more: Sequence[str]) -> None:
     if df.duplicated(keys).any():
         row = df[df.duplicated(keys)].iloc[0]
         raise SchemaError(f"{kind.name}: a cell stands twice: {', '.join(f'{key}={row[key]}' for key in keys)}.")
+
+
+def _ordered(df: pd.DataFrame, name: str) -> None:
+    """The first head of every pair comes before its second."""
+    if not ((df["layer1"] < df["layer2"]) | ((df["layer1"] == df["layer2"]) & (df["head1"] < df["head2"]))).all():
+        raise SchemaError(f"{name}: a pair whose first head does not come before its second, in the order of layer and head.")

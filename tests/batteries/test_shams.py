@@ -19,7 +19,8 @@ from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.base import Cell
 from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.batteries.shams import SHAM, shams, without_sham
-from tinylab.engine.forked.engine import ForkedEngine, sorted_by_setting
+from tinylab.engine.forked.engine import ForkedEngine
+from tinylab.engine.forked.trunks import Families
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.interventions.operations import Given, Operation, Patch, Scale
 from tinylab.interventions.sites import HEAD_OUT, MLP_OUT
@@ -118,8 +119,8 @@ def test_the_cells_are_what_they_are_without_shams_bit_for_bit() -> None:
     pairs = answered(model, ALIGNED)
     cells = HeadsZero(name="h1", scales=[0.0, 0.5]).cells(LAYERS, HEADS)
     variants, added = ([cell.variant for cell in some] for some in (cells, shams(cells, True)))
-    ours, *_ = sorted_by_setting([*variants, *added]).values()
-    assert ours == next(iter(sorted_by_setting(variants).values()))
+    ours, *_ = Families.of([*variants, *added]).by_setting.values()
+    assert ours == next(iter(Families.of(variants).by_setting.values()))
     alone, found = (ForkedEngine(model, max_states=300).evaluate(pairs, some, SCORER)
                     for some in (variants, [*variants, *added]))
     assert (found.values[: len(cells)] == alone.values).all()

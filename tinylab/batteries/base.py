@@ -18,6 +18,8 @@ from tinylab.interventions.sources import Own, ReferenceRule, RunName
 from tinylab.interventions.variants import Named, Positions, Variant
 
 Key = dict[str, int | float | str]
+SINGLE = "single"
+"""The control of a cell that changes a part of a joint cell alone: in `per_example` only, where synergy is made of it."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,16 @@ class Cell:
     draw: int | None = None
 
 
+@dataclass(frozen=True)
+class OfRun:
+    """The k strongest components of a finished run, as a battery asks for them."""
+
+    key: str  # of the config, for messages
+    run: str  # its folder or its run id
+    component: tuple[str, ...]  # what a component of its table has to be
+    k: int
+
+
 @dataclass(kw_only=True)
 class Battery(ABC):
     """Which interventions to make. What is declared here may be a class variable or a property of a battery."""
@@ -42,6 +54,8 @@ class Battery(ABC):
 
     kind: ClassVar[str]
     """What runs are known by, wherever the code lies: its name in every run's identity. Each class has its own."""
+    spelt: ClassVar[dict[str, str]] = {}
+    """Config keys that Python lets no field be called by, and the fields that they mean, such as from: from_run."""
 
     @property
     @abstractmethod
@@ -72,6 +86,15 @@ class Battery(ABC):
     def acts_at(self) -> Positions:
         """The token positions at which it acts."""
         return "all"
+
+    @property
+    def of_run(self) -> OfRun | None:
+        """The finished run whose components it still has to be given (`with_components`); None where it has its own."""
+        return None
+
+    def with_components(self, components: Sequence[tuple[int, ...]]) -> Battery:
+        """The same battery of these components: what it is then, wherever they came from."""
+        raise NotImplementedError(f"{type(self).__name__} asks for components (of_run), and takes none")
 
     @property
     def aligned(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tinylab.batteries.base import SINGLE
 from tinylab.effects.ability import ability
 from tinylab.effects.impact import Impact
 from tinylab.effects.strength import interval
@@ -55,9 +56,9 @@ def _over_cells(impact: Impact, metric: str) -> dict[str, Any]:
 
 
 def _controls(impact: Impact) -> dict[str, Any]:
-    """For each control and metric, the largest |change| over its cells and examples."""
+    """For each control and metric, the largest |change| over its cells and examples; parts of joint cells are none."""
     result: dict[str, Any] = {}
-    for control in dict.fromkeys(cell.control for cell in impact.cells if cell.control != "none"):
+    for control in dict.fromkeys(cell.control for cell in impact.cells if cell.control not in ("none", SINGLE)):
         members = [v for v, cell in enumerate(impact.cells) if cell.control == control]
         result[control] = {
             metric: float(np.nanmax(np.abs(values[members] - impact.unmodified[impact.battery.target][metric])))

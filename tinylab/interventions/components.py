@@ -29,8 +29,9 @@ class Component:
 class TableKind:
     """What a row of an impact table is about.
 
-    `component` columns identify a component, whole numbers each, the layer first. Of the other columns, `apart` tell groups
-    of runs apart, whose components are never compared; over the rest (a scale, say) a component's largest score counts.
+    `component` columns identify a component, whole numbers each: the layer first, or for one of two units the layer and place of
+    each (`members`). Of the other columns, `apart` tell groups of runs apart, whose components are never compared; over the rest
+    (a scale, say) a component's largest score counts.
     """
 
     name: str  # of the table, its file and its key in the manifest: head_impact
@@ -53,6 +54,18 @@ class TableKind:
     def keys(self) -> tuple[str, ...]:
         """The columns that identify a cell."""
         return tuple(name for name, _ in self.columns)
+
+    @property
+    def of_units(self) -> bool:
+        """Whether a component is a unit of one layer, such as a head, of which several can be changed together."""
+        return self.component[0] == "layer" and len(self.component) > 1
+
+    @property
+    def members(self) -> tuple[tuple[str, str], ...]:
+        """Of components of several units the columns of each, its layer and its place; none of others."""
+        columns = self.component
+        several = columns[0] != "layer" and len(columns) > 1
+        return tuple(zip(columns[::2], columns[1::2], strict=True)) if several else ()
 
     @property
     def varied(self) -> tuple[str, ...]:
@@ -82,5 +95,10 @@ HEAD_IMPACT = TableKind("head_impact", (("layer", "int64"), ("head", "int64"), (
                         ("layer", "head"), "heads")
 LAYER_IMPACT = TableKind("layer_impact", (("layer", "int64"), ("granularity", "string")), "layer_matrix",
                          ("layer",), "layers", ("granularity",))
-TABLE_KINDS = {kind.name: kind for kind in (HEAD_IMPACT, LAYER_IMPACT)}
+PAIR_IMPACT = TableKind(
+    "pair_impact", (("layer1", "int64"), ("head1", "int64"), ("layer2", "int64"), ("head2", "int64"), ("scale", "float64")),
+    "pair_matrix", ("layer1", "head1", "layer2", "head2"), "pairs",
+)
+SUBSET_IMPACT = TableKind("subset_impact", (("set", "int64"), ("scale", "float64")), "subset_matrix", ("set",), "sets")
+TABLE_KINDS = {kind.name: kind for kind in (HEAD_IMPACT, LAYER_IMPACT, PAIR_IMPACT, SUBSET_IMPACT)}
 """The kinds of the shipped batteries."""

@@ -70,6 +70,11 @@ LEDGER_PAIRS: Final[Mapping[tuple[Component, Component], float]] = {
     ((0, 0), (1, 0)): -SUPPRESSION / LEDGER_TOKENS - LEDGER_LEVEL,
 }
 """Change when two heads are zeroed together: the first pair is the sum of its singles, the second less than half of it."""
+LEDGER_SYNERGY: Final[Mapping[tuple[Component, Component], float]] = {
+    ((0, 0), (1, 0)): INDUCTION * (1 - 1 / LEDGER_TOKENS),
+    ((0, 0), (1, 1)): -SUPPRESSION * (1 - 1 / LEDGER_TOKENS),
+}
+"""Joint change when two heads are zeroed minus the sum of the singles: 1.0 and 1.1 read what 0.0 writes; all others add up."""
 LEDGER_POSITIONS: Final[Mapping[int, int]] = {0: 2, 1: LEDGER_TOKENS - 1}
 """Layer → the one position where patching the residual stream recovers everything; all others recover nothing."""
 
@@ -124,6 +129,15 @@ GATES_PAIRS_ZERO: Final = {AND_INPUTS: -AND, OR_INPUTS: -OR}
 """Change when both inputs of a gate are zeroed."""
 GATES_PAIRS_RECOVERY: Final = {AND_INPUTS: AND / (AND + OR), OR_INPUTS: OR / (AND + OR)}
 """Recovery when both are patched, in either direction."""
+
+
+def gates_synergy(pair: tuple[Component, Component], scale: float) -> float:
+    """Joint change minus the sum of the singles, when two heads are multiplied by a scale from 0 to 1; 0 of different gates."""
+    if pair == AND_INPUTS:  # a·max(0, 2s − 1) − a, and singles of a·s − a each
+        return AND * (max(0.0, 2 * scale - 1) - 1) - 2 * AND * (scale - 1)
+    if pair == OR_INPUTS:  # o·min(1, 2s) − o, and singles of nothing
+        return OR * (min(1.0, 2 * scale) - 1)
+    return 0.0
 
 
 def gates_scaled(component: Component, scale: float) -> float:

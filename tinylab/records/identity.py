@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -23,6 +24,7 @@ from tinylab.batteries.base import Battery, default_of
 from tinylab.errors import CorpusError, DeviceError, ModelError
 from tinylab.models.device import resolve_device
 from tinylab.models.weights import ModelIdentity, identify
+from tinylab.records.choosing import strongest_of_run
 from tinylab.schema import Config, validate
 from tinylab.task.corpus import corpus_sha256
 
@@ -47,6 +49,7 @@ class Resolved:
     model: ModelIdentity | None
     device: str | None  # the type that the config's device means on this machine
     threads: int | None = None  # torch's, in this process
+    chosen_from: dict[str, Any] | None = None  # the finished run whose components the battery was given, as the manifest tells it
 
     @cached_property
     def run_id(self) -> str:
@@ -78,7 +81,13 @@ class Resolved:
 
 
 def resolve(config: Config, threads: int | None = None) -> Resolved:
-    """Find what a config names: the corpus' digest, the weights' identity, the device."""
+    """Find what a config names: the corpus' digest, the weights' identity, the device, components of a finished run.
+
+    A battery that asks for those of a run gets them here, so that it is the same as one in which they are named.
+
+    Raises:
+        ConfigError: there is no such run, or it is not one to take components from.
+    """
     corpus = model = device = None
     try:
         corpus = corpus_sha256(config.condition.path)
@@ -92,7 +101,11 @@ def resolve(config: Config, threads: int | None = None) -> Resolved:
         device = resolve_device(config.device.type)
     except DeviceError:
         pass
-    return Resolved(config, corpus, model, device, threads)
+    if (asked := config.battery.of_run) is None:
+        return Resolved(config, corpus, model, device, threads)
+    components, chosen_from = strongest_of_run(asked, Path(config.output_dir), model)
+    battery = config.battery.with_components(components)
+    return Resolved(replace(config, battery=battery), corpus, model, device, threads, chosen_from)
 
 
 def battery_identity(battery: Battery) -> dict[str, Any]:

@@ -20,7 +20,8 @@ class Head(Record):
 
 
 def _whole_numbers(value: Any) -> Any:
-    fine = _is_index(value) or (isinstance(value, dict) and "layer" in value and all(map(_is_index, value.values())))
+    told = isinstance(value, dict) and {"layer", "layer1"} & {*value} and all(map(_is_index, value.values()))
+    fine = told or _is_index(value)
     if not fine:
         raise ValueError("the number of a layer, or an object of numbers such as {layer, head}")
     return value
@@ -67,8 +68,8 @@ class ByChance(Record):
 class Claim(OpenRecord):
     """A component in the conditions; open, as what identifies it are the columns of its kind."""
 
-    layer: Index
-    """Its block, from 0."""
+    layer: Index | None = None
+    """Its block, from 0; left out of components of several layers."""
     p: Fraction | None
     """That it has an effect of one sign, beyond the smallest, in so many conditions; null where a run does not tell."""
     p_adjusted: Fraction | None

@@ -28,6 +28,7 @@ class RunFolder:
         "config": "config.yaml",
         "per_example": "metrics/per_example.parquet",
         "effects": "metrics/effects.parquet",
+        "synergy": "metrics/synergy.parquet",
         "summary": "metrics/summary.json",
         "verify": "metrics/verify.json",
         "heatmap": "heatmap.png",
@@ -246,7 +247,7 @@ class RunFolder:
         return fault(files, (content.get("digests") or {}))
 
     def _results(self, content: dict[str, Any]) -> dict[str, Path]:
-        later = ("effects",) if "effects" in content else ()  # runs of before have none
+        later = [key for key in ("effects", "synergy") if key in content]  # runs of before have none, and most have no synergy
         return {key: self.file(key) for key in (content["table"], *self.RESULTS, *later)}
 
 
@@ -265,6 +266,7 @@ def started(resolved: Resolved) -> dict[str, Any]:
         "condition": config.condition.tag,
         "battery": battery_settings(battery),
         "battery_digest": digest(battery_identity(battery)),
+        **({} if resolved.chosen_from is None else {"chosen_from": resolved.chosen_from}),
         "described": battery.describe(),
         "table": battery.table.name,
         "table_kind": battery.table.as_json(),

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
 from tinylab.records.checking import Count, Flag, Index, Name, OpenRecord, RelativePath, Sha256, Size, TableName, Text, Time
-from tinylab.records.origin import Battery, DeclaredTable, EffectsJudged, Failure, Process, Provenance, Run
+from tinylab.records.origin import Battery, ChosenFrom, DeclaredTable, EffectsJudged, Failure, Process, Provenance, Run
 
 Rank = Literal["magnitude", "highest", "lowest"]
 ClaimedBy = Literal["partial_conjunction", "intersection", "union"]
@@ -89,6 +89,8 @@ class RunningManifest(OpenRecord):
     """As the config names it."""
     battery_digest: Name | None = None
     """Of the battery's settings that count for what a run is."""
+    chosen_from: ChosenFrom | None = None
+    """The finished run whose strongest components the battery was given; left out where they were named."""
     described: Text | None = None
     """The battery in words."""
     table_kind: DeclaredTable | None = None
@@ -105,10 +107,16 @@ class RunningManifest(OpenRecord):
     """One row per seed, head, scale and metric."""
     layer_impact: RelativePath | None = None
     """One row per seed, layer, granularity and metric."""
+    pair_impact: RelativePath | None = None
+    """One row per seed, pair of heads, scale and metric."""
+    subset_impact: RelativePath | None = None
+    """One row per seed, set of heads, scale and metric."""
     per_example: RelativePath | None = None
     """The same for every single prompt pair."""
     effects: RelativePath | None = None
     """What those say of each cell: intervals, p-values, labels."""
+    synergy: RelativePath | None = None
+    """Of pairs: how far each is from the sum of its singles."""
     summary: RelativePath | None = None
     """Baselines and means."""
     verify: RelativePath | None = None

@@ -46,6 +46,21 @@ class Battery(OpenRecord):
     """Such as h1."""
 
 
+class ChosenFrom(OpenRecord):
+    """The finished run that a battery's components come from; open for other versions."""
+
+    run_id: Name
+    """Its identity."""
+    folder: Name
+    """Where it was."""
+    condition: Name
+    """Its condition's tag."""
+    k: Count
+    """How many of its strongest were asked for."""
+    metric: Name
+    """By whose change."""
+
+
 class Process(OpenRecord):
     """Who computes a run; open for other versions."""
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tinylab.errors import OutputError
 from tinylab.interventions.components import TableKind
 from tinylab.records.manifest import RunFolder
-from tinylab.records.tables import effects_columns, impact_columns, per_example_columns, schema
+from tinylab.records.tables import effects_columns, impact_columns, per_example_columns, schema, synergy_columns
 
 LATER = ("source", "item")
 """Columns that tables of earlier versions lack."""
@@ -59,6 +59,18 @@ def read_effects(folder: RunFolder, manifest: dict[str, Any], columns: Sequence[
     kind = kind_of(folder, manifest)
     wanted = effects_columns(kind) if columns is None else [*kind.keys, *columns]
     return read_table(folder.file("effects"), schema(wanted, kind), columns and wanted)
+
+
+def read_synergy(folder: RunFolder, manifest: dict[str, Any]) -> pa.Table | None:
+    """How far each pair of a run is from the sum of its singles; None for runs of other components.
+
+    Raises:
+        OutputError: it cannot be read, or is none of ours.
+    """
+    if "synergy" not in manifest:
+        return None
+    kind = kind_of(folder, manifest)
+    return read_table(folder.file("synergy"), schema(synergy_columns(kind), kind))
 
 
 def kind_of(folder: RunFolder, manifest: dict[str, Any]) -> TableKind:

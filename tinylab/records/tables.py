@@ -40,6 +40,7 @@ COLUMN_TYPES: dict[str, pa.DataType] = {  # a kind of table has columns of its o
     "smallest_template": pa.int64(),
     **dict.fromkeys(("effect", "se", "df", "ci_low", "ci_high", "effect_logits", "new_templates_effect", "new_templates_low",
                      "new_templates_high", "simultaneous_low", "simultaneous_high", "p", "p_holm", "q_bh"), pa.float64()),
+    **dict.fromkeys(("joint", "single1", "single2", "synergy"), pa.float64()),
     "label": pa.string(),
     "nonzero": pa.bool_(),
     "new_templates": pa.bool_(),
@@ -54,6 +55,8 @@ EFFECTS_COLUMNS = (
     "heterogeneity_p", "p_top_k", "share_beyond", "share_low", "share_high",
 )
 """What `effects` tells of a cell and metric; null where it is undefined."""
+SYNERGY_COLUMNS = ("joint", "single1", "single2", "synergy", "ci_low", "ci_high", "n")
+"""What `synergy` tells of a pair and metric: mean changes from the unmodified run, joint − (single1 + single2), 95 %, n."""
 MATRIX_COLUMNS = ("condition", "model", "battery", "device", "dtype", "direction", "positions")
 """What a sweep's matrix adds to the impact columns; behind them comes one for each swept setting, called as its override."""
 
@@ -77,6 +80,11 @@ def per_example_columns(kind: TableKind) -> list[str]:
 def effects_columns(kind: TableKind) -> list[str]:
     """The columns of `effects` beside an impact table, in order."""
     return [*kind.keys, *EFFECTS_COLUMNS]
+
+
+def synergy_columns(kind: TableKind) -> list[str]:
+    """The columns of `synergy` beside an impact table of pairs, in order."""
+    return ["run_id", "seed", *kind.keys, "metric", *SYNERGY_COLUMNS]
 
 
 def schema(columns: Sequence[str], kind: TableKind) -> pa.Schema:

@@ -12,8 +12,10 @@ from rich.table import Table
 from tinylab.checks.published import Comparison, Published
 from tinylab.effects.ability import by_template, sentence
 from tinylab.records.manifest import RunFolder
+from tinylab.records.reading import read_synergy
 from tinylab.records.storage import read_json
 from tinylab.report.baselines import baselines_view
+from tinylab.report.joint import synergy_view
 from tinylab.report.views import (
     View,
     cross_sentences,
@@ -28,6 +30,12 @@ from tinylab.sweep.finished import CROSS_CONDITION
 
 if TYPE_CHECKING:
     from tinylab.checks.soundness import Floor, Verdict
+
+
+CHANGES = ("change", "joint", "single1", "single2")
+"""Columns of changes, told with their sign."""
+WITH_INTERVALS = {"effect": 2, "synergy": 3}
+"""Columns of numbers with half their interval, and how many digits each is told with."""
 
 
 def console() -> Console:
@@ -58,11 +66,11 @@ def _told(column: str, value: Any, view: View) -> str:
         return "–"
     if isinstance(value, str):
         return value
-    if column == "change":
+    if column in CHANGES:
         return f"{value:+z.3f}"
-    if column == "effect":
-        size, half = value
-        return f"{size:+z.2f}" if half is None else f"{size:+z.2f} ± {half:.2f}"
+    if column in WITH_INTERVALS:
+        (size, half), digits = value, WITH_INTERVALS[column]
+        return f"{size:+z.{digits}f}" if half is None else f"{size:+z.{digits}f} ± {half:.{digits}f}"
     if column == "opposite":
         return f"{value:.2f}"
     return f"{value:z.3f}" if column in view.metrics else f"{value}"
@@ -79,6 +87,8 @@ def print_run(folder: RunFolder) -> None:
         if (templates := by_template(told)) is not None:
             out.print(templates)
     out.print(shown(run_view(folder, manifest)))
+    if (synergy := read_synergy(folder, manifest)) is not None:
+        out.print(shown(synergy_view(synergy.to_pandas())))
     if (effects := summary.get("effects")) is not None:
         out.print(effects_sentence(effects, manifest["table_kind"]["plural"]))
         if (ranking := ranking_sentence(effects)) is not None:

@@ -18,9 +18,10 @@ from tinylab.records.checking import read_document, write_document
 from tinylab.records.digests import measured
 from tinylab.records.manifest import RunFolder
 from tinylab.records.manifests import RunManifest, SweepManifest
-from tinylab.records.reading import read_effects, read_impact
+from tinylab.records.reading import read_effects, read_impact, read_synergy
 from tinylab.records.storage import read_json
 from tinylab.report import console
+from tinylab.report.joint import matrix
 from tinylab.report.plots import Drawn, heatmap, heatmap_of_runs
 from tinylab.report.views import title_of
 from tinylab.sweep.baselines import FILE as BASELINES
@@ -84,6 +85,10 @@ def _draw(folder: RunFolder) -> None:
     assert manifest is not None
     baselines = read_json(folder.file("summary"))["baselines"][manifest["target_run"]]
     kind, table = TableKind.of_manifest(manifest), pq.read_table(folder.table(manifest))
+    if (synergy := read_synergy(folder, manifest)) is not None:
+        matrix(folder.file("heatmap"), synergy.to_pandas(), title_of(manifest))
+        folder.write(manifest)
+        return
     heatmap(folder.file("heatmap"), table, kind, baselines, title=title_of(manifest), patched=manifest["direction"] != "none",
             labels=_labels(folder, manifest, kind, str(table["metric"][0])))
     folder.write(manifest)

@@ -15,6 +15,7 @@ from tinylab.arrays import FloatArray
 from tinylab.effects.strength import change_of_cells, share_of_largest
 from tinylab.interventions.components import TableKind
 from tinylab.records.storage import replacing
+from tinylab.report.names import joined_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def heatmap(
         labels: the label of each cell by the first metric, in `label` beside the table's keys; None where there are none.
         limit: the change at which colours end, so that pictures can be compared; None for the largest of this one.
     """
-    _save(path, draw(impacts.to_pandas(), kind, baselines, title, patched=patched, labels=labels, limit=limit))
+    save(path, draw(impacts.to_pandas(), kind, baselines, title, patched=patched, labels=labels, limit=limit))
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def heatmap_of_runs(path: Path, runs: Mapping[str, Drawn], kind: TableKind, metr
         metric: whose change from the unmodified run is shown.
         title: what the picture shows.
     """
-    _save(path, draw_runs(runs, kind, metric, title))
+    save(path, draw_runs(runs, kind, metric, title))
 
 
 def draw_runs(runs: Mapping[str, Drawn], kind: TableKind, metric: str, title: str) -> Figure:
@@ -80,7 +81,9 @@ def draw_runs(runs: Mapping[str, Drawn], kind: TableKind, metric: str, title: st
         _marked(change_of_cells(run.impacts.to_pandas(), kind, run.baselines, metric), kind, run.labels).assign(run=name)
         for name, run in runs.items()
     ])
-    layer, *units = kind.component
+    if kind.members:  # each component is a row of its own
+        cells = cells.assign(**{kind.plural: joined_names(cells, kind)})
+    layer, *units = (kind.plural,) if kind.members else kind.component
     others = [name for name in (*units[1:], *kind.varied) if cells[name].nunique() > 1]
     columns = (layer, units[0], ["run", *others]) if units else (layer, "run", others)
     _units(figure, cells, columns, metric, patched=False, limit=None)
@@ -88,7 +91,8 @@ def draw_runs(runs: Mapping[str, Drawn], kind: TableKind, metric: str, title: st
     return figure
 
 
-def _save(path: Path, figure: Figure) -> None:
+def save(path: Path, figure: Figure) -> None:
+    """Write a picture in one step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
@@ -118,7 +122,7 @@ def draw(
     figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=120)
     metric = str(table["metric"].iloc[0])
     cells = _marked(change_of_cells(table, kind, baselines, metric), kind, labels)
-    if len(kind.component) > 1:
+    if kind.of_units:
         layer, unit, *others = kind.component
         _units(figure, cells, (layer, unit, [*others, *kind.varied]), metric, patched=patched, limit=limit)
     else:

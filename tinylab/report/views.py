@@ -14,6 +14,7 @@ from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import read_effects
 from tinylab.records.storage import read_json
+from tinylab.report.names import with_names
 
 JUDGED = ("effect", "label", "opposite")
 """What is told of a cell's effect: a fraction of the whole and half its interval, its label, the share of opposite examples."""
@@ -45,7 +46,8 @@ def run_view(folder: RunFolder, manifest: dict[str, Any]) -> View:
     baselines = summary["baselines"][manifest["target_run"]]
     metric = "logit_diff" if "logit_diff" in summary["metrics"] else next(iter(summary["metrics"]))
     cells = strongest(pd.read_parquet(folder.table(manifest)), kind, baselines, metric)
-    told = [*kind.component, *(name for name in (*kind.apart, *kind.varied) if cells[name].nunique() > 1)]
+    cells, component = with_names(cells, kind)
+    told = [*component, *(name for name in (*kind.apart, *kind.varied) if cells[name].nunique() > 1)]
     judged = _judged(folder, manifest, kind, metric)
     if judged is not None:
         cells = cells.merge(judged, how="left", on=list(kind.keys), validate="one_to_one")

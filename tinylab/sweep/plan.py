@@ -113,6 +113,7 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
         composer.check_sources(parsed)
         config = validate(base)
         _check_device(config)
+        run_id(config)  # a finished run that it names and is none is an error here: an interpolation would lose the sentence
         return Plan([config], [Path(str(base.hydra.run.dir))], None, is_explicit(parsed, "hydra.run.dir"), [])
     launcher = check_launcher(str(base.hydra.launcher._target_))
     jobs, configs = _jobs(composer, overrides, base, devices_are_here=launcher != "submitit_slurm")

@@ -6,6 +6,7 @@ In the order in which an evaluation comes to them:
 - `batches`: prompt pairs cut into groups whose trees one forward pass can hold, with their affected states.
 - `budget`: how much a pass may hold, and what an evaluation will cost.
 - `cache`: what the unmodified runs leave for variants, and how little of it is enough.
+- `trunks`: variants that go on from another one, whose states they share.
 - `attention`: attention over a prefix tree, in tiles.
 - `hooks`: where a transformers model is touched, and how it is let go again.
 - `passes`: one forward pass, row by row: variants fork, are changed, and leave.

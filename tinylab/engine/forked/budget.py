@@ -16,10 +16,11 @@ import torch
 from tinylab.engine.base import Prediction
 from tinylab.engine.cost import FIXED, MIB, Shape, block_numbers, logits_bytes, table_bytes
 from tinylab.engine.donors import needs
-from tinylab.engine.forked.batches import AffectedStates, Layout, Setting
+from tinylab.engine.forked.batches import AffectedStates, Layout
 from tinylab.engine.forked.cache import CachePlan
 from tinylab.engine.forked.means import parts, read
 from tinylab.engine.forked.passes import mlp_rows
+from tinylab.engine.forked.trunks import Families, largest
 from tinylab.interventions.sites import RESID_POST
 from tinylab.interventions.variants import Variant
 from tinylab.task.tokens import TokenPair
@@ -72,11 +73,11 @@ class Limits:
     prompts: int  # nodes of a tree of reference prompts
 
     @staticmethod
-    def of(budget: Budget, shape: Shape, cache_plan: CachePlan) -> Limits:
-        """How far a model may go with a budget."""
+    def of(budget: Budget, shape: Shape, cache_plan: CachePlan, trunks: CachePlan | None = None) -> Limits:
+        """How far a model may go with a budget, where the unmodified runs, and a variant that others go on from, keep this."""
         reading = max(1, budget.logits // shape.vocabulary)
         return Limits(
-            nodes=max(1, min(budget.states, budget.store // max(1, cached_per_node(shape, cache_plan)))),
+            nodes=max(1, min(budget.states, budget.store // max(1, kept_per_node(shape, cache_plan, trunks)))),
             pairs=max(1, budget.logits // (2 * shape.vocabulary)),
             rows=budget.states,
             reading=reading,
@@ -101,12 +102,10 @@ def predict(
         variants: the interventions.
         budget: what a pass may hold.
     """
-    by_setting: dict[Setting, list[Variant]] = {}
-    for variant in variants:
-        by_setting.setdefault(Setting.of(variant), []).append(variant)
-    layout = Layout(list(dict.fromkeys(pairs)), list(by_setting))
+    families = Families.of(variants)
+    layout = Layout(list(dict.fromkeys(pairs)), list(families.by_setting))
     cache_plan = CachePlan.of(variants, layout.has_cached_prefix)
-    limits = Limits.of(budget, shape, cache_plan)
+    limits = Limits.of(budget, shape, cache_plan, families.cache_plan)
     forwards = states = nodes = rows = reading = together = 0
     for examples in layout.groups(limits.nodes, limits.pairs):
         batch = layout.batch(examples)
@@ -115,16 +114,17 @@ def predict(
         nodes, rows = max(nodes, len(batch.whole)), max(rows, len(batch.whole))
         reading = max(reading, len(batch.whole.read))
         for setting, affected in ((setting, affected) for setting, affected in batch.affected.items() if len(affected)):
-            chunk = min(limits.variants(affected), len(by_setting[setting]))
-            forwards += -(-len(by_setting[setting]) // limits.variants(affected))
-            states += sum(computed_by(variant, affected, shape.layers) for variant in by_setting[setting])
+            together_at_most, own = limits.variants(affected), families.by_setting[setting]
+            chunk = min(together_at_most, largest(own))
+            forwards += sum(-(-len(family.members) // together_at_most) + (family.trunk is not None) for family in own)
+            states += sum(computed_by(families.remaining[v], affected, shape.layers) for family in own for v in family.places)
             rows, reading = max(rows, chunk * len(affected)), max(reading, chunk * len(affected.read))
     gathered = min(max(budget.gather, shape.heads), 4 * rows * shape.heads)
     block = block_numbers(shape, rows, mlp_rows(device, shape.widest) or rows)
     passing = (  # their sum: an allocator keeps what a block has freed while logits are made
         shape.itemsize * (block + 4 * gathered) + logits_bytes(shape, reading, together)
     )
-    activations = nodes * cached_per_node(shape, cache_plan) + int(HEAP.get(device, 1) * passing) + FIXED
+    activations = nodes * kept_per_node(shape, cache_plan, families.cache_plan) + int(HEAP.get(device, 1) * passing) + FIXED
     for reference, (places, by_position) in needs(variants).items():
         for tree, _ in parts(reference, limits.prompts):
             forwards += 1
@@ -145,6 +145,11 @@ def cached_per_node(shape: Shape, cache_plan: CachePlan) -> int:
     sites = sum(shape.widths[site.module, site.side] for site, _ in cache_plan.sites)
     keys = 2 * shape.layers * shape.keys if cache_plan.keys else 0
     return shape.itemsize * (len(cache_plan.entries) * shape.hidden + sites + keys)
+
+
+def kept_per_node(shape: Shape, cache_plan: CachePlan, trunks: CachePlan | None) -> int:
+    """Bytes that caches hold of one node: the unmodified runs' and, where variants go on from another, that one's."""
+    return cached_per_node(shape, cache_plan) + (0 if trunks is None else cached_per_node(shape, trunks))
 
 
 def free_memory(device: torch.device) -> int:

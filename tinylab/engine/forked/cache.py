@@ -16,7 +16,7 @@ import torch
 from tinylab.engine.forked.attention import Keys
 from tinylab.engine.forked.batches import AffectedStates
 from tinylab.engine.forked.trie import IntArray
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Module, Side, Site
 from tinylab.interventions.sources import Run
 from tinylab.interventions.variants import Variant
 
@@ -91,3 +91,34 @@ class ActivationCache:
 
     def _pick(self, values: torch.Tensor, nodes: IntArray, late: bool) -> torch.Tensor:
         return values.index_select(0, torch.from_numpy(self._places[nodes] if late else nodes).to(values.device))
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """Keeps what is planned of the rows that a pass of one run goes through."""
+
+    cache: ActivationCache | None = None
+    plan: CachePlan = CachePlan(frozenset(), frozenset(), False)
+
+    def entry(self, layer: int, hidden: torch.Tensor) -> None:
+        """Hidden states [rows, 1, D] on entering a layer (L: on leaving the last)."""
+        if self.cache is not None and layer in self.plan.entries:
+            self.cache.entries[layer] = hidden[:, 0].clone()
+
+    def point(self, module: Module, side: Side, layer: int, value: torch.Tensor) -> None:
+        """What is at a point inside a block."""
+        for site, at in self.plan.sites:
+            if self.cache is not None and (site.module, site.side, at) == (module, side, layer):
+                self.cache.sites[site, layer] = value.reshape(-1, value.shape[-1]).clone()
+
+
+@dataclass(frozen=True)
+class Link:
+    """How a pass of variants hangs together with another one (`tinylab.engine.forked.trunks`)."""
+
+    trunk: ActivationCache | None = None  # what the variant has kept that all of these go on from, by affected state
+    keeps: Keeper = Keeper()  # in a pass of one variant: what others need to go on from it
+
+
+ALONE = Link()
+"""A pass that does not."""

@@ -29,12 +29,13 @@ from tinylab.engine.biases import biases_for
 from tinylab.engine.cost import Shape
 from tinylab.engine.donors import Supply
 from tinylab.engine.forked import hooks
-from tinylab.engine.forked.batches import Batch, Layout, Setting
+from tinylab.engine.forked.batches import Batch, Layout
 from tinylab.engine.forked.budget import LEAST, SAFE, Budget, Limits, free_memory, out_of_memory, predict
-from tinylab.engine.forked.cache import ActivationCache, CachePlan
+from tinylab.engine.forked.cache import ALONE, ActivationCache, CachePlan, Keeper, Link
 from tinylab.engine.forked.means import Connect, MeanPass, forward
 from tinylab.engine.forked.passes import Pass, PassLayout
 from tinylab.engine.forked.trie import NONE, IntArray
+from tinylab.engine.forked.trunks import Families, Family, largest
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant
 from tinylab.measures.metrics import Scorer
@@ -61,7 +62,7 @@ class Work:
     connect: Connect
     pairs: Sequence[TokenPair]
     variants: Sequence[Variant]
-    by_setting: dict[Setting, list[int]]  # places in `variants`, sorted by where they fork
+    families: Families
     layout: Layout
     cache_plan: CachePlan
     limits: Limits
@@ -119,17 +120,17 @@ class ForkedEngine:
         state = EvaluationState.empty(len(variants), len(unique), len(scorer.names))
         if checkpointer is not None:
             state = checkpointer.restore(state)
-        by_setting = sorted_by_setting(variants)
-        layout = Layout(list(unique), list(by_setting))
+        families = Families.of(variants)
+        layout = Layout(list(unique), list(families.by_setting))
         cache_plan = CachePlan.of(variants, layout.has_cached_prefix)
-        limits = Limits.of(self._budget, self._shape, cache_plan)
+        limits = Limits.of(self._budget, self._shape, cache_plan, families.cache_plan)
         biases = biases_for(self._model, variants)
         forget_lengths(self._model)
         with hooks.hooked(self._model) as connect:
             means = MeanPass(self._model, connect, limits.prompts, limits.keys)
             supply = Supply(self._model, variants, means.run)
             work = Work(
-                connect, list(unique), variants, by_setting, layout, cache_plan, limits, supply, biases, scorer, state,
+                connect, list(unique), variants, families, layout, cache_plan, limits, supply, biases, scorer, state,
                 checkpointer, done=lambda examples: progress and progress(int(copies[examples].sum())),
             )
             for examples in layout.groups(limits.nodes, limits.pairs):
@@ -152,28 +153,47 @@ class ForkedEngine:
             for half in np.array_split(examples, 2):
                 self._batch(work, half)
             return
-        for setting, members in work.by_setting.items():
+        for setting, families in work.families.by_setting.items():
             affected = batch.affected[setting]
             if len(affected) == 0:  # no patch changes anything: both prompts are equal
+                members = [place for family in families for place in family.places]
                 self._finish(work, members, examples, work.state.baselines[setting.target][examples])
                 continue
-            size = min(len(members), work.limits.variants(affected))
+            size = min(largest(families), work.limits.variants(affected))
             pass_layout = PassLayout.of(affected, self._model.device, work.limits.keys, size)
-            for start in range(0, len(members), size):
-                self._chunk(work, ready, pass_layout, members[start : start + size])
+            for family in families:
+                self._family(work, ready, pass_layout, family, size)
 
-    def _chunk(self, work: Work, ready: WithBaselines, pass_layout: PassLayout, chunk: list[int]) -> None:
-        """One forked pass of variants with neighbouring forks, in halves if the memory for all is not there."""
-        examples, chosen = ready.batch.examples, [work.variants[v] for v in chunk]
-        if work.state.done[np.ix_(np.array(chunk), examples)].all():
+    def _family(self, work: Work, ready: WithBaselines, pass_layout: PassLayout, family: Family, size: int) -> None:
+        """All passes of variants that start from the same run: that run first, if it is a variant."""
+        link = ALONE
+        if family.trunk is not None:
+            due = not work.state.done[np.ix_(np.array(family.members), ready.batch.examples)].all()
+            trunk = ActivationCache(pass_layout.affected, self._model.n_layers, self._model.device)
+            assert work.families.cache_plan is not None
+            keeps = Link(keeps=Keeper(trunk, work.families.cache_plan)) if due else ALONE
+            self._chunk(work, ready, pass_layout, [family.trunk], keeps)
+            link = Link(trunk)
+        for start in range(0, len(family.members), size):
+            self._chunk(work, ready, pass_layout, family.members[start : start + size], link)
+
+    def _chunk(
+        self, work: Work, ready: WithBaselines, pass_layout: PassLayout, chunk: list[int], link: Link
+    ) -> None:
+        """One forked pass of variants with neighbouring forks, in halves if the memory for all is not there.
+
+        A variant that others go on from is computed even where its numbers are there, from an attempt that was cut off.
+        """
+        examples, chosen = ready.batch.examples, [work.families.remaining[v] for v in chunk]
+        if link.keeps.cache is None and work.state.done[np.ix_(np.array(chunk), examples)].all():
             for _ in chunk:
                 work.done(examples)
             return
-        scores = self._if_it_fits(lambda: self._variants(work, ready, pass_layout, chosen), len(chunk), "interventions")
+        scores = self._if_it_fits(lambda: self._variants(work, ready, pass_layout, chosen, link), len(chunk), "interventions")
         if scores is None:
             half = len(chunk) // 2
             for part in (chunk[:half], chunk[half:]):
-                self._chunk(work, ready, pass_layout, part)
+                self._chunk(work, ready, pass_layout, part, link)
             return
         unmodified = work.state.baselines[chosen[0].target][examples]
         values = np.broadcast_to(unmodified, (len(chunk), *unmodified.shape)).copy()
@@ -220,9 +240,11 @@ class ForkedEngine:
         work.state.begun[batch.examples] = True
         return WithBaselines(batch, cache, reading)
 
-    def _variants(self, work: Work, ready: WithBaselines, pass_layout: PassLayout, chunk: Sequence[Variant]) -> FloatArray:
+    def _variants(
+        self, work: Work, ready: WithBaselines, pass_layout: PassLayout, chunk: Sequence[Variant], link: Link
+    ) -> FloatArray:
         """One forked pass; [variants of the chunk, examples of the batch that it changes, M]."""
-        this = self._pass(pass_layout, ready.cache, None)
+        this = self._pass(pass_layout, ready.cache, None, link)
         this.plan(chunk, work.supply, work.biases)
         logits = self._forward(work, this, pass_layout).view(len(chunk), len(pass_layout.affected.read), -1)
         ends = pass_layout.affected.ends
@@ -232,8 +254,10 @@ class ForkedEngine:
         places = torch.from_numpy(ends[changed]).to(logits.device)
         return np.stack([work.scorer.score(rows[places], reading).numpy() for rows in logits])
 
-    def _pass(self, pass_layout: PassLayout, cache: ActivationCache, cache_plan: CachePlan | None) -> Pass:
-        return Pass(pass_layout, self._model, cache, cache_plan)
+    def _pass(
+        self, pass_layout: PassLayout, cache: ActivationCache, cache_plan: CachePlan | None, link: Link = ALONE
+    ) -> Pass:
+        return Pass(pass_layout, self._model, cache, cache_plan, link)
 
     def _forward(self, work: Work, this: Pass, pass_layout: PassLayout) -> torch.Tensor:
         """Run one pass; logits [rows that leave the last block, W], variant by variant."""
@@ -241,11 +265,3 @@ class ForkedEngine:
         work.state.forwards += 1
         work.state.states += this.states
         return logits[:, 0]
-
-
-def sorted_by_setting(variants: Sequence[Variant]) -> dict[Setting, list[int]]:
-    """The variants' places by what they share, each list in the order of their forks."""
-    by_setting: dict[Setting, list[int]] = {}
-    for v in sorted(range(len(variants)), key=lambda v: variants[v].fork):
-        by_setting.setdefault(Setting.of(variants[v]), []).append(v)
-    return by_setting

@@ -21,7 +21,7 @@ from tinylab.engine.calls import Arguments, by_row, call_with, first, with_first
 from tinylab.engine.donors import Supply
 from tinylab.engine.forked.attention import Attend, Keys, Reach, TreeAttention
 from tinylab.engine.forked.batches import AffectedStates
-from tinylab.engine.forked.cache import ActivationCache, CachePlan
+from tinylab.engine.forked.cache import ALONE, ActivationCache, CachePlan, Keeper, Link
 from tinylab.engine.forked.trie import IntArray
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Given
@@ -64,7 +64,8 @@ class Pass:
     """A forward pass over affected states: of the unmodified runs, or of variants."""
 
     def __init__(
-        self, layout: PassLayout, model: CausalModel, cache: ActivationCache, cache_plan: CachePlan | None = None
+        self, layout: PassLayout, model: CausalModel, cache: ActivationCache, cache_plan: CachePlan | None = None,
+        link: Link = ALONE,
     ) -> None:
         """Prepare a pass.
 
@@ -73,6 +74,7 @@ class Pass:
             model: the model, for its sizes.
             cache: what variants start from; empty, and to be filled, in the pass of the unmodified runs.
             cache_plan: what the pass of the unmodified runs keeps; None in a pass of variants.
+            link: how a pass of variants hangs together with another one of variants.
         """
         self.states = 0  # rows that a block computed, summed over the blocks
         self.whole = cache_plan is not None
@@ -80,6 +82,8 @@ class Pass:
         self._last, self._n_heads, self._chunks = model.n_layers - 1, model.n_heads, model.chunks
         self._mlp_rows = mlp_rows(model.device.type, model.widest)
         self._cache, self._cache_plan = cache, cache_plan
+        self._trunk, self._start = link.trunk, link.trunk or cache
+        self._keeps = link.keeps if cache_plan is None else Keeper(cache, cache_plan)
         self._active = 0 if cache_plan is None else 1  # variants that have forked
         self._forks: dict[Fork, int] = {}
         self._biases: Sequence[torch.Tensor] | None = None
@@ -88,7 +92,6 @@ class Pass:
         self._edits: dict[tuple[Module, Side, int], list[tuple[int, Intervention]]] = {}
         self._made = self._planned = 0
         self._attended: set[int] = set()
-        # inside a block
         self._nodes = np.arange(len(self._affected))
         self._layer = 0
         self._old = 0  # variants that were active before the block
@@ -125,8 +128,7 @@ class Pass:
             hidden = hidden[:0]
         self._layer, self._old, self._nodes = layer, self._active, np.arange(len(self._affected))
         self._forked_before_mlp = self._forked_behind_mlp = 0
-        if self._cache_plan is not None and layer in self._cache_plan.entries:
-            self._cache.entries[layer] = hidden[:, 0].clone()
+        self._keeps.entry(layer, hidden)
         if layer == self._last and len(self._affected.read) < len(self._affected):
             hidden = self._stop(call, arguments, hidden)
         self._forked_before_mlp = self._forking(layer, range(MLP_OUT.order))
@@ -134,7 +136,7 @@ class Pass:
         forked = self._forked_before_mlp + self._forked_behind_mlp
         output: Any
         if self._old + forked:
-            hidden = self._with_forked(hidden, forked, lambda nodes: self._cache.entry(layer, nodes)[:, None])
+            hidden = self._with_forked(hidden, forked, lambda nodes: self._start.entry(layer, nodes)[:, None])
             output = call_with(call, self._rows(arguments, self._old + forked), hidden)
             if self._cache_plan is not None:
                 self._cache.tails[layer] = None if isinstance(output, torch.Tensor) else tuple(output[1:])
@@ -149,11 +151,11 @@ class Pass:
         """What leaves a block: variants fork at its output, and are changed there."""
         value: torch.Tensor = output if isinstance(output, torch.Tensor) else output[0]
         forked = self._forking(layer, range(RESID_POST.order, RESID_POST.order + 1))
-        value = self._with_forked(value, forked, lambda nodes: self._cache.entry(layer + 1, nodes)[:, None])
+        value = self._with_forked(value, forked, lambda nodes: self._start.entry(layer + 1, nodes)[:, None])
         self._active += forked
         value = self._edited("block", "out", layer, value)
-        if layer == self._last and self._cache_plan is not None and layer + 1 in self._cache_plan.entries:
-            self._cache.entries[layer + 1] = value[:, 0].clone()
+        if layer == self._last:
+            self._keeps.entry(layer + 1, value)
         return value if isinstance(output, torch.Tensor) else (value, *output[1:])
 
     def _stop(self, call: Callable[..., Any], arguments: Arguments, hidden: torch.Tensor) -> torch.Tensor:
@@ -205,7 +207,7 @@ class Pass:
         shape = heads.shape
         heads = heads.reshape(-1, shape[-1])[: self._old * len(self._nodes)]
         forked = self._forked_before_mlp + self._forked_behind_mlp
-        heads = self._with_forked(heads, forked, lambda nodes: self._cache.site(HEAD_OUT, layer, nodes))
+        heads = self._with_forked(heads, forked, lambda nodes: self._start.site(HEAD_OUT, layer, nodes))
         heads = self._seen("projection", "in", layer, heads)
         output = call_with(call, arguments, heads.reshape(-1, *shape[1:]))
         return self._seen("projection", "out", layer, output)
@@ -222,7 +224,7 @@ class Pass:
         middle = value.shape[1:-1] if values else hidden.shape[1:-1]
         value = self._with_forked(
             value, self._forked_behind_mlp,
-            lambda nodes: self._cache.site(MLP_OUT, layer, nodes).reshape(len(nodes), *middle, -1),
+            lambda nodes: self._start.site(MLP_OUT, layer, nodes).reshape(len(nodes), *middle, -1),
         )
         value = self._seen("mlp", "out", layer, value)
         if outputs:
@@ -237,7 +239,7 @@ class Pass:
         """Rows with those of `count` variants that fork here appended, copies of the cached activations."""
         if not count:
             return rows
-        start = copies(self._affected.origin[self._nodes])
+        start = copies(self._affected.origin[self._nodes] if self._trunk is None else self._nodes)
         forked = start.expand(count, *start.shape).flatten(0, 1)
         return torch.cat([rows, forked]) if len(rows) else forked.clone(memory_format=torch.contiguous_format)
 
@@ -252,10 +254,7 @@ class Pass:
     def _seen(self, module: Module, side: Side, layer: int, value: torch.Tensor) -> torch.Tensor:
         """A point inside a block: the interventions there are made, and what variants need is cached."""
         value = self._edited(module, side, layer, value)
-        if self._cache_plan is not None:
-            for site, at in self._cache_plan.sites:
-                if (site.module, site.side, at) == (module, side, layer):
-                    self._cache.sites[site, layer] = value.reshape(-1, value.shape[-1]).clone()
+        self._keeps.point(module, side, layer, value)
         return value
 
     def _edited(self, module: Module, side: Side, layer: int, value: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,108 @@
+"""What a person should see of pairs: the strongest synergies as a view, and all of them as a matrix of heads by heads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from tinylab.arrays import FloatArray
+from tinylab.interventions.components import PAIR_IMPACT
+from tinylab.measures.metrics import LOGIT_DIFF
+from tinylab.report.names import COLUMNS, with_names
+from tinylab.report.plots import NOT, save
+from tinylab.report.views import STRONGEST, View
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIRST, SECOND = PAIR_IMPACT.members
+
+
+def synergy_view(table: pd.DataFrame) -> View:
+    """The pairs that are furthest from the sum of their singles, averaged over seeds.
+
+    Args:
+        table: a run's `synergy`.
+    """
+    metric = _shown(table)
+    pairs = _pairs(table, metric)
+    half = (pairs["ci_high"] - pairs["ci_low"]) / 2
+    pairs = pairs.assign(size=pairs["synergy"].abs(), half=half).sort_values(
+        ["size", *FIRST, *SECOND, "scale"], ascending=[False, *[True] * 5])
+    varied = ["scale"] if pairs["scale"].nunique() > 1 else []
+    rows = [
+        [*(row[name] for name in COLUMNS), *(row[name] for name in varied),
+         (row["synergy"], None if pd.isna(row["half"]) else row["half"]), row["joint"], row["single1"], row["single2"]]
+        for row in pairs.head(STRONGEST).to_dict("records")
+    ]
+    return View(f"strongest synergies by {metric}: joint change minus the sum of the single ones",
+                [*COLUMNS, *varied, "synergy", "joint", "single1", "single2"], rows)
+
+
+def _shown(table: pd.DataFrame) -> str:
+    """The metric that is shown: logit_diff, or else the first."""
+    metrics = list(dict.fromkeys(table["metric"]))
+    return LOGIT_DIFF if LOGIT_DIFF in metrics else str(metrics[0])
+
+
+def _pairs(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The pairs by one metric averaged over seeds, heads by name in `first` and `second`."""
+    rows = table[table["metric"] == metric].groupby([*FIRST, *SECOND, "scale"], as_index=False)[
+        ["joint", "single1", "single2", "synergy", "ci_low", "ci_high"]].mean()
+    return with_names(rows, PAIR_IMPACT)[0]
+
+
+def matrix(path: Path, table: pd.DataFrame, title: str) -> None:
+    """Draw the synergy of every two heads, a panel for each scale.
+
+    Args:
+        path: the PNG to write.
+        table: the run's `synergy`.
+        title: what the picture shows.
+    """
+    save(path, draw_matrix(table, title))
+
+
+def draw_matrix(table: pd.DataFrame, title: str) -> Figure:
+    """The picture itself; colours are centred on 0, a dot says that the interval holds 0 (or that there is none)."""
+    from matplotlib.figure import Figure
+
+    metric = _shown(table)
+    pairs = _pairs(table, metric)
+    limit = float(pairs["synergy"].abs().max()) or 1.0
+    panels = list(pairs.groupby("scale"))
+    figure = Figure(figsize=(min(6.0 * len(panels), 24), 5.0), layout="constrained", dpi=120)
+    axes = figure.subplots(1, len(panels), squeeze=False).ravel()
+    for axis, (scale, rows) in zip(axes, panels, strict=True):
+        heads, values, told = square(rows)
+        image = axis.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit)
+        axis.set_facecolor("lightgray")
+        axis.set_title(f"head × {scale:g}", fontsize=9)
+        for (y, x), nonzero in np.ndenumerate(told):
+            if y != x and not nonzero:
+                axis.text(x, y, NOT, ha="center", va="center", fontsize=11, color="dimgray")
+        for which in (axis.xaxis, axis.yaxis):
+            which.set_ticks(range(len(heads)), heads)
+        axis.tick_params(axis="x", labelrotation=90)
+    figure.colorbar(image, ax=list(axes), label=f"synergy, in {metric}")
+    figure.suptitle(f"{title}\n{NOT} the 95 % interval holds 0", fontsize=11)
+    return figure
+
+
+def square(rows: pd.DataFrame) -> tuple[list[str], FloatArray, Any]:
+    """Heads in order, the synergy of every two [heads, heads] (NaN on the diagonal), and whether its interval leaves 0 out.
+
+    Args:
+        rows: a row for each pair.
+    """
+    ends = [tuple(one) for side in (FIRST, SECOND) for one in rows[list(side)].to_numpy().tolist()]
+    place = {head: number for number, head in enumerate(sorted(set(ends)))}
+    values, told = np.full((len(place), len(place)), np.nan), np.zeros((len(place), len(place)), dtype=bool)
+    for row in rows.to_dict("records"):
+        one, other = (place[row[side[0]], row[side[1]]] for side in (FIRST, SECOND))
+        values[one, other] = values[other, one] = row["synergy"]
+        told[one, other] = told[other, one] = row["ci_low"] > 0 or row["ci_high"] < 0
+    return [f"{layer}.{head}" for layer, head in place], values, told
