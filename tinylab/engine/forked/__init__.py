@@ -8,6 +8,7 @@ In the order in which an evaluation comes to them:
 - `cache`: what the unmodified runs leave for variants, and how little of it is enough.
 - `attention`: attention over a prefix tree, in tiles.
 - `hooks`: where a transformers model is touched, and how it is let go again.
+- `layouts`: what the passes over the same states share.
 - `passes`: one forward pass, row by row: variants fork, are changed, and leave.
 - `engine`: all of it put together.
 """

@@ -17,7 +17,7 @@ from tinylab.engine.base import Prediction
 from tinylab.engine.cost import FIXED, MIB, Shape, block_numbers, logits_bytes
 from tinylab.engine.forked.batches import AffectedStates, Layout, Setting
 from tinylab.engine.forked.cache import CachePlan
-from tinylab.engine.forked.passes import mlp_rows
+from tinylab.engine.forked.layouts import mlp_rows
 from tinylab.interventions.sites import RESID_POST
 from tinylab.interventions.variants import Variant
 from tinylab.task.tokens import TokenPair

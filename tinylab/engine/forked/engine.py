@@ -32,7 +32,8 @@ from tinylab.engine.forked import hooks
 from tinylab.engine.forked.batches import Batch, Layout, Setting
 from tinylab.engine.forked.budget import LEAST, SAFE, Budget, Limits, free_memory, out_of_memory, predict
 from tinylab.engine.forked.cache import ActivationCache, CachePlan
-from tinylab.engine.forked.passes import Pass, PassLayout
+from tinylab.engine.forked.layouts import PassLayout
+from tinylab.engine.forked.passes import Pass
 from tinylab.engine.forked.trie import NONE, IntArray
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant
@@ -127,7 +128,7 @@ class ForkedEngine:
         limits = Limits.of(self._budget, self._shape, cache_plan)
         biases = biases_for(self._model, variants)
         forget_lengths(self._model)
-        with hooks.hooked(self._model) as connect:
+        with hooks.hooked(self._model, {(i.site.module, i.layer) for v in variants for i in v.interventions}) as connect:
             work = Work(
                 connect, list(unique), variants, by_setting, layout, cache_plan, limits, biases, scorer, state, checkpointer,
                 done=lambda examples: progress and progress(int(copies[examples].sum())),
