@@ -60,8 +60,8 @@ def not_between(model: CausalModel, layers: Iterable[int], run: Callable[[], obj
             stack.callback(model.mlp(layer).register_forward_hook(partial(mlp, layer)).remove)
             stack.callback(block.register_forward_hook(partial(leave, layer)).remove)
         run()
-    return {layer: f"the {type(model.blocks[layer]).__name__} of layer {layer} has no residual stream between attention and MLP: "
-                   "both begin with what goes into the block, or it is normalised there"
+    return {layer: f"the {type(model.blocks[layer]).__name__} of layer {layer} has no residual stream between attention and MLP "
+                   "that could be changed: both begin with what goes into the block, or more is written into it"
             for layer in asked if not _is_between(entered[layer], middle.get(layer), left[layer])}
 
 

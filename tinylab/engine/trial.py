@@ -109,11 +109,9 @@ def flaws(model: CausalModel, prompt: Sequence[int], places: Iterable[Place]) ->
     """
     asked = list(dict.fromkeys(places))
     tokens = _tokens(model, prompt)
-    length = len(tokens)
-    found = {(site, layer): _no_neurons(model, layer) for site, layer in asked if site.module == "down"}
-    found = {place: flaw for place, flaw in found.items() if flaw is not None}
+    found = {place: flaw for place in asked if place[0].module == "down" and (flaw := _no_neurons(model, place[1])) is not None}
     seen = _watch(model, tokens, [place for place in asked if place not in found])
-    found |= {place: flaw for place in asked if place not in found and (flaw := _flaw(model, seen, place, length)) is not None}
+    found |= {place: flaw for place in asked if place not in found and (flaw := _flaw(model, seen, place)) is not None}
     for module, side, tried in (("mlp", "out", beside_mlp), ("norm", "in", not_between)):
         here = [place for place in asked if (place[0].module, place[0].side) == (module, side) and place not in found]
         wrong = tried(model, {layer for _, layer in here}, partial(_run, model, tokens, 0)) if here else {}
@@ -124,7 +122,8 @@ def flaws(model: CausalModel, prompt: Sequence[int], places: Iterable[Place]) ->
 def _no_neurons(model: CausalModel, layer: int) -> str | None:
     if model.sizes.n_neurons[layer] is not None:
         return None
-    return f"the {type(model.mlp(layer)).__name__} of layer {layer} has no single last linear map, as mixtures of experts have none"
+    what = f"{type(model.mlp(layer)).__name__} of layer {layer}"
+    return f"the {what} has no single last linear map, as mixtures of experts have none"
 
 
 def _tokens(model: CausalModel, prompt: Sequence[int]) -> list[int]:
@@ -136,6 +135,7 @@ def _tokens(model: CausalModel, prompt: Sequence[int]) -> list[int]:
 class _Seen:
     """What a forward pass showed, by layer."""
 
+    length: int  # T
     calls: Counter[tuple[Module | Side, int]] = field(default_factory=Counter)  # of attention, by what it is computed of
     inputs: dict[tuple[Module | Side, int], Any] = field(default_factory=dict)
     outputs: dict[tuple[Module | Side, int], Any] = field(default_factory=dict)
@@ -169,7 +169,7 @@ class _Products(TorchFunctionMode):
 @torch.no_grad()
 def _watch(model: CausalModel, tokens: Sequence[int], places: Sequence[Place]) -> _Seen:
     """Run the model once and note what goes through its modules."""
-    seen, modules = _Seen(), {site.module for site, _ in places}
+    seen, modules = _Seen(len(tokens)), {site.module for site, _ in places}
     every: set[Module] = modules & {"block", "projection", "mlp"}  # of all layers, so that one without attention or MLP is told
     watched = {(module, layer) for module in every for layer in range(model.n_layers)}
     watched |= {(module, layer) for site, layer in places for module in _needed(site)}
@@ -213,18 +213,25 @@ def _needed(site: Site) -> tuple[Module, ...]:
     return () if site.module == "attention" else ("down", "mlp") if site.module == "down" else (site.module,)
 
 
-def _flaw(model: CausalModel, seen: _Seen, place: Place, length: int) -> str | None:
+def _flaw(model: CausalModel, seen: _Seen, place: Place) -> str | None:
     """What is wrong with a place by what was seen, None if nothing is."""
     site, layer = place
     if site.module == "attention":
-        return _flaw_of_asking(model, seen, place, length)
+        return _flaw_of_asking(model, seen, place)
     where, key = f"{type(model.point(site.module, layer)).__name__} of layer {layer}", (site.module, layer)
     if seen.calls[key] != 1:
         return f"the {where} is called {seen.calls[key]} times in a forward pass, expected once"
     value = (seen.inputs if site.side == "in" else seen.outputs).get(key)
     if not isinstance(value, torch.Tensor):
         return f"the {where} gives a {type(value).__name__}, expected a tensor"
-    width = int(value.shape[-1])
+    return _flaw_of_rows(model, seen, place, value)
+
+
+def _flaw_of_rows(model: CausalModel, seen: _Seen, place: Place, value: torch.Tensor) -> str | None:
+    """What is wrong with what a module got or gave."""
+    site, layer = place
+    where, key = f"{type(model.point(site.module, layer)).__name__} of layer {layer}", (site.module, layer)
+    length, width = seen.length, int(value.shape[-1])
     expected = [1, length, int(model.config.hidden_size)]
     if site.module == "block" and list(value.shape) != expected:
         verb = "gets" if site.side == "in" else "returns"
@@ -236,14 +243,14 @@ def _flaw(model: CausalModel, seen: _Seen, place: Place, length: int) -> str | N
     return _flaw_of_heads(model, seen, layer, width) if site.units == "heads" else None
 
 
-def _flaw_of_asking(model: CausalModel, seen: _Seen, place: Place, length: int) -> str | None:
+def _flaw_of_asking(model: CausalModel, seen: _Seen, place: Place) -> str | None:
     """What is wrong with queries, keys or values: they do not come by, or are not as many as they should be."""
     site, layer = place
     where, calls = f"{type(model.attention(layer)).__name__} of layer {layer}", seen.calls[site.side, layer]
     if calls != 1:
         how = "does not go" if calls == 0 else f"goes {calls} times"
         return f"the {where} {how} through transformers' AttentionInterface, where queries, keys and values are reached"
-    shape, expected = list(seen.inputs[site.side, layer].shape), [1, length, model.sizes.heads(site)]
+    shape, expected = list(seen.inputs[site.side, layer].shape), [1, seen.length, model.sizes.heads(site)]
     if shape[:3] != expected:
         return f"the {where} has {site.side} heads {shape}, expected {expected}, each of some width"
     return None

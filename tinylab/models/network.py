@@ -261,8 +261,8 @@ class CausalModel:
         """
         last = find_last_map(mlp := self.mlp(layer))
         if last is None:
-            raise ModelError(f"{self._what}: the {type(mlp).__name__} of layer {layer} has no single last linear map, as mixtures "
-                             "of experts have none, and so no neurons; use other layers or another model.")
+            raise ModelError(f"{self._what}: the {type(mlp).__name__} of layer {layer} has no single last linear map, as "
+                             "mixtures of experts have none, and so no neurons; use other layers or another model.")
         return last
 
     def point(self, module: Module, layer: int) -> nn.Module:

@@ -27,6 +27,7 @@ from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Module, S
 from tinylab.interventions.variants import Fork, Intervention, Variant
 from tinylab.models.network import CausalModel
 
+
 class Pass:
     """A forward pass over affected states: of the unmodified runs, or of variants."""
 
@@ -193,7 +194,7 @@ class Pass:
         inside = ("down", "in", layer) in self._edits or (
             self._cache_plan is not None and any(site.module == "down" for site, _ in self._cache_plan.sites))
         sizes = parts(keep, self._mlp_rows or keep, len(self._nodes) if inside else None) if keep else []
-        outputs = [call_with(call, arguments, part) for part in hidden.split(sizes)] if keep else []
+        outputs = [call_with(call, arguments, part) for part in torch.split(hidden, sizes)] if keep else []
         self._offset = 0
         values = [output if isinstance(output, torch.Tensor) else output[0] for output in outputs]
         value = torch.cat(values) if len(values) > 1 else values[0] if values else hidden
