@@ -14,14 +14,15 @@ import pandas as pd
 import pyarrow as pa
 
 from tinylab.errors import SchemaError
-from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
+from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, NEURON_IMPACT, TableKind
+from tinylab.interventions.sites import MLP_NEURONS, RESID_POST, SITES
 from tinylab.records.checking import check_read
 from tinylab.records.documents import Verify
 from tinylab.records.invariants import Invariants
 from tinylab.records.tables import effects_columns, impact_columns, matrix_columns, schema
 from tinylab.statistics.labels import LABELS
 
-GRANULARITIES = ("layer_resid", "mlp_out", "head_out")
+GRANULARITIES = ("layer_resid", *(name for name, site in SITES.items() if site not in (RESID_POST, MLP_NEURONS)))
 
 INTERVALS = (("ci_low", "effect", "ci_high"), ("new_templates_low", "new_templates_effect", "new_templates_high"),
              ("simultaneous_low", "effect", "simultaneous_high"))
@@ -35,6 +36,11 @@ __all__ = [
     "validate_layer_impact_schema",
     "validate_verify_json",
 ]
+
+
+def _kind(df: pd.DataFrame) -> TableKind:
+    """Of the shipped kinds the one whose components a table has."""
+    return next((kind for kind in (HEAD_IMPACT, NEURON_IMPACT) if kind.component[1] in df.columns), LAYER_IMPACT)
 
 
 def validate_head_impact_schema(df: pd.DataFrame) -> None:
@@ -71,7 +77,7 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
     _frame(df, "matrix")
     if "condition" not in df.columns:
         raise SchemaError(f"matrix: no column 'condition'; got {list(df.columns)}.")
-    kind = HEAD_IMPACT if "head" in df.columns else LAYER_IMPACT
+    kind = _kind(df)
     swept = [str(name) for name in df.columns[len(matrix_columns(kind)):]]
     _table(df, matrix_columns(kind, swept), "matrix", kind)
     found, expected = set(df["condition"]), set(conditions)
@@ -81,7 +87,7 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
 
 
 def validate_effects_schema(df: pd.DataFrame) -> None:
-    """Check an `effects` table beside either of the shipped impact tables.
+    """Check an `effects` table beside one of the shipped impact tables.
 
     Raises:
         SchemaError: a column missing, in excess, out of order or of the wrong type; a number that is not finite (what is
@@ -89,7 +95,7 @@ def validate_effects_schema(df: pd.DataFrame) -> None:
             that stands twice; an empty table.
     """
     _frame(df, "effects")
-    kind = HEAD_IMPACT if "head" in df.columns else LAYER_IMPACT
+    kind = _kind(df)
     told = [*kind.keys, "metric", "n", "templates", "smallest_template"]
     _table(df, effects_columns(kind), "effects", kind, may_lack=[name for name in effects_columns(kind) if name not in told])
     if unknown := set(df["label"].dropna()) - set(LABELS):
