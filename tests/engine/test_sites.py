@@ -5,21 +5,27 @@ What the numbers mean is held apart from the engines: here by hooks written for 
 
 from __future__ import annotations
 
+import copy
+import itertools
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import pytest
 import torch
+from transformers.models.llama import modeling_llama
 
 from benchmarks.bound import lower_bound
-from both_engines import LOGITS, ROUNDING, gap
-from families import ALIGNED, CHUNKED, EVERY, FAMILIES, LAYERS, TUPLES, UNALIGNED, answered, family, lacking
+from both_engines import LOGITS, ROUNDING, gap, logits_gap
+from families import ALIGNED, CHUNKED, EVERY, FAMILIES, LAYERS, TUPLES, UNALIGNED, answered, family, lacking, plain_logits
+from tinylab.config.groups import EngineConfig
 from tinylab.engine.base import Evaluation
+from tinylab.engine.choose import check_variants, choose_engine
 from tinylab.engine.forked import passes
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.engine.trial import flaws
+from tinylab.errors import ModelError
 from tinylab.interventions.operations import Given, Operation, Patch, Scale
 from tinylab.interventions.sites import (
     ATTN_OUT,
@@ -37,6 +43,7 @@ from tinylab.interventions.sites import (
 )
 from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Positions, Variant
+from tinylab.models.network import CausalModel
 
 NEW: Final = [site for site in SITES.values() if site not in COMMON]
 FORKED: Final = [*FAMILIES, *TUPLES, *CHUNKED]
@@ -171,3 +178,125 @@ def test_variants_at_several_sites_agree(name: str) -> None:
         forked, plain = (engine.evaluate(pairs, order, LOGITS) for engine in (ForkedEngine(model), ReferenceEngine(model)))
         assert gap(forked, plain) <= ROUNDING[torch.float32]
         assert (np.abs(plain.values - np.stack([plain.baselines[v.target] for v in order])).max(axis=(1, 2)) > 1e-5).all()
+
+
+# What they mean: arithmetic on weights, and the family's own functions
+
+
+def halved(model: CausalModel, site: Site, unit: int | None) -> CausalModel:
+    """A copy of a Llama whose weights give half of a site's unit in layer 1: where that is linear in them."""
+    changed = CausalModel(copy.deepcopy(model.model), None, model.identity, False)
+    attention, mlp = changed.model.model.layers[1].self_attn, changed.model.model.layers[1].mlp
+    width = model.head_width
+    linear = {"q": attention.q_proj, "k": attention.k_proj, "v": attention.v_proj, "attn_out": attention.o_proj}.get(site.name)
+    if linear is None:
+        mlp.down_proj.weight[:, unit] *= 0.5
+    else:
+        rows = slice(None) if unit is None else slice(unit * width, (unit + 1) * width)
+        linear.weight[rows] *= 0.5
+        linear.bias[rows] *= 0.5
+    return changed
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+@pytest.mark.parametrize(("site", "unit"), [(Q, 3), (K, 0), (K, 1), (V, 0), (V, 1), (V, None), (ATTN_OUT, None),
+                                            (MLP_NEURONS, 5)], ids=str)
+def test_half_of_a_unit_is_half_of_its_weights(site: Site, unit: int | None, kind: Any) -> None:
+    """Keys and queries are turned by their position, which is linear; the family has biases in all four projections."""
+    model = family("llama")
+    pairs = answered(model, ALIGNED[3:9:2])
+    asked = Variant((Intervention(site, 1, Scale(0.5), unit),), "clean")
+    found = kind(model).evaluate(pairs, [asked], LOGITS)
+    assert logits_gap(found.values[0], halved(model, site, unit), [pair.clean for pair in pairs]) <= ROUNDING[torch.float32]
+    assert np.abs(found.values[0] - found.baselines["clean"]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+@pytest.mark.parametrize("site", [Q, K], ids=str)
+def test_queries_and_keys_are_those_behind_the_rotary_embedding(site: Site, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coordinates in the opposite order: not the same before and behind; by the function that turns them, in layer 1."""
+    model, own, calls = family("llama"), modeling_llama.apply_rotary_pos_emb, itertools.count()
+    pair = answered(model, ALIGNED)[8]
+
+    def turned(*args: Any, **kwargs: Any) -> tuple[torch.Tensor, ...]:
+        both = [heads.clone() for heads in own(*args, **kwargs)]
+        if next(calls) == 1:
+            heads = both[site is K]
+            heads[:, 1] = heads[:, 1].flip(-1) + 0.1
+        return tuple(both)
+
+    found = kind(model).evaluate([pair], [Variant((Intervention(site, 1, Flip(), 1),), "clean")], LOGITS)
+    monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", turned)
+    expected = plain_logits(model, pair.clean).double().numpy()
+    assert np.abs(found.values[0, 0] - expected).max() <= ROUNDING[torch.float32]
+    assert np.abs(found.baselines["clean"][0] - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+@pytest.mark.parametrize("only", ["gpt2", "llama", "olmo2", "opt"])
+def test_a_patch_between_attention_and_mlp_is_what_is_put_into_both_branches(only: str, kind: Any) -> None:
+    """The stream of the clean run at the last token of layer 1: by its difference, added to what attention gives the block."""
+    model = family(only)
+    pair = answered(model, ALIGNED)[8]
+    block, streams = model.blocks[1], []
+    behind = block.post_attention_layernorm if only == "olmo2" else model.projection(1)  # what the stream is added to
+
+    def sums(_module: Any, _args: Any, output: torch.Tensor) -> None:
+        streams.append(output[0, -1].clone())
+
+    def enters(_module: Any, args: Any, kwargs: Any) -> None:
+        streams.append((args[0] if args else kwargs["hidden_states"])[0, -1].clone())
+
+    handles = [block.register_forward_pre_hook(enters, with_kwargs=True), behind.register_forward_hook(sums)]
+    for prompt in (pair.clean, pair.corrupt):
+        plain_logits(model, prompt)
+    for handle in handles:
+        handle.remove()
+    difference = streams[0] + streams[1] - streams[2] - streams[3]
+
+    def add(_module: Any, _args: Any, output: torch.Tensor) -> torch.Tensor:
+        output = output.clone()
+        output[0, -1] += difference
+        return output
+
+    handle = behind.register_forward_hook(add)
+    expected = plain_logits(model, pair.corrupt).double().numpy()
+    handle.remove()
+    asked = Variant((Intervention(RESID_MID, 1, Patch()),), "corrupt", Own("clean"), "last")
+    found = kind(model).evaluate([pair], [asked], LOGITS)
+    assert np.abs(found.values[0, 0] - expected).max() <= ROUNDING[torch.float32]
+    assert np.abs(found.baselines["corrupt"][0] - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+def test_what_enters_a_block_is_what_leaves_the_one_below(name: str, kind: Any) -> None:
+    model = family(name)
+    pairs = answered(model, ALIGNED[3:9])
+    below, above = ([Variant((Intervention(site, at, Patch()),), "corrupt", Own("clean"), (0, 2)) for at in layers]
+                    for site, layers in ((RESID_POST, (0, 1)), (RESID_PRE, (1, 2))))
+    found = kind(model).evaluate(pairs, below + above, LOGITS)
+    assert np.abs(found.values[:2] - found.values[2:]).max() <= ROUNDING[torch.float32]
+    assert np.abs(found.values[:2] - found.baselines["corrupt"]).max() > 1e-3
+
+
+def test_the_self_check_tries_a_runs_own_sites_where_the_run_acts() -> None:
+    """A family whose first layer alone has neurons, and the others experts."""
+    model = family("ernie4_5_moe")
+    own = [Variant((Intervention(site, 0, Scale(0.0)),), "clean") for site in (MLP_NEURONS, K)]
+    tried = {(i.site, i.layer) for variant in check_variants(model, own) for i in variant.interventions}
+    assert {(site, layer) for site, layer in tried if site not in COMMON} == {(MLP_NEURONS, 0), (K, 0)}
+    assert {site for variant in check_variants(model) for site in (variant.interventions[0].site,)} == set(COMMON)
+    choice = choose_engine(model, EngineConfig(name="auto"), answered(model, ALIGNED[:4]), own)
+    assert (choice.engine.name, choice.reason) == ("forked", None)
+
+
+def test_a_run_at_a_site_that_is_not_there_is_refused_in_one_sentence() -> None:
+    for only, site, told in (("gpt_neox", RESID_MID, "no resid_mid in it .* no residual stream between attention and MLP"),
+                             ("mixtral", MLP_NEURONS, "no mlp_neurons in it .* MixtralSparseMoeBlock of layer 1 has no single"),
+                             ("bloom", V, "no v in it .* BloomAttention of layer 1 does not go through transformers'")):
+        model = family(only)
+        for engine in ("auto", "reference"):
+            with pytest.raises(ModelError, match=told) as caught:
+                choose_engine(model, EngineConfig(name=engine), answered(model, ALIGNED[:1]),
+                              [Variant((Intervention(site, 1, Scale(0.0)),), "clean")])
+            assert "\n" not in str(caught.value)
