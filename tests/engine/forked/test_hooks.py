@@ -39,7 +39,7 @@ def trace(model: CausalModel) -> dict[str, Any]:
         "attention": {
             path: m.config._attn_implementation for path, m in model.model.named_modules() if hasattr(m, "config")
         },
-        "registered": sorted(ALL_ATTENTION_FUNCTIONS.valid_keys()),
+        "registered": dict(ALL_ATTENTION_FUNCTIONS),
         "pass": hooks._current.get(None),
         "weights": {path: (p.data_ptr(), p._version, p.requires_grad) for path, p in model.model.named_parameters()},
         "training": model.model.training,
