@@ -9,6 +9,7 @@ import torch
 
 from tinylab.engine.forked.attention import TreeAttention
 from tinylab.engine.forked.batches import AffectedStates
+from tinylab.interventions.variants import Intervention
 
 IN_PLACE = (("norm", "in"), ("projection", "in"), ("projection", "out"), ("down", "in"), ("mlp", "out"), ("block", "out"))
 """Points whose activation may be changed as it is: nothing else uses it, or (a norm's input) what does is meant too."""
@@ -57,3 +58,11 @@ def parts(rows: int, most: int, variant: int | None = None) -> list[int]:
     else:
         step = most // variant * variant
     return [min(step, rows - start) for start in range(0, rows, step)]
+
+
+def numbers(intervention: Intervention, width: int, units: int) -> slice:
+    """Which numbers of a row of this width the intervention means: those of one of its units, or all."""
+    if intervention.head is None:
+        return slice(None)
+    each = width // units
+    return slice(intervention.head * each, (intervention.head + 1) * each)

@@ -19,7 +19,7 @@ import torch
 from tinylab.engine.calls import Arguments, by_row, call_with, first, with_first
 from tinylab.engine.forked.attention import Attend, Keys, Reach
 from tinylab.engine.forked.cache import ActivationCache, CachePlan
-from tinylab.engine.forked.layouts import IN_PLACE, PassLayout, Stopped, mlp_rows, parts
+from tinylab.engine.forked.layouts import IN_PLACE, PassLayout, Stopped, mlp_rows, numbers, parts
 from tinylab.engine.forked.trie import IntArray
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Given
@@ -271,20 +271,13 @@ class Pass:
             if operation.needs_source and site not in sources:
                 found = self._cache.site(site, layer, affected.source[there])
                 sources[site] = found.reshape(len(here), rows.shape[-1])
-            part = self._unit(intervention, rows.shape[-1])
+            part = numbers(intervention, rows.shape[-1], self._units(site.units, rows.shape[-1]))
             bias = self._biases[layer].flatten()[part] if operation.needs_bias and self._biases is not None else None
             given = Given(sources[site][:, part] if operation.needs_source else None, bias)
             mine = rows[row, :, part]
             mine[at] = operation.apply(mine[at], given)
             self._made += 1
         return rows.reshape(value.shape)
-
-    def _unit(self, intervention: Intervention, width: int) -> slice:
-        """Which numbers of a row the intervention means: one unit's, or all."""
-        if intervention.head is None:
-            return slice(None)
-        each = width // self._units(intervention.site.units, width)
-        return slice(intervention.head * each, (intervention.head + 1) * each)
 
     def check(self, model: str) -> None:
         """Assert that the pass went through every hook it planned.
