@@ -5,8 +5,8 @@ engine: plain sets of token tuples. What has to be computed:
 
 - unmodified runs: every distinct prefix of the clean and corrupt prompts in all blocks but the last, and the distinct
   whole prompts in the last block, because only reading rows leave it;
-- a variant that acts inside block l: every distinct changed prefix, at or behind the first changed position, in the
-  blocks l … L−2, and the distinct changed whole prompts in the last block;
+- a variant that acts on the input of block l or inside it: every distinct changed prefix, at or behind the first changed
+  position, in the blocks l … L−2, and the distinct changed whole prompts in the last block;
 - a variant that acts on the output of block l: the same from block l + 1 on;
 - a variant that acts several times: the same, but no block in which what has been done so far is all of another variant, or
   what another one has done so far.

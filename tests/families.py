@@ -237,6 +237,24 @@ LENGTH_DEPENDENT: dict[str, Builder] = {
 EVERY = {**FAMILIES, **TUPLES, **UNSUPPORTED, **FIXED_BATCH, **CHUNKED, **BY_PLACE, **LENGTH_DEPENDENT}
 
 
+_EVERY_LAYER = tuple(range(LAYERS))
+NO_MIDDLE = ("gpt_neox", "phi", "phi_qk_layernorm", "stablelm_parallel", "cohere", "cohere2", "gptj", "codegen", "falcon")
+"""Families whose attention and MLP stand side by side: there is no `resid_mid`."""
+NO_NEURONS: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("mixtral", "phimoe", "olmoe", "qwen3_moe", "granitemoe", "gpt_oss"), _EVERY_LAYER),
+    **dict.fromkeys(("qwen2_moe", "llama4", "llama4_tuned"), (0, 2)),
+    **dict.fromkeys(("ernie4_5_moe", "glm4_moe", "deepseek_v3"), (1, 2)),
+}
+"""Families with layers whose MLP is a mixture of experts, and the layers: there are no `mlp_neurons`."""
+
+
+def lacking(name: str) -> dict[str, tuple[int, ...]]:
+    """The sites that a family has not in each layer, by name, and the layers without."""
+    found = {"resid_mid": _EVERY_LAYER} if name in NO_MIDDLE else {}
+    found |= {"mlp_neurons": NO_NEURONS[name]} if name in NO_NEURONS else {}
+    return found | (dict.fromkeys(("q", "k", "v"), _EVERY_LAYER) if name in UNSUPPORTED else {})
+
+
 def make(build: Builder, dtype: torch.dtype = torch.float32, seed: int = 0, **changes: Any) -> CausalModel:
     """A random model; `changes` go into its config."""
     with torch.random.fork_rng(), warnings.catch_warnings():

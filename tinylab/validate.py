@@ -14,14 +14,15 @@ import pandas as pd
 import pyarrow as pa
 
 from tinylab.errors import SchemaError
-from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, PAIR_IMPACT, SUBSET_IMPACT, TableKind
+from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, NEURON_IMPACT, PAIR_IMPACT, SUBSET_IMPACT, TableKind
+from tinylab.interventions.sites import MLP_NEURONS, RESID_POST, SITES
 from tinylab.records.checking import check_read
 from tinylab.records.documents import Verify
 from tinylab.records.invariants import Invariants
 from tinylab.records.tables import effects_columns, impact_columns, matrix_columns, schema, synergy_columns
 from tinylab.statistics.labels import LABELS
 
-GRANULARITIES = ("layer_resid", "mlp_out", "head_out")
+GRANULARITIES = ("layer_resid", *(name for name, site in SITES.items() if site not in (RESID_POST, MLP_NEURONS)))
 
 INTERVALS = (("ci_low", "effect", "ci_high"), ("new_templates_low", "new_templates_effect", "new_templates_high"),
              ("simultaneous_low", "effect", "simultaneous_high"))
@@ -168,7 +169,7 @@ def validate_invariants_json(data: dict[str, Any]) -> None:
 
 def _kind(df: pd.DataFrame) -> TableKind:
     """The kind of the impact table that a table goes with, by a column that no other kind has."""
-    told = {"head2": PAIR_IMPACT, "set": SUBSET_IMPACT, "head": HEAD_IMPACT}
+    told = {"head2": PAIR_IMPACT, "set": SUBSET_IMPACT, "head": HEAD_IMPACT, "neuron": NEURON_IMPACT}
     return next((kind for name, kind in told.items() if name in df.columns), LAYER_IMPACT)
 
 

@@ -24,7 +24,7 @@ from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.errors import ConfigError, ModelError
 from tinylab.interventions.operations import Scale
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
+from tinylab.interventions.sites import HEAD_OUT, MLP_NEURONS, MLP_OUT, RESID_POST, Q, Site, V
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.models.network import CausalModel
 from tinylab.paths import locate
@@ -200,7 +200,7 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     assert [(len(module._forward_pre_hooks), len(module._forward_hooks)) for module in model.model.modules()] == before
 
 
-@pytest.mark.parametrize("site", [MLP_OUT, RESID_POST], ids=str)
+@pytest.mark.parametrize("site", [Q, V, MLP_NEURONS, MLP_OUT, RESID_POST], ids=str)
 def test_what_is_no_head_has_no_value_bias(site: Site) -> None:
     with pytest.raises(ConfigError, match=f"heads alone have a value bias that can be kept, not {site}"):
         Intervention(site, 0, Scale(0.0, True))

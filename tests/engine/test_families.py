@@ -27,6 +27,8 @@ from families import (
     LAYERS,
     LENGTH_DEPENDENT,
     LIMIT,
+    NO_MIDDLE,
+    NO_NEURONS,
     UNALIGNED,
     UNSUPPORTED,
     VOCABULARY,
@@ -208,6 +210,20 @@ NOTES = {
 }
 
 
+SITES_OF_FAMILIES = f"""## Sites
+
+Every family above has `resid_pre`, `head_out`, `attn_out`, `mlp_out` and the block's output in each layer. A run at one of the
+others is refused, before anything is computed, where a family has none:
+
+- `resid_mid`, where attention and MLP stand side by side: {", ".join(NO_MIDDLE)};
+- `mlp_neurons`, where the MLP is a mixture of experts: {", ".join(name if len(layers) == LAYERS else
+    f"{name} (layers {' and '.join(map(str, layers))})" for name, layers in NO_NEURONS.items())};
+- `q`, `k` and `v`, where attention does not go through transformers' interface: {", ".join(UNSUPPORTED)}.
+
+`test_sites.py` asserts this, and that both engines agree at each site of every family that is forked: at last, all and listed
+positions, in all layers, units alone and together.
+"""
+
 OTHERS = "## The others\n"
 """Heading of the part of the document that `test_other_families.py` writes."""
 
@@ -227,11 +243,13 @@ def test_write_the_table(pytestconfig: pytest.Config) -> None:
         lines.append(f"| {name} | {found[0].engine} | {' | '.join([*numbers, '–'][:2])} | {NOTES.get(name, '')} |")
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, one CPU"
     others = DOCUMENT.read_text(encoding="utf-8").partition(OTHERS)[1:]
-    DOCUMENT.write_text(f"{HEADER}Measured with {versions}.\n\n" + "\n".join([*lines, "", "".join(others)]), encoding="utf-8")
+    body = "\n".join([*lines, "", SITES_OF_FAMILIES, "".join(others)])
+    DOCUMENT.write_text(f"{HEADER}Measured with {versions}.\n\n{body}", encoding="utf-8")
 
 
 def test_the_table_in_the_docs_names_each_family_and_its_engine() -> None:
     table = DOCUMENT.read_text(encoding="utf-8").partition(OTHERS)[0]
+    assert SITES_OF_FAMILIES in table
     lines = [cells(line) for line in table.splitlines() if line.startswith("| ")][1:]
     assert [line[0] for line in lines] == list(EVERY)
     for name, engine, *numbers, _ in lines:

@@ -34,7 +34,7 @@ from tinylab.engine.choose import AllLogits
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.interventions.operations import Patch, Scale
-from tinylab.interventions.sites import HEAD_OUT, RESID_POST, SITES
+from tinylab.interventions.sites import COMMON, HEAD_OUT, RESID_POST
 from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.models.network import CausalModel
@@ -71,9 +71,9 @@ def variants() -> dict[str, list[Variant]]:
     """What is evaluated, by the identity that it is for; corrupt runs, patched from themselves or from the clean run."""
     every = range(LAYERS)
     return {
-        "sham": [Variant((Intervention(site, 1, Patch(), None),), "corrupt", Own("corrupt"), "all") for site in SITES.values()]
+        "sham": [Variant((Intervention(site, 1, Patch(), None),), "corrupt", Own("corrupt"), "all") for site in COMMON]
         + [Variant((Intervention(HEAD_OUT, 1, Patch(), 2),), "corrupt", Own("corrupt"), "last")],
-        "one": [Variant((Intervention(site, 1, Scale(1.0), None),), "corrupt") for site in SITES.values()],
+        "one": [Variant((Intervention(site, 1, Scale(1.0), None),), "corrupt") for site in COMMON],
         "no heads": [Variant((Intervention(HEAD_OUT, layer, Scale(0.0)),), "corrupt") for layer in every],
         "everything": [Variant((Intervention(RESID_POST, layer, Patch()),), "corrupt", Own("clean"), "all") for layer in every],
     }

@@ -22,7 +22,7 @@ from tinylab.engine.reference import ReferenceEngine
 from tinylab.engine.trial import flaws
 from tinylab.errors import EngineUnsupported, ModelError
 from tinylab.interventions.operations import Patch, Scale
-from tinylab.interventions.sites import SITES, Site
+from tinylab.interventions.sites import COMMON, Site
 from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.models.network import CausalModel
@@ -56,7 +56,7 @@ class Outcome:
 def refused_sites(model: CausalModel) -> dict[Site, tuple[list[int], str]]:
     """The sites that are not what they are called: in which layers, and why."""
     found: dict[Site, tuple[list[int], str]] = {}
-    for site in SITES.values():
+    for site in COMMON:
         try:
             wrong = flaws(model, PROMPTS[0][0], [(site, layer) for layer in range(model.n_layers)])
         except ModelError as error:
@@ -69,9 +69,9 @@ def refused_sites(model: CausalModel) -> dict[Site, tuple[list[int], str]]:
 
 def variants(model: CausalModel, refused: dict[Site, tuple[list[int], str]]) -> list[Variant]:
     """Each site of each layer that is not refused, scaled everywhere and patched at the last token."""
-    places = [(site, layer) for site in SITES.values() for layer in range(model.n_layers)
+    places = [(site, layer) for site in COMMON for layer in range(model.n_layers)
               if layer not in refused.get(site, ([], ""))[0]]
-    head = {site: model.n_heads - 1 if site.units == "heads" else None for site in SITES.values()}
+    head = {site: model.n_heads - 1 if site.units == "heads" else None for site in COMMON}
     return [
         *(Variant((Intervention(site, layer, Scale(0.5), head[site]),), "clean") for site, layer in places),
         *(Variant((Intervention(site, layer, Patch(), head[site]),), "corrupt", Own("clean"), "last") for site, layer in places),

@@ -17,7 +17,7 @@ from tinylab.engine.choose import check_variants, choose_engine
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.interventions.operations import Given, Operation, Patch, Scale
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, SITES, Site
+from tinylab.interventions.sites import COMMON, HEAD_OUT, MLP_OUT, RESID_POST, Site
 from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Positions, Variant
 
@@ -97,7 +97,7 @@ def test_own_operations_at_own_sites_agree(family_name: str, positions: Position
 @pytest.mark.parametrize("family_name", OWN_FAMILIES)
 def test_own_operations_agree_at_the_shipped_sites(family_name: str, positions: Positions) -> None:
     """A whole `head_out` has all heads side by side: what depends on the coordinates' order tells."""
-    units = [(site, head) for site in SITES.values() for head in ([None, 2] if site.units == "heads" else [None])]
+    units = [(site, head) for site in COMMON for head in ([None, 2] if site.units == "heads" else [None])]
     variants = [of(Intervention(site, 1, operation, head), positions=positions)
                 for site, head in units for operation in OPERATIONS]
     forked, plain = both(family_name, variants)

@@ -1,8 +1,8 @@
 """The tables of H1 and H2 are those that TransformerLens's own hooks give on the same weights (make test-peers).
 
-TransformerLens runs its own forward pass, one prompt at a time, with hooks at `hook_z`, `hook_mlp_out` and
-`hook_resid_post`. What to change is read from a table's key columns and the battery's settings, and the metrics are
-computed anew in plain torch, so nothing but the weights and the prompts is shared with tinylab.
+TransformerLens runs its own forward pass, one prompt at a time, with hooks at `hook_z`, `hook_mlp_out`, `hook_resid_post` and, of
+each other site, the hook that it has there. What to change is read from a table's key columns and the battery's settings,
+and the metrics are computed anew in plain torch, so nothing but the weights and the prompts is shared with tinylab.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from transformers import AutoTokenizer
 
 from conftest import Within
-from families import ALIGNED, FAMILIES, HEADS, LAYERS, UNALIGNED, VOCABULARY, family, make, plain_logits
+from families import ALIGNED, FAMILIES, HEADS, LAYERS, UNALIGNED, VOCABULARY, family, lacking, make, plain_logits
 from tinylab.batteries.activation_patch import DIRECTIONS, ActivationPatch
 from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.effects.impact import assemble
@@ -38,7 +38,19 @@ from transformer_lens.model_bridge import TransformerBridge
 
 TOLERANCE = 1e-4
 """Float32 and two attention kernels: under 3e-6 is measured, in logits and in tables."""
-HOOKS = {"head_out": "blocks.{}.attn.hook_z", "mlp_out": "blocks.{}.hook_mlp_out", "layer_resid": "blocks.{}.hook_resid_post"}
+HOOKS = {
+    "head_out": "blocks.{}.attn.hook_z", "mlp_out": "blocks.{}.hook_mlp_out", "layer_resid": "blocks.{}.hook_resid_post",
+    "resid_pre": "blocks.{}.hook_resid_pre", "resid_mid": "blocks.{}.hook_resid_mid", "v": "blocks.{}.attn.hook_v",
+    "mlp_neurons": "blocks.{}.mlp.hook_post",
+}
+TURNED = {"q": "blocks.{}.attn.hook_rot_q", "k": "blocks.{}.attn.hook_rot_k"}
+PLAIN = {"q": "blocks.{}.attn.hook_q", "k": "blocks.{}.attn.hook_k"}
+"""Queries and keys behind the rotary embedding, and in families without one."""
+ROTARY, WITHOUT_ROTARY = ("llama", "qwen3", "gemma2", "gemma3", "olmo2"), ("gpt2", "opt")
+"""Families whose queries and keys TransformerLens shows as attention gets them: of GPT-NeoX and Phi it has those before only."""
+NEURONS = [0, 5, 47]
+"""No family here has fewer; attention's output it has behind the norm that some families put there, so `attn_out` is hooked at
+the projection itself."""
 CHOSEN = ("gpt2", "gpt_neox", "gpt_neox_sequential", "llama", "qwen3", "opt", "phi", "gemma2", "gemma3", "olmo2")
 """Families that differ in what matters here: biases, parallel blocks, grouped queries, norms behind the MLP, windows."""
 TINY = Path(__file__).parent.parent.parent / "tinylab/assets/tiny"
@@ -59,14 +71,32 @@ class Setting:
     granularity: str = "head"
     direction: str = ""
     positions: str = "all"
+    per_head: bool = False
 
     @property
     def battery(self) -> Any:
         if self.granularity == "head":
             return HeadsZero(name="h1", scales=SCALES)
         return ActivationPatch(
-            name="h2", granularity=self.granularity, patch_direction=self.direction, positions=self.positions
+            name="h2", granularity=self.granularity, patch_direction=self.direction, positions=self.positions,
+            per_head=self.per_head, neurons=NEURONS if self.granularity == "mlp_neurons" else None,
         )
+
+    def units(self, kv_heads: int) -> list[tuple[Key, int | None]]:
+        """What is patched alone in a layer, and what the table calls it."""
+        if self.granularity == "mlp_neurons":
+            return [((("neuron", neuron),), neuron) for neuron in NEURONS]
+        heads = range(HEADS if self.granularity in ("head_out", "q") else kv_heads)
+        alone: list[tuple[Key, int | None]] = [((("head", head), ("scale", 1.0)), head) for head in heads]
+        return alone if self.per_head else [((("granularity", self.granularity),), None)]
+
+    def hook(self, name: str) -> str | None:
+        """The hook in a family, None where TransformerLens has none there."""
+        if self.granularity in PLAIN:
+            return (TURNED if name in ROTARY else PLAIN)[self.granularity] if name in ROTARY + WITHOUT_ROTARY else None
+        if self.granularity == "attn_out":
+            return "blocks.{}.attn.o.hook_out"
+        return None if self.granularity in lacking(name) else HOOKS[self.granularity]
 
     @property
     def prompts(self) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
@@ -74,12 +104,19 @@ class Setting:
         return EQUAL if self.positions == "all" and self.direction else EQUAL + UNEQUAL
 
 
+DIRECTION = next(iter(DIRECTIONS))
 H2 = [
     Setting(granularity, direction, positions)
     for granularity, direction, positions in product(("head_out", "mlp_out", "layer_resid"), DIRECTIONS, ("last", "all"))
     if (granularity, positions) != ("layer_resid", "all")
 ]
 SETTINGS = [Setting(), *H2]
+MORE = [
+    *(Setting(site, DIRECTION, positions, per_head) for site, per_head in
+      (("attn_out", False), ("q", False), ("q", True), ("k", True), ("v", False), ("v", True), ("mlp_neurons", False))
+      for positions in ("last", "all")),
+    Setting("resid_pre", DIRECTION, "last"), Setting("resid_mid", DIRECTION, "last"),
+]
 
 
 class Lens:
@@ -95,9 +132,8 @@ class Lens:
     def activations(self, prompt: tuple[int, ...]) -> Any:
         """Those of the unmodified run, by the hook's name."""
         if prompt not in self.kept:
-            names = [hook.format(layer) for hook in HOOKS.values() for layer in range(LAYERS)]
             with torch.no_grad():
-                self.kept[prompt] = self.bridge.run_with_cache(torch.tensor([prompt]), names_filter=names)[1]
+                self.kept[prompt] = self.bridge.run_with_cache(torch.tensor([prompt]))[1]
         return self.kept[prompt]
 
     def logits(self, prompt: tuple[int, ...], *hooks: tuple[str, Any]) -> torch.Tensor:
@@ -116,16 +152,17 @@ class Lens:
 
         return self.logits(pair.clean, (HOOKS["head_out"].format(layer), change))
 
-    def patched(self, pair: TokenPair, layer: int, setting: Setting) -> torch.Tensor:
-        """H2's cell: an activation [1, T, …] of the source run put into the target run."""
-        hook_name = HOOKS[setting.granularity].format(layer)
+    def patched(self, pair: TokenPair, layer: int, setting: Setting, hook_name: str, unit: int | None) -> torch.Tensor:
+        """H2's cell: an activation [1, T, …] of the source run put into the target run, all of it or one unit."""
         source, target = (getattr(pair, run) for run in setting.direction.split("->"))
         kept = self.activations(source)[hook_name]
 
         def change(value: torch.Tensor, hook: object) -> torch.Tensor:
-            value = value.clone()
+            if setting.granularity != "resid_mid":  # its hook gives what the norm gets; the stream past it is the same tensor
+                value = value.clone()
             places = slice(-1, None) if setting.positions == "last" else slice(None)
-            value[:, places] = kept[:, places]
+            chosen = (slice(None), places) if unit is None else (slice(None), places, unit)
+            value[chosen] = kept[chosen]
             return value
 
         return self.logits(target, (hook_name, change))
@@ -165,9 +202,11 @@ def theirs(name: str, setting: Setting) -> Theirs:
             key = (("layer", layer), ("head", head), ("scale", scale))
             cells[key] = torch.stack([peer.scaled(pair, layer, head, scale) for pair in pairs])
     else:
-        for layer in range(LAYERS):
-            key = (("layer", layer), ("granularity", setting.granularity))
-            cells[key] = torch.stack([peer.patched(pair, layer, setting) for pair in pairs])
+        hook = setting.hook(name)
+        assert hook is not None
+        for layer, (called, unit) in product(range(LAYERS), setting.units(family(name).n_kv_heads)):
+            key = (("layer", layer), *called)
+            cells[key] = torch.stack([peer.patched(pair, layer, setting, hook.format(layer), unit) for pair in pairs])
     unmodified = {run: torch.stack([peer.logits(getattr(pair, run)) for pair in pairs]) for run in RUNS}
     return Theirs(pairs, unmodified, cells)
 
@@ -199,7 +238,7 @@ def their_table(found: Theirs, setting: Setting) -> Table:
 
 def our_table(name: str, pairs: list[TokenPair], setting: Setting) -> Table:
     battery = setting.battery
-    cells = battery.cells(LAYERS, HEADS)
+    cells = battery.cells_of(family(name).sizes)
     texts = [PromptPair(b, "", "", "", "", None) for b in range(len(pairs))]
     found = ForkedEngine(family(name)).evaluate(pairs, [cell.variant for cell in cells], SCORER)
     impact = assemble(
@@ -222,6 +261,16 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.parametrize("setting", MORE, ids=str)
+def test_all_logits_at_the_other_sites_are_those_of_transformer_lens(name: str, setting: Setting, within: Within) -> None:
+    if setting.hook(name) is None:
+        pytest.skip(f"TransformerLens has no hook at {setting.granularity} of {name}")
+    test_all_logits_of_every_prompt_are_those_of_transformer_lens(name, setting, within)
+    found = theirs(name, setting)
+    target = found.unmodified[setting.direction.split("->")[1]]
+    assert max(float((logits - target).abs().max()) for logits in found.cells.values()) > 100 * TOLERANCE
+
+
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_every_cell_of_a_table_is_what_transformer_lens_gives(name: str, setting: Setting, within: Within) -> None:
     expected = theirs(name, setting)
@@ -233,7 +282,7 @@ def test_every_cell_of_a_table_is_what_transformer_lens_gives(name: str, setting
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_all_logits_of_every_prompt_are_those_of_transformer_lens(name: str, setting: Setting, within: Within) -> None:
     expected = theirs(name, setting)
-    cells = setting.battery.cells(LAYERS, HEADS)
+    cells = setting.battery.cells_of(family(name).sizes)
     found = ForkedEngine(family(name)).evaluate(expected.pairs, [cell.variant for cell in cells], LOGITS)
     gaps = [(torch.tensor(found.baselines[run]) - expected.unmodified[run]).abs().max() for run in RUNS]
     for cell, values in zip(cells, found.values, strict=True):

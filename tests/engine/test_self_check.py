@@ -36,7 +36,7 @@ from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.forked.passes import Pass
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.errors import EngineUnsupported
-from tinylab.interventions.sites import SITES
+from tinylab.interventions.sites import COMMON
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
 
@@ -100,7 +100,7 @@ def test_any_two_of_layer_site_operation_and_positions_stand_together_in_few_var
         choices = [set(column) for column in zip(*rows, strict=True)]
         for one, other in combinations(range(4), 2):
             assert {(row[one], row[other]) for row in rows} == set(product(choices[one], choices[other]))
-        assert [len(choice) for choice in choices[1:]] == [len(SITES), 2, 2]
+        assert [len(choice) for choice in choices[1:]] == [len(COMMON), 2, 2]
         assert len(variants) <= most
 
 

@@ -21,7 +21,7 @@ from tinylab.engine.reference import Activations, ReferenceEngine, capture
 from tinylab.engine.trial import check_causal, check_vocabulary, flaws
 from tinylab.errors import EngineUnsupported, ModelError
 from tinylab.interventions.operations import Patch, Scale
-from tinylab.interventions.sites import HEAD_OUT, RESID_POST, SITES, Site
+from tinylab.interventions.sites import COMMON, HEAD_OUT, RESID_POST, Site
 from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.measures.metrics import Scorer
@@ -31,7 +31,7 @@ from tinylab.task.tokens import TokenPair
 PROMPT = (5, 7, 9)
 PAIR = TokenPair(PROMPT, (5, 8, 9), 3, 4)
 def everywhere(model: CausalModel) -> list[tuple[Site, int]]:
-    return [(site, layer) for site in SITES.values() for layer in range(model.n_layers)]
+    return [(site, layer) for site in COMMON for layer in range(model.n_layers)]
 
 
 def variant(site: Site, layer: int) -> Variant:

@@ -18,7 +18,7 @@ from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.interventions import operations
 from tinylab.interventions.operations import Given, Operation, Patch, Scale
-from tinylab.interventions.sites import SITES
+from tinylab.interventions.sites import HEAD_OUT, SITES
 from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.models.network import CausalModel
@@ -62,16 +62,17 @@ def test_both_engines_give_operations_the_shapes_that_they_declare(
     kind: Callable[[CausalModel], Engine], positions: Any, checked: Calls
 ) -> None:
     model = family("llama")
-    units = [(site, head) for site in SITES.values() for head in ([None, 2] if site.units == "heads" else [None])]
+    units = [(site, head) for site in SITES.values() for head in ([None] if site.units == "whole" else [None, 1])]
     variants = [
         Variant((Intervention(site, 1, operation, head),), "corrupt", Own("clean") if operation.needs_source else None, positions)
-        for site, head in units for operation in (Scale(0.5), Patch(), *([Scale(0.5, True)] if site.units == "heads" else []))
+        for site, head in units for operation in (Scale(0.5), Patch(), *([Scale(0.5, True)] if site is HEAD_OUT else []))
     ]
     kind(model).evaluate(answered(model, ALIGNED[3:5]), variants, LOGITS)
     widths = {(rows.shape[-1], given.source is not None, given.bias is not None) for rows, given in checked}
     head = WIDTH // HEADS
-    assert widths == {(WIDTH, False, False), (head, False, False), (WIDTH, True, False), (head, True, False),
-                      (WIDTH, False, True), (head, False, True)}
+    shared, neurons = model.n_kv_heads * head, 48  # keys or values together, and what the MLP's last linear map gets
+    assert widths == {(WIDTH, False, True), (head, False, True), *(
+        (width, patched, False) for width in (WIDTH, head, shared, neurons, 1) for patched in (False, True))}
 
 
 @pytest.mark.parametrize(("rows", "source", "bias"), [((5, 4), (5, 3), None), ((5, 4), (4, 4), None), ((5, 4), None, (2, 2))])

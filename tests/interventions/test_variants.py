@@ -56,8 +56,10 @@ def test_any_operation_that_needs_a_source_is_refused_without_one_when_the_varia
 
 
 @pytest.mark.parametrize(("module", "side", "units", "told"), [
-    ("mlp", "middle", "whole", "mlp middle is no canonical point; known: projection in, projection out, mlp in, mlp out, block"),
-    ("mlp", "in", "heads", "only what goes into the output projection can be cut into heads"),
+    ("mlp", "middle", "whole", "mlp middle is no canonical point; known: block in, attention query, attention key,"),
+    ("mlp", "in", "heads", "mlp in cannot be cut into heads, only attention query, projection in can"),
+    ("attention", "key", "heads", "attention key cannot be cut into heads, only attention query"),
+    ("mlp", "in", "neurons", "mlp in cannot be cut into neurons, only down in can"),
 ])
 def test_a_site_that_engines_cannot_reach_is_refused_when_it_is_declared(module: Any, side: Any, units: Any, told: str) -> None:
     with pytest.raises(ValueError, match=f"site mine: {told}"):

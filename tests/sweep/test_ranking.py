@@ -44,6 +44,7 @@ def _run(draw: st.DrawFn, kind: TableKind, number: int) -> Run:
         "metric": draw(st.lists(st.sampled_from(METRICS), min_size=1, unique=True)),
         "layer": list(range(draw(st.integers(1, 3)))),
         "head": list(range(draw(st.integers(1, 4)))),
+        "neuron": [7, 11, 400],
         "scale": draw(st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=1, unique=True)),
         "granularity": ["mlp_out"],
     }
@@ -70,7 +71,7 @@ def plainly(run: Run, kind: TableKind, metric: str, rank: str, k: int) -> Rankin
     chosen = run.table[run.table["metric"] == metric]
     if chosen.empty:
         return None
-    component = ["layer", "head"] if kind == HEAD_IMPACT else ["layer"]
+    component = [name for name in ("layer", "head", "neuron") if name in chosen]
     values = chosen.groupby([*component, "scale"] if kind == HEAD_IMPACT else component)["value"].mean()
     change = (values - run.baselines[metric]).abs()
     by_rank = {"magnitude": change, "highest": values, "lowest": -values}[rank]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from tinylab.batteries.activation_patch import SITE_OF as GRANULARITIES
 from tinylab.batteries.base import Battery, Cell, chosen
 from tinylab.batteries.positions import check_positions, meant_positions
 from tinylab.batteries.vectors import read_vector
@@ -17,7 +18,7 @@ from tinylab.config.checks import at_least, distinct, one_of
 from tinylab.errors import ConfigError
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
 from tinylab.interventions.operations import Add, Operation, Patch, Scale
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST
+from tinylab.interventions.sites import HEAD_OUT, MLP_NEURONS, UNIT, K, Q, Sizes, V
 from tinylab.interventions.sources import Difference, Donor, Mean, Noise, ReferenceRule, RunName, Source
 from tinylab.interventions.variants import Intervention, Positions, Variant
 
@@ -31,7 +32,9 @@ USES = {
 """What can stand in an activation's place, and the settings that each has."""
 SAME = {"scale": "zero"}
 """Another name of the same thing."""
-SITES = {"head_out": HEAD_OUT, "mlp_out": MLP_OUT, "layer_resid": RESID_POST}
+HEADS = tuple(site.name for site in (HEAD_OUT, Q, K, V))
+"""The sites that are cut into heads."""
+SITE_OF = {name: site for name, site in GRANULARITIES.items() if site != MLP_NEURONS}
 """The sites by the names that tables give them."""
 
 
@@ -59,7 +62,7 @@ class Ablation(Battery):
 
     def __post_init__(self) -> None:
         """Check the values."""
-        one_of("battery.site", self.site, tuple(SITES))
+        one_of("battery.site", self.site, tuple(SITE_OF))
         one_of("battery.ablation", self.ablation, (*USES, *SAME))
         self.ablation = SAME.get(self.ablation, self.ablation)
         for name in ("scales", "layers", "heads"):
@@ -85,10 +88,13 @@ class Ablation(Battery):
                               "a template; use battery.reference=condition.")
         if self.sigma <= 0:
             raise ConfigError(f"battery.sigma={self.sigma}: expected a positive number of standard deviations.")
-        if self.site != "head_out" and (self.heads is not None or self.keep_value_bias):
-            what = "battery.heads" if self.heads is not None else "battery.keep_value_bias"
-            raise ConfigError(f"{what} beside battery.site={self.site}: only attention has heads; leave it out.")
-        if self.site != "head_out" and len(self.scales) > 1:
+        if self.site not in HEADS and self.heads is not None:
+            raise ConfigError(f"battery.heads={self.heads} beside battery.site={self.site}: only attention has heads; leave it "
+                              "out.")
+        if self.keep_value_bias and self.site != HEAD_OUT.name:
+            raise ConfigError(f"battery.keep_value_bias=true with battery.site={self.site}: a head's output alone holds a value "
+                              f"bias that can be kept; use battery.site={HEAD_OUT}, or battery.keep_value_bias=false.")
+        if self.site not in HEADS and len(self.scales) > 1:
             raise ConfigError(f"battery.scales={self.scales} beside battery.site={self.site}: its table has no column for "
                               "scales; sweep over them with -m 'battery.scales=[0],[0.5]'.")
         check_positions(self.positions)
@@ -96,7 +102,7 @@ class Ablation(Battery):
     @property
     def table(self) -> TableKind:
         """Heads have a table of their own."""
-        return HEAD_IMPACT if self.site == "head_out" else LAYER_IMPACT
+        return HEAD_IMPACT if self.site in HEADS else LAYER_IMPACT
 
     @property
     def reference_set(self) -> ReferenceRule | None:
@@ -116,18 +122,23 @@ class Ablation(Battery):
         return meant_positions(self.positions)
 
     def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
-        """One cell per layer, or per head, and scale.
+        """Its cells in a model whose key-value heads are as many as its query heads."""
+        return self.cells_of(Sizes(n_layers, n_heads))
+
+    def cells_of(self, sizes: Sizes) -> list[Cell]:
+        """One cell per layer, or per head (of keys and values per key-value head), and scale.
 
         In a table of heads `scale` is what is left of the head's own output: 1 where something is added to it, 0 where something
         else stands in its place.
         """
-        site, heads = SITES[self.site], [None] if self.site != "head_out" else chosen("battery.heads", self.heads, n_heads)
+        site = SITE_OF[self.site]
+        heads = chosen("battery.heads", self.heads, sizes.heads(site)) if self.site in HEADS else [None]
         return [
             Cell(
                 Variant((Intervention(site, layer, operation, head),), self.target, source, self.acts_at),
                 {"layer": layer, **({"granularity": self.site} if head is None else {"head": head, "scale": left})},
             )
-            for layer in chosen("battery.layers", self.layers, n_layers)
+            for layer in chosen("battery.layers", self.layers, sizes.n_layers)
             for head in heads
             for operation, source, left in self._operations()
         ]
@@ -153,7 +164,9 @@ class Ablation(Battery):
 
     def describe(self) -> str:
         """Such as `h1, head × 0, 0.5, value bias kept` or `heads, head ← mean of clean prompts of the condition`."""
-        unit = "head" if self.site == "head_out" else self.site
+        unit = self.site
+        if self.site in HEADS:
+            unit = "head" if self.site == HEAD_OUT.name else f"{self.site} of {UNIT[SITE_OF[self.site].units]}"
         words = [self.name, f"{unit} {self._described()}"]
         words += ["value bias kept"] if self.keep_value_bias else []
         words += [f"at {self.positions}"] if self.positions != "all" else []

@@ -2,7 +2,7 @@
 
 clean->corrupt (denoising) asks what is sufficient to restore the task, corrupt->clean (noising) what is
 necessary for it: different questions with different answers (Heimersheim & Nanda 2404.15255). Positions are
-part of the claim: at the last position only what has already moved there can matter.
+part of the claim: at the last position only what has already moved there can matter. So is the place: `granularity` names it.
 """
 
 from __future__ import annotations
@@ -13,24 +13,30 @@ from typing import Any, ClassVar
 
 from tinylab.batteries.base import Battery, Cell, chosen
 from tinylab.batteries.positions import check_positions, meant_positions
-from tinylab.config.checks import distinct, one_of
+from tinylab.config.checks import at_least, distinct, one_of
 from tinylab.errors import ConfigError
-from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
+from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, NEURON_IMPACT, TableKind
 from tinylab.interventions.operations import Patch
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
+from tinylab.interventions.sites import MLP_NEURONS, RESID_POST, SITES, UNIT, Site, Sizes
 from tinylab.interventions.sources import Own, RunName
 from tinylab.interventions.variants import Intervention, Positions, Variant
 
-SITE_OF: dict[str, Site] = {"layer_resid": RESID_POST, "mlp_out": MLP_OUT, "head_out": HEAD_OUT}
-"""The site that each granularity means."""
+SITE_OF: dict[str, Site] = {"layer_resid": RESID_POST, **{name: site for name, site in SITES.items() if site != RESID_POST}}
+"""The site that each granularity means: by its own name, or as the block's output has always been called here."""
+STREAM = ("layer_resid", "resid_pre", "resid_mid")
+"""Granularities that are all that a later block gets."""
+PER_HEAD = tuple(name for name, site in SITE_OF.items() if site.units.endswith("heads"))
 DIRECTIONS: dict[str, tuple[RunName, RunName]] = {"clean->corrupt": ("clean", "corrupt"), "corrupt->clean": ("corrupt", "clean")}
+CALLED = {"denoising": "clean->corrupt", "noising": "corrupt->clean"}
+"""Other names of the directions, which a shell leaves alone: settings, tables and titles have the arrow."""
 
 
 @dataclass(kw_only=True)
 class ActivationPatch(Battery):
     """Every chosen layer, patched at the chosen positions.
 
-    `head_out` patches all heads of the layer together, with `per_head` each of them alone.
+    `head_out`, `q`, `k` and `v` patch all heads of the layer together, with `per_head` each of them alone: of keys and values
+    each key-value head. Of `mlp_neurons` each of `neurons` is patched alone.
     """
 
     granularity: str = "layer_resid"
@@ -39,30 +45,46 @@ class ActivationPatch(Battery):
     layers: list[int] | None = None
     per_head: bool = False
     sham_control: bool = False
+    neurons: list[int] | None = None
 
     kind: ClassVar[str] = "activation_patch"
 
     def __post_init__(self) -> None:
         """Check the values."""
         one_of("battery.granularity", self.granularity, tuple(SITE_OF))
-        one_of("battery.patch_direction", self.patch_direction, tuple(DIRECTIONS))
+        self.patch_direction = CALLED.get(self.patch_direction, self.patch_direction)
+        one_of("battery.patch_direction", self.patch_direction, (*DIRECTIONS, *CALLED))
         distinct("battery.layers", self.layers)
-        if self.per_head and self.granularity != "head_out":
+        if self.per_head and self.granularity not in PER_HEAD:
             raise ConfigError(f"battery.per_head=true with battery.granularity={self.granularity}: only attention has heads; "
-                              "use battery.granularity=head_out, or battery.per_head=false.")
+                              "use battery.granularity=head_out, q, k or v, or battery.per_head=false.")
+        self._check_neurons()
         self._check_positions()
+
+    def _check_neurons(self) -> None:
+        distinct("battery.neurons", self.neurons)
+        if self.granularity == MLP_NEURONS.name and not self.neurons:
+            raise ConfigError(f"battery.granularity={MLP_NEURONS}: expected the neurons to patch, each alone; choose some with "
+                              "battery.neurons, such as battery.neurons=[0,7].")
+        if self.granularity != MLP_NEURONS.name and self.neurons is not None:
+            raise ConfigError(f"battery.neurons={self.neurons} with battery.granularity={self.granularity}: only MLPs have "
+                              f"neurons; use battery.granularity={MLP_NEURONS}, or leave battery.neurons out.")
+        for neuron in self.neurons or []:
+            at_least("battery.neurons", neuron, 0)
 
     def _check_positions(self) -> None:
         check_positions(self.positions)
-        if self.positions == "all" and self.granularity == "layer_resid":
+        if self.positions == "all" and self.granularity in STREAM:
             raise ConfigError(
-                "battery.positions=all with battery.granularity=layer_resid turns the target run into the source run, so "
+                f"battery.positions=all with battery.granularity={self.granularity} turns the target run into the source run, so "
                 "every layer would return the same number; use positions=last, a list, or another granularity."
             )
 
     @property
     def table(self) -> TableKind:
-        """Heads that are patched alone have a table like H1's."""
+        """Heads that are patched alone have a table like H1's; neurons have their own."""
+        if self.granularity == MLP_NEURONS.name:
+            return NEURON_IMPACT
         return HEAD_IMPACT if self.per_head else LAYER_IMPACT
 
     @property
@@ -81,29 +103,46 @@ class ActivationPatch(Battery):
         return meant_positions(self.positions)
 
     def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
-        """One cell per layer, or per head; with `sham_control` one more in which the target run is its own source.
+        """Its cells in a model whose key-value heads are as many as its query heads."""
+        return self.cells_of(Sizes(n_layers, n_heads))
+
+    def cells_of(self, sizes: Sizes) -> list[Cell]:
+        """One cell per layer, head or neuron; with `sham_control` one more in which the target run is its own source.
 
         In a table of heads `scale` is 1: the whole activation is replaced.
         """
         site = SITE_OF[self.granularity]
-        heads: list[int | None] = [*range(n_heads)] if self.per_head else [None]
         shams = [("sham", Own(self.target))] if self.sham_control else []
         return [
             Cell(
-                Variant((Intervention(site, layer, Patch(), head),), self.target, source, self.acts_at),
-                {"layer": layer, **({"granularity": self.granularity} if head is None else {"head": head, "scale": 1.0})},
+                Variant((Intervention(site, layer, Patch(), unit),), self.target, source, self.acts_at),
+                {"layer": layer, **self._key(unit)},
                 control,
             )
             for control, source in [("none", self.source), *shams]
-            for layer in chosen("battery.layers", self.layers, n_layers)
-            for head in heads
+            for layer in chosen("battery.layers", self.layers, sizes.n_layers)
+            for unit in self._units(sizes, site, layer)
         ]
+
+    def _units(self, sizes: Sizes, site: Site, layer: int) -> list[int | None]:
+        """The units of a layer that are patched alone, None for all together."""
+        if site != MLP_NEURONS:
+            return [*range(sizes.heads(site))] if self.per_head else [None]
+        known = sizes.n_neurons[layer] if sizes.n_neurons else None
+        return [*chosen("battery.neurons", self.neurons, max(self.neurons or [0]) + 1 if known is None else known)]
+
+    def _key(self, unit: int | None) -> dict[str, int | float | str]:
+        if unit is None:
+            return {"granularity": self.granularity}
+        return {"neuron": unit} if self.granularity == MLP_NEURONS.name else {"head": unit, "scale": 1.0}
 
     def describe(self) -> str:
         """Such as `h2, layer_resid clean->corrupt at last`."""
-        one = " of one head" if self.per_head else ""
-        words = f"{self.name}, {self.granularity}{one} {self.patch_direction} at {self.positions}"
-        return words if self.layers is None else f"{words}, layers {self.layers}"
+        alone = self.per_head or self.neurons is not None
+        one = f" of one {UNIT[SITE_OF[self.granularity].units]}" if alone else ""
+        words = [f"{self.name}, {self.granularity}{one} {self.patch_direction} at {self.positions}"]
+        words += [f"{what} {some}" for what, some in (("layers", self.layers), ("neurons", self.neurons)) if some is not None]
+        return ", ".join(words)
 
     def check_prompts(self, lengths: Sequence[tuple[int, int]]) -> None:
         """As every battery, and no patch of the whole residual stream covers all of every prompt.
@@ -112,9 +151,9 @@ class ActivationPatch(Battery):
             ConfigError: a position is behind the end of a prompt, or all are patched.
         """
         super().check_prompts(lengths)
-        if self.granularity != "layer_resid" or not isinstance(self.acts_at, tuple):
+        if self.granularity not in STREAM or not isinstance(self.acts_at, tuple):
             return
         if all(set(range(clean)) <= set(self.acts_at) for clean, _ in lengths):
-            raise ConfigError(f"battery.positions={list(self.acts_at)} covers every token of every prompt: with layer_resid that "
-                              "turns the target run into the source run, every layer would return the same number; leave "
-                              "positions out.")
+            raise ConfigError(f"battery.positions={list(self.acts_at)} covers every token of every prompt: with "
+                              f"{self.granularity} that turns the target run into the source run, every layer would return the "
+                              "same number; leave positions out.")

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from tinylab.errors import ConfigError
 from tinylab.interventions.components import TableKind
+from tinylab.interventions.sites import Sizes
 from tinylab.interventions.sources import Own, ReferenceRule, RunName
 from tinylab.interventions.variants import Named, Positions, Variant
 
@@ -112,6 +113,14 @@ class Battery(ABC):
             ConfigError: a layer or head that the model does not have.
         """
 
+    def cells_of(self, sizes: Sizes) -> list[Cell]:
+        """Every cell for a model of these sizes; batteries at other units than query heads list theirs here.
+
+        Raises:
+            ConfigError: a layer, head or neuron that the model does not have.
+        """
+        return self.cells(sizes.n_layers, sizes.n_heads)
+
     def describe(self) -> str:
         """The battery and its settings in a few words, for titles: two that differ in a setting differ here."""
         settings = ", ".join(f"{name}={value}" for name, value in self.unlike_default().items())
@@ -149,7 +158,7 @@ def chosen(key: str, wanted: Sequence[int] | None, available: int) -> list[int]:
 
     Args:
         key: the config key, for the message.
-        wanted: the chosen ones, None for all.
+        wanted: the chosen ones (neurons too), None for all.
         available: how many the model has.
 
     Raises:

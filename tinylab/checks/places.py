@@ -14,7 +14,7 @@ from tinylab.engine.reference import ReferenceEngine, intervene
 from tinylab.engine.trial import flaws
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Patch, Scale
-from tinylab.interventions.sites import HEAD_OUT, RESID_POST, SITES, Site
+from tinylab.interventions.sites import COMMON, HEAD_OUT, RESID_POST, Site
 from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.models.network import CausalModel
@@ -22,12 +22,12 @@ from tinylab.task.tokens import TokenPair
 
 
 def sites(model: CausalModel, pair: TokenPair) -> tuple[Verdict, Collection[Site]]:
-    """The shipped sites of every layer, tried as before a run; also the sites that are not sound somewhere.
+    """The sites that are tried in any model, in every layer, tried as before a run; also the sites that are not sound somewhere.
 
     Raises:
         ModelError: a layer has no attention or no MLP at all.
     """
-    places = [(site, layer) for site in SITES.values() for layer in range(model.n_layers)]
+    places = [(site, layer) for site in COMMON for layer in range(model.n_layers)]
     found = flaws(model, pair.clean, places)
     note = next((f"{site}: {flaw}" for (site, _), flaw in found.items()), "heads, MLPs and blocks are what they are called")
     return Verdict("sites", f"{len(found)} of {len(places)} unsound", "0", not found, note), {site for site, _ in found}

@@ -28,7 +28,7 @@ from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import Activations, ReferenceEngine, capture, intervene
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Patch
-from tinylab.interventions.sites import HEAD_OUT, SITES, Site
+from tinylab.interventions.sites import COMMON, HEAD_OUT, Site
 from tinylab.interventions.sources import RUNS, Own
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.measures.metrics import Scorer, named
@@ -130,7 +130,7 @@ class Soundness:
         self._plain = self._together if choice.engine.name == ReferenceEngine.name else self._all(ReferenceEngine(model))
 
     def _sites(self) -> list[tuple[Site, int | None]]:
-        return [(site, self._model.n_heads - 1 if site.units == "heads" else None) for site in SITES.values()
+        return [(site, self._model.n_heads - 1 if site.units == "heads" else None) for site in COMMON
                 if site not in self._unsound]
 
     def _evaluate(self, engine: Engine, pairs: Sequence[TokenPair]) -> Evaluation:

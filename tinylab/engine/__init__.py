@@ -7,5 +7,6 @@
 - `verdicts`: the self-checks that passed, in the user's cache.
 - `biases`: the value bias of every head, measured.
 - `cost`: the sizes of a model that decide about memory, and what plain forward passes cost.
+- `interface`: where queries, keys and values are reached.
 - `calls`: calling a module of a network again on other hidden states.
 """

@@ -65,7 +65,7 @@ def _watched(model: CausalModel, layer: int, found: dict[int, str]) -> Iterator[
         for name, part in _quantised(block):
             hooks.callback(part.register_forward_hook(partial(wrote, name)).remove)
         for module in writers:
-            hooks.callback(module.register_forward_hook(_zeroed).remove)
+            hooks.callback(module.register_forward_hook(zeroed).remove)
         hooks.callback(block.register_forward_hook(leave).remove)
         yield
 
@@ -76,7 +76,8 @@ def _quantised(block: nn.Module) -> list[tuple[str, nn.Module]]:
             if any(p.dim() > 1 and not p.is_floating_point() for p in part.parameters(recurse=False))]
 
 
-def _zeroed(_module: object, _args: object, output: Any) -> Any:
+def zeroed(_module: object, _args: object, output: Any) -> Any:
+    """A hook: a module gives zeros."""
     return _changed(output, torch.zeros_like(hidden_states(output)))
 
 

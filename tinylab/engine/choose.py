@@ -29,7 +29,7 @@ from tinylab.engine.trial import check_sites
 from tinylab.engine.verdicts import forget_difference, keep_difference, kept_difference, verdict_key
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Operation, Patch, Scale
-from tinylab.interventions.sites import SITES
+from tinylab.interventions.sites import COMMON, Site
 from tinylab.interventions.sources import RUNS, Own
 from tinylab.interventions.variants import Intervention, Positions, Variant
 from tinylab.measures.metrics import Scorer
@@ -234,7 +234,7 @@ def check_variants(model: CausalModel, variants: Sequence[Variant] = ()) -> list
     types = getattr(model.config, "layer_types", None) or [""] * model.n_layers
     kinds = {(types[layer], type(model.mlp(layer))): layer for layer in [*range(model.n_layers), 0]}  # the first stays
     own = [intervention for variant in variants for intervention in variant.interventions]
-    sites = dict.fromkeys([*SITES.values(), *(intervention.site for intervention in own)])
+    sites = dict.fromkeys([*COMMON, *(intervention.site for intervention in own)])
     operations: dict[type[Operation], Operation] = {Scale: Scale(0.5), Patch: Patch()}
     for intervention in own:
         if not intervention.operation.needs_bias:
@@ -242,17 +242,26 @@ def check_variants(model: CausalModel, variants: Sequence[Variant] = ()) -> list
     everywhere: tuple[Positions, ...] = ("last", "all")
     choices = [sorted({0, model.n_layers - 1, *kinds.values()}), list(sites), list(operations.values()), everywhere]
     beside = [(0, site, operations[Scale], "all") for site in choices[1][:2]]
-    return [
-        Variant(
-            (Intervention(site, layer, operation, model.n_heads - 1 if site.units == "heads" else None),),
-            "corrupt",
-            Own("clean") if operation.needs_source else None,
-            positions,
-        )
+    found = [
+        Variant((_last_unit(model, site, _at(site, layer, own), operation),), "corrupt",
+                Own("clean") if operation.needs_source else None, positions)
         for layer, site, operation, positions in (
             product(*choices) if model.dtype == torch.float64 else each_two(choices, beside)  # which nobody takes to be quick
         )
     ]
+    return list(dict.fromkeys(found))
+
+
+def _at(site: Site, layer: int, own: Sequence[Intervention]) -> int:
+    """The layer to try a site in: this one, or of those that the run acts in the nearest, where not every model has the site."""
+    if site in COMMON:
+        return layer
+    return min((i.layer for i in own if i.site == site), key=lambda at: (abs(at - layer), at))
+
+
+def _last_unit(model: CausalModel, site: Site, layer: int, operation: Operation) -> Intervention:
+    """An intervention at the last head of a site, or at the whole of one that is not cut into heads."""
+    return Intervention(site, layer, operation, model.sizes.heads(site) - 1 if site.units.endswith("heads") else None)
 
 
 def each_two(choices: Sequence[Sequence[Any]], begin: Sequence[tuple[Any, ...]] = ()) -> list[tuple[Any, ...]]:

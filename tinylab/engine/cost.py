@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tinylab.engine.base import Prediction
 from tinylab.engine.donors import Place, counted, needs, runs
-from tinylab.interventions.sites import Module, Side
+from tinylab.interventions.sites import POINTS, Module, Side
 from tinylab.interventions.sources import Donor, Reference
 from tinylab.interventions.variants import Variant
 from tinylab.models.network import CausalModel
@@ -38,14 +38,13 @@ class Shape:
     def of(model: CausalModel) -> Shape:
         """Read a model's sizes off its weights (a model on the meta device will do)."""
         heads = model.head_width * model.n_heads
-        per_key = int(getattr(model.config, "num_key_value_heads", None) or model.n_heads)
         unembedding = model.model.get_output_embeddings().weight
         tied = getattr(model.model, "all_tied_weights_keys", {})  # accelerate takes them apart
         stored = {p.data_ptr() if p.device.type != "meta" else id(p): p.numel() * p.element_size()
                   for name, p in model.model.named_parameters() if p.device.type != "meta" or name not in tied}
         return Shape(
             layers=model.n_layers, n_heads=model.n_heads, hidden=int(model.config.hidden_size), heads=heads,
-            keys=heads // model.n_heads * per_key,
+            keys=heads // model.n_heads * model.n_kv_heads,
             widest=model.widest, vocabulary=int(unembedding.shape[0]), itemsize=unembedding.element_size(),
             weights=sum(stored.values()), all_rows=not model.last_logits(1),
         )
@@ -53,8 +52,11 @@ class Shape:
     @property
     def widths(self) -> dict[tuple[Module, Side], int]:
         """Numbers of a row at each canonical point; what goes into an MLP is its hidden states, or as wide as it gets (OPT)."""
-        return {("projection", "in"): self.heads, ("projection", "out"): self.hidden, ("mlp", "in"): self.widest,
-                ("mlp", "out"): self.hidden, ("block", "out"): self.hidden}
+        others: dict[tuple[Module, Side], int] = {
+            ("attention", "query"): self.heads, ("attention", "key"): self.keys, ("attention", "value"): self.keys,
+            ("projection", "in"): self.heads, ("mlp", "in"): self.widest, ("down", "in"): self.widest,
+        }
+        return {point: others.get(point, self.hidden) for point in POINTS}
 
 
 def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:
@@ -65,7 +67,8 @@ def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Vari
     donors = [source for source in runs(variants) if isinstance(source, Donor)]
     longest = max((*lengths["clean"], *lengths["corrupt"]), default=1)
     sources = {(i.site, i.layer) for variant in variants for i in variant.interventions if i.operation.needs_source}
-    kept = (2 + len(donors)) * longest * len(sources) * max(shape.hidden, shape.heads) * shape.itemsize
+    kept = (2 + len(donors)) * longest * shape.itemsize * sum(
+        max(shape.hidden, shape.heads, shape.widths[site.module, site.side]) for site, _ in sources)
     block = shape.itemsize * (block_numbers(shape, longest, longest) + 2 * longest * longest * shape.n_heads)
     activations = kept + block + logits_bytes(shape, longest if shape.all_rows else 1, 1) + FIXED
     forwards = len(pairs) * (len(variants) + 2 + len(donors))

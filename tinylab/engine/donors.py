@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -18,13 +19,26 @@ import torch
 from jaxtyping import Float64, Int
 
 from tinylab.interventions.sites import Site
-from tinylab.interventions.sources import MOST_POSITIONS, Difference, Made, Mean, Noise, Reference, Run, Vector, references
+from tinylab.interventions.sources import (
+    MOST_POSITIONS,
+    Difference,
+    Made,
+    Mean,
+    Noise,
+    Reference,
+    Run,
+    Source,
+    Vector,
+    references,
+)
 from tinylab.interventions.variants import Variant
 from tinylab.models.network import CausalModel
 
 Place = tuple[Site, int]
 """A site of a layer."""
 Rows = Int[np.ndarray, " E"]
+Take = Callable[[Site, int, Rows], torch.Tensor]
+"""What a source gives at a site of a layer for some of its rows, [E, d]."""
 
 
 @runtime_checkable
@@ -108,6 +122,15 @@ class Supply:
                     np.add.at(moments.counts[group], columns, weights[group])
 
         return visit
+
+    def giver(self, source: Source | None, of_run: Take) -> Take:
+        """What gives a source's activations: a run's, or what was made ahead.
+
+        Args:
+            source: of all variants of a pass.
+            of_run: what gives those of unmodified runs.
+        """
+        return of_run if source is None or isinstance(source, Run) else partial(self.take, source)
 
     def take(self, source: Made, site: Site, layer: int, rows: Rows) -> torch.Tensor:
         """What a source gives at a place, [E, d] in the model's dtype.

@@ -19,6 +19,7 @@ from tinylab.engine.biases import biases_for
 from tinylab.engine.calls import Arguments, first, with_first
 from tinylab.engine.cost import Shape, plain_cost
 from tinylab.engine.donors import Place, Supply, Visit, counted, runs
+from tinylab.engine.interface import asking
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Given
 from tinylab.interventions.sites import Site
@@ -216,18 +217,27 @@ def _part(value: torch.Tensor, head: int | None) -> torch.Tensor:
 
 @contextmanager
 def edit(model: CausalModel, site: Site, layer: int, change: Edit) -> Iterator[None]:
-    """While open, a site's activation is replaced by `change(activation)`; heads are seen as [1, T, H, d_head]."""
+    """While open, a site's activation is replaced by `change(activation)`; units are seen as [1, T, H, d_head].
+
+    What goes into a norm is changed in place: the residual stream that goes past it is the same tensor.
+    """
 
     def changed(value: torch.Tensor) -> torch.Tensor:
-        shape = (1, -1, model.n_heads, value.shape[-1] // model.n_heads) if site.units == "heads" else (1, -1, value.shape[-1])
+        units = model.units(site.units, value.shape[-1])
+        shape = (1, -1, value.shape[-1]) if site.units == "whole" else (1, -1, units, value.shape[-1] // units)
         return change(value.reshape(shape)).reshape(value.shape)
 
     def before(_module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, Any]) -> Arguments:
-        return with_first((args, kwargs), changed(first((args, kwargs))))
+        given = first((args, kwargs))
+        return with_first((args, kwargs), given.copy_(changed(given)) if site.module == "norm" else changed(given))
 
     def after(_module: object, _args: object, output: Output) -> Output:
         return changed(output) if isinstance(output, torch.Tensor) else (changed(output[0]), *output[1:])
 
+    if site.module == "attention":
+        with asking(model, layer, site.side, lambda heads: changed(heads.flatten(2)).view(heads.shape)):
+            yield
+        return
     module = model.point(site.module, layer)
     if site.side == "in":
         handle = module.register_forward_pre_hook(before, with_kwargs=True)

@@ -3,7 +3,10 @@
 - Each module at which a site is reached is called once in a forward pass, and gives a row to each token.
 - Attention gives as many heads as the config has, as wide together as what the output projection takes: seen by watching the
   products of attention weights [T, T] and values. Layers that mix tokens otherwise (linear attention) have none.
-- A block's output is one residual stream, [1, T, D].
+- Queries, keys and values come by where attention asks through transformers' interface, as many heads as the config has.
+- What goes into a block and out of it is one residual stream, [1, T, D].
+- Between attention and MLP there is a residual stream, and changing it changes all of it (`tinylab.engine.between`).
+- What the MLP's last linear map gives is the MLP's output.
 - The MLP's output is all that a block adds beside attention's: with both put to 0, what leaves the block depends on no weight
   matrix of it. (A second branch, shared experts beside routed ones, would.)
 
@@ -23,10 +26,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from tinylab.engine.beside import beside_mlp, hidden_states
+from tinylab.engine.between import not_between
 from tinylab.engine.biases import TOLERANCES
 from tinylab.engine.calls import first
+from tinylab.engine.interface import asking
 from tinylab.errors import ModelError
-from tinylab.interventions.sites import Module, Site
+from tinylab.interventions.sites import Module, Side, Site
 from tinylab.interventions.variants import Variant
 from tinylab.models.network import CausalModel, forget_lengths
 from tinylab.task.tokens import TokenPair
@@ -104,13 +109,21 @@ def flaws(model: CausalModel, prompt: Sequence[int], places: Iterable[Place]) ->
     """
     asked = list(dict.fromkeys(places))
     tokens = _tokens(model, prompt)
-    length = len(tokens)
-    seen = _watch(model, tokens, {site.module for site, _ in asked})
-    found = {place: flaw for place in asked if (flaw := _flaw(model, seen, place, length)) is not None}
-    outputs = [(site, layer) for site, layer in asked if (site.module, site.side) == ("mlp", "out")]
-    outputs = [place for place in outputs if place not in found]
-    beside = beside_mlp(model, {layer for _, layer in outputs}, partial(_run, model, tokens, 0)) if outputs else {}
-    return found | {(site, layer): beside[layer] for site, layer in outputs if layer in beside}
+    found = {place: flaw for place in asked if place[0].module == "down" and (flaw := _no_neurons(model, place[1])) is not None}
+    seen = _watch(model, tokens, [place for place in asked if place not in found])
+    found |= {place: flaw for place in asked if place not in found and (flaw := _flaw(model, seen, place)) is not None}
+    for module, side, tried in (("mlp", "out", beside_mlp), ("norm", "in", not_between)):
+        here = [place for place in asked if (place[0].module, place[0].side) == (module, side) and place not in found]
+        wrong = tried(model, {layer for _, layer in here}, partial(_run, model, tokens, 0)) if here else {}
+        found |= {(site, layer): wrong[layer] for site, layer in here if layer in wrong}
+    return found
+
+
+def _no_neurons(model: CausalModel, layer: int) -> str | None:
+    if model.sizes.n_neurons[layer] is not None:
+        return None
+    what = f"{type(model.mlp(layer)).__name__} of layer {layer}"
+    return f"the {what} has no single last linear map, as mixtures of experts have none"
 
 
 def _tokens(model: CausalModel, prompt: Sequence[int]) -> list[int]:
@@ -122,9 +135,10 @@ def _tokens(model: CausalModel, prompt: Sequence[int]) -> list[int]:
 class _Seen:
     """What a forward pass showed, by layer."""
 
-    calls: Counter[tuple[Module, int]] = field(default_factory=Counter)
-    inputs: dict[tuple[Module, int], Any] = field(default_factory=dict)
-    outputs: dict[tuple[Module, int], Any] = field(default_factory=dict)
+    length: int  # T
+    calls: Counter[tuple[Module | Side, int]] = field(default_factory=Counter)  # of attention, by what it is computed of
+    inputs: dict[tuple[Module | Side, int], Any] = field(default_factory=dict)
+    outputs: dict[tuple[Module | Side, int], Any] = field(default_factory=dict)
     heads: dict[int, list[tuple[int, int]]] = field(default_factory=dict)  # (H, width of one) of each product in attention
     elsewhere: set[int] = field(default_factory=set)  # layers with such a product behind their output projection
     layer: int | None = None  # the block that runs
@@ -153,9 +167,12 @@ class _Products(TorchFunctionMode):
 
 
 @torch.no_grad()
-def _watch(model: CausalModel, tokens: Sequence[int], modules: set[Module]) -> _Seen:
+def _watch(model: CausalModel, tokens: Sequence[int], places: Sequence[Place]) -> _Seen:
     """Run the model once and note what goes through its modules."""
-    seen = _Seen()
+    seen, modules = _Seen(len(tokens)), {site.module for site, _ in places}
+    every: set[Module] = modules & {"block", "projection", "mlp"}  # of all layers, so that one without attention or MLP is told
+    watched = {(module, layer) for module in every for layer in range(model.n_layers)}
+    watched |= {(module, layer) for site, layer in places for module in _needed(site)}
 
     def enter(module: Module, layer: int, _module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.calls[module, layer] += 1
@@ -167,13 +184,21 @@ def _watch(model: CausalModel, tokens: Sequence[int], modules: set[Module]) -> _
     def at(layer: int | None, before: bool, *_: object) -> None:
         seen.layer, seen.before = layer, before
 
+    def ask(side: Side, layer: int, heads: torch.Tensor) -> torch.Tensor:
+        seen.calls[side, layer] += 1
+        seen.inputs[side, layer] = heads
+        return heads
+
     with ExitStack() as stack:
-        for layer in range(model.n_layers):
-            for module in modules:
-                reached = model.point(module, layer)
-                stack.callback(reached.register_forward_pre_hook(partial(enter, module, layer), with_kwargs=True).remove)
-                stack.callback(reached.register_forward_hook(partial(leave, module, layer)).remove)
-            if "projection" in modules:
+        for module, layer in sorted(watched):
+            reached = model.point(module, layer)
+            stack.callback(reached.register_forward_pre_hook(partial(enter, module, layer), with_kwargs=True).remove)
+            stack.callback(reached.register_forward_hook(partial(leave, module, layer)).remove)
+        for site, layer in places:
+            if site.module == "attention":
+                stack.enter_context(asking(model, layer, site.side, partial(ask, site.side, layer)))
+        if "projection" in modules:
+            for layer in range(model.n_layers):
                 block = model.blocks[layer]
                 stack.callback(block.register_forward_pre_hook(partial(at, layer, True)).remove)
                 stack.callback(model.projection(layer).register_forward_hook(partial(at, layer, False)).remove)
@@ -183,22 +208,52 @@ def _watch(model: CausalModel, tokens: Sequence[int], modules: set[Module]) -> _
     return seen
 
 
-def _flaw(model: CausalModel, seen: _Seen, place: Place, length: int) -> str | None:
+def _needed(site: Site) -> tuple[Module, ...]:
+    """The modules that tell whether a site is what it is called."""
+    return () if site.module == "attention" else ("down", "mlp") if site.module == "down" else (site.module,)
+
+
+def _flaw(model: CausalModel, seen: _Seen, place: Place) -> str | None:
     """What is wrong with a place by what was seen, None if nothing is."""
     site, layer = place
+    if site.module == "attention":
+        return _flaw_of_asking(model, seen, place)
     where, key = f"{type(model.point(site.module, layer)).__name__} of layer {layer}", (site.module, layer)
     if seen.calls[key] != 1:
         return f"the {where} is called {seen.calls[key]} times in a forward pass, expected once"
     value = (seen.inputs if site.side == "in" else seen.outputs).get(key)
     if not isinstance(value, torch.Tensor):
         return f"the {where} gives a {type(value).__name__}, expected a tensor"
-    width = int(value.shape[-1])
+    return _flaw_of_rows(model, seen, place, value)
+
+
+def _flaw_of_rows(model: CausalModel, seen: _Seen, place: Place, value: torch.Tensor) -> str | None:
+    """What is wrong with what a module got or gave."""
+    site, layer = place
+    where, key = f"{type(model.point(site.module, layer)).__name__} of layer {layer}", (site.module, layer)
+    length, width = seen.length, int(value.shape[-1])
     expected = [1, length, int(model.config.hidden_size)]
     if site.module == "block" and list(value.shape) != expected:
-        return f"the {where} returns {list(value.shape)}, expected one residual stream {expected}"
-    if value.numel() != length * width or (site.side == "out" and width != expected[-1]):
+        verb = "gets" if site.side == "in" else "returns"
+        return f"the {where} {verb} {list(value.shape)}, expected one residual stream {expected}"
+    if value.numel() != length * width or ((site.side == "out" or site.module == "norm") and width != expected[-1]):
         return f"the {where} has {list(value.shape)} for {length} tokens, expected a row of {expected[-1]} for each"
+    if site.module == "down" and not torch.equal(seen.outputs[key].flatten(), seen.outputs["mlp", layer].flatten()):
+        return f"what the {where} gives is not the output of the MLP"
     return _flaw_of_heads(model, seen, layer, width) if site.units == "heads" else None
+
+
+def _flaw_of_asking(model: CausalModel, seen: _Seen, place: Place) -> str | None:
+    """What is wrong with queries, keys or values: they do not come by, or are not as many as they should be."""
+    site, layer = place
+    where, calls = f"{type(model.attention(layer)).__name__} of layer {layer}", seen.calls[site.side, layer]
+    if calls != 1:
+        how = "does not go" if calls == 0 else f"goes {calls} times"
+        return f"the {where} {how} through transformers' AttentionInterface, where queries, keys and values are reached"
+    shape, expected = list(seen.inputs[site.side, layer].shape), [1, seen.length, model.sizes.heads(site)]
+    if shape[:3] != expected:
+        return f"the {where} has {site.side} heads {shape}, expected {expected}, each of some width"
+    return None
 
 
 def _flaw_of_heads(model: CausalModel, seen: _Seen, layer: int, width: int) -> str | None:

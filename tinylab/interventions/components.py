@@ -14,15 +14,16 @@ ColumnType = Literal["int64", "float64", "string"]
 
 @dataclass(frozen=True)
 class Component:
-    """A part of the model: a site of one layer, or one unit of it (a head)."""
+    """A part of the model: a site of one layer, or one unit of it (a head, a key-value head, a neuron)."""
 
     site: str
     layer: int
     unit: int | None = None
+    kind: str = "head"  # of unit
 
     def __str__(self) -> str:
-        """Such as `head_out of layer 1, head 3`."""
-        return f"{self.site} of layer {self.layer}" + ("" if self.unit is None else f", head {self.unit}")
+        """Such as `head_out of layer 1, head 3` or `k of layer 1, kv head 0`."""
+        return f"{self.site} of layer {self.layer}" + ("" if self.unit is None else f", {self.kind} {self.unit}")
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,12 @@ HEAD_IMPACT = TableKind("head_impact", (("layer", "int64"), ("head", "int64"), (
                         ("layer", "head"), "heads")
 LAYER_IMPACT = TableKind("layer_impact", (("layer", "int64"), ("granularity", "string")), "layer_matrix",
                          ("layer",), "layers", ("granularity",))
+NEURON_IMPACT = TableKind("neuron_impact", (("layer", "int64"), ("neuron", "int64")), "neuron_matrix", ("layer", "neuron"),
+                          "neurons")
 PAIR_IMPACT = TableKind(
     "pair_impact", (("layer1", "int64"), ("head1", "int64"), ("layer2", "int64"), ("head2", "int64"), ("scale", "float64")),
     "pair_matrix", ("layer1", "head1", "layer2", "head2"), "pairs",
 )
 SUBSET_IMPACT = TableKind("subset_impact", (("set", "int64"), ("scale", "float64")), "subset_matrix", ("set",), "sets")
-TABLE_KINDS = {kind.name: kind for kind in (HEAD_IMPACT, LAYER_IMPACT, PAIR_IMPACT, SUBSET_IMPACT)}
+TABLE_KINDS = {kind.name: kind for kind in (HEAD_IMPACT, LAYER_IMPACT, NEURON_IMPACT, PAIR_IMPACT, SUBSET_IMPACT)}
 """The kinds of the shipped batteries."""

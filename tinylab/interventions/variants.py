@@ -9,7 +9,7 @@ from typing import Literal
 from tinylab.errors import ConfigError
 from tinylab.interventions.components import Component
 from tinylab.interventions.operations import Operation
-from tinylab.interventions.sites import Site
+from tinylab.interventions.sites import HEAD_OUT, UNIT, Site
 from tinylab.interventions.sources import Own, RunName, Source
 
 
@@ -40,7 +40,7 @@ Fork = tuple[int, int]
 
 @dataclass(frozen=True)
 class Intervention:
-    """One change at one place: a site of a layer, one head or the whole site, and the operation."""
+    """One change at one place: a site of a layer, one unit of it (`head`, whatever its units are) or all, and the operation."""
 
     site: Site
     layer: int
@@ -51,20 +51,20 @@ class Intervention:
         """What engines cannot carry out is an error here, before anything runs.
 
         Raises:
-            ConfigError: the operation is none, or the site has no heads.
+            ConfigError: the operation is none, or the site has no units.
         """
         if not isinstance(self.operation, Operation):
             raise ConfigError(f"{self.operation!r} at {self.site}: not an operation; expected an instance of a subclass of "
                               "tinylab.interventions.operations.Operation, such as Scale(0.0) or Patch().")
-        if self.head is not None and self.site.units != "heads":
+        if self.head is not None and self.site.units == "whole":
             raise ConfigError(f"head {self.head} of {self.site}: this site is not cut into heads; leave the head out.")
-        if self.operation.needs_bias and self.site.units != "heads":
+        if self.operation.needs_bias and (self.site.units != "heads" or self.site.order != HEAD_OUT.order):
             raise ConfigError(f"{self.operation}: heads alone have a value bias that can be kept, not {self.site}.")
 
     @property
     def component(self) -> Component:
         """What it acts on."""
-        return Component(self.site.name, self.layer, self.head)
+        return Component(self.site.name, self.layer, self.head, UNIT[self.site.units])
 
 
 @dataclass(frozen=True)

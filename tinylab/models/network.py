@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from tinylab.config.groups import AUTO
 from tinylab.errors import ModelError
-from tinylab.interventions.sites import Module
+from tinylab.interventions.sites import Module, Sizes, Units
 from tinylab.models.lexicon import Lexicon
 from tinylab.models.placement import main_device
-from tinylab.models.points import find_attention, find_blocks, find_mlp
+from tinylab.models.points import find_attention, find_blocks, find_last_map, find_mlp, find_norm
 from tinylab.models.weights import ModelIdentity
 
 if TYPE_CHECKING:
@@ -62,14 +62,33 @@ class CausalModel:
         return int(self.config.num_attention_heads)
 
     @property
+    def n_kv_heads(self) -> int:
+        """Number of key-value heads per layer: with grouped queries, several query heads share one."""
+        return int(getattr(self.config, "num_key_value_heads", None) or self.n_heads)
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many units of each kind its layers have."""
+        return Sizes(self.n_layers, self.n_heads, self.n_kv_heads, tuple(self._neurons(layer) for layer in range(self.n_layers)))
+
+    def _neurons(self, layer: int) -> int | None:
+        try:
+            return _taken(self.down(layer))
+        except ModelError:  # no MLP, or none with a single last map: whoever acts there says so
+            return None
+
+    def units(self, units: Units, width: int) -> int:
+        """Into how many units of a kind an activation of this width is cut."""
+        return {"heads": self.n_heads, "key-value heads": self.n_kv_heads, "neurons": width, "whole": 1}[units]
+
+    @property
     def head_width(self) -> int:
         """Width of one head's output, d_head: what the output projection takes, divided by H."""
         return self.taken(0) // self.n_heads
 
     def taken(self, layer: int) -> int:
         """How many numbers a layer's output projection takes of a token: the outputs of all its heads."""
-        projection: Any = self.projection(layer)
-        return int(getattr(projection, "in_features", None) or getattr(projection, "nx", None) or projection.weight.shape[-1])
+        return _taken(self.projection(layer))
 
     @cached_property
     def widest(self) -> int:
@@ -242,12 +261,34 @@ class CausalModel:
         """
         return find_mlp(self.blocks[layer], f"{self.identity.name}: layer {layer}")
 
+    def norm(self, layer: int) -> nn.Module:
+        """The module whose input is the site `resid_mid`, if the block has one (`tinylab.engine.trial` tells)."""
+        return find_norm(self.blocks[layer], self.mlp(layer))
+
+    def down(self, layer: int) -> nn.Module:
+        """The last linear map of a layer's MLP; its input is the site `mlp_neurons`.
+
+        Raises:
+            ModelError: there is no single one.
+        """
+        last = find_last_map(mlp := self.mlp(layer))
+        if last is None:
+            raise ModelError(f"{self._what}: the {type(mlp).__name__} of layer {layer} has no single last linear map, as "
+                             "mixtures of experts have none, and so no neurons; use other layers or another model.")
+        return last
+
     def point(self, module: Module, layer: int) -> nn.Module:
         """The module of a layer at which a site is reached (`tinylab.interventions.sites.POINTS`)."""
         found: dict[Module, Callable[[int], nn.Module]] = {
-            "projection": self.projection, "mlp": self.mlp, "block": self.blocks.__getitem__,
+            "block": self.blocks.__getitem__, "attention": self.attention, "projection": self.projection, "norm": self.norm,
+            "mlp": self.mlp, "down": self.down,
         }
         return found[module](layer)
+
+
+def _taken(linear: Any) -> int:
+    """How many numbers a linear map takes."""
+    return int(getattr(linear, "in_features", None) or getattr(linear, "nx", None) or linear.weight.shape[-1])
 
 
 def forget_lengths(model: CausalModel) -> None:

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense", "wo")
 MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "fc2")
+NORMS = ("pre_feedforward_layernorm", "feedforward_layernorm", "post_attention_layernorm", "ln_2", "norm_2", "final_layer_norm")
+"""Through one of these the MLP's branch leaves the residual stream; a block has one of them, the first here that it has."""
+BEHIND = "post_feedforward_layernorm"
+"""Blocks that have this one and not the first of `NORMS` have their norms behind attention and MLP, and none before the MLP."""
+LAST_MAPS = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "w2")
 
 
 def find_blocks(modules: Sequence[nn.Module], n_layers: int, what: str) -> nn.ModuleList:
@@ -88,3 +93,24 @@ def find_mlp(block: nn.Module, what: str) -> nn.Module:
                 return module
             return [child for child in module.children() if isinstance(child, nn.Linear)][-1]
     raise ModelError(f"{what} has no MLP (expected one of {', '.join(MLPS)}).")
+
+
+def find_norm(block: nn.Module, mlp: nn.Module) -> nn.Module:
+    """The module whose input is the residual stream between attention and MLP, if it is anywhere: a norm, or the MLP itself.
+
+    Args:
+        block: the block.
+        mlp: what `find_mlp` found in it.
+    """
+    children = dict(block.named_children())
+    if BEHIND in children and NORMS[0] not in children:
+        return mlp
+    return next((children[name] for name in NORMS if name in children), mlp)
+
+
+def find_last_map(mlp: nn.Module) -> nn.Module | None:
+    """An MLP's last linear map: itself if it is one, or a part of it; None where there is none of such a name (experts)."""
+    children = dict(mlp.named_children())
+    if not children and hasattr(mlp, "weight"):
+        return mlp
+    return next((children[name] for name in LAST_MAPS if name in children and not list(children[name].children())), None)

@@ -78,6 +78,23 @@ LEDGER_SYNERGY: Final[Mapping[tuple[Component, Component], float]] = {
 LEDGER_POSITIONS: Final[Mapping[int, int]] = {0: 2, 1: LEDGER_TOKENS - 1}
 """Layer → the one position where patching the residual stream recovers everything; all others recover nothing."""
 
+LEDGER_STREAM: Final[Mapping[str, Mapping[int, int]]] = {
+    "resid_pre": {0: 2, 1: 2}, "resid_mid": {0: 2, 1: LEDGER_TOKENS - 1}, "resid_post": LEDGER_POSITIONS,
+}
+"""The same at each place of the residual stream: layer 1's attention is what moves the answer to the last position."""
+LEDGER_ATTENTION: Final[Mapping[int, float]] = {0: LEDGER_ZERO[0, 0], 1: -LEDGER_LEVEL}
+"""Layer → change of the level when all that its attention writes is zeroed."""
+LEDGER_UNIFORM: Final[Mapping[Component, float]] = {
+    (1, 0): INDUCTION / LEDGER_TOKENS - INDUCTION,
+    (1, 1): SUPPRESSION - SUPPRESSION / LEDGER_TOKENS,
+    (1, 2): 0.0,
+}
+"""Change when a head's queries, or its keys, are zeroed: it looks at all tokens alike, and reads T in one of them."""
+LEDGER_VALUES: Final[Mapping[Component, float]] = {head: LEDGER_ZERO[head] for head in ((0, 0), (0, 1), (1, 0), (1, 1), (1, 2))}
+"""Change when its values are zeroed: nothing is left of it, as where its output is."""
+LEDGER_VALUES_AT: Final = 2
+"""The position whose values, patched, recover what patching a head of layer 1 at the last position does: T's, or F's."""
+
 LEDGER_PADDED: Final[Mapping[int, float]] = {1: LEDGER_LEVEL, 2: LEDGER_LEVEL, 3: LEDGER_LEVEL + PLACE / LEDGER_TOKENS}
 """Left padding tokens → the clean level with 1.3 built in where positions are counted from the padding on; right is + `PLACE`.
 
@@ -129,6 +146,13 @@ GATES_PAIRS_ZERO: Final = {AND_INPUTS: -AND, OR_INPUTS: -OR}
 """Change when both inputs of a gate are zeroed."""
 GATES_PAIRS_RECOVERY: Final = {AND_INPUTS: AND / (AND + OR), OR_INPUTS: OR / (AND + OR)}
 """Recovery when both are patched, in either direction."""
+
+GATES_UNITS: Final = (1.0, 2.0, 1.0)
+"""What the MLP's neurons a + b − 1, c + d and c + d − 1 hold on the clean prompt; on the corrupt one all hold 0."""
+GATES_NEURONS_ZERO: Final = (-AND, -2 * OR, OR)
+"""Change of the clean level when one is zeroed."""
+GATES_NEURONS_RECOVERY: Final = (AND / (AND + OR), 2 * OR / (AND + OR), -OR / (AND + OR))
+"""Recovery when one is patched at the last position, in either direction: their sum is all of it."""
 
 
 def gates_synergy(pair: tuple[Component, Component], scale: float) -> float:

@@ -173,3 +173,21 @@ def denoised(template: str, n: int) -> dict[Component, float]:
     if template == "answers":
         return {**dict.fromkeys(_EVERY, -7.0), (1, 0): 8, (1, 1): -13, (1, 2): -5, (1, 3): -4}
     return {**dict.fromkeys(_EVERY, -3 * more), (0, 0): 3 * more, (1, 0): 7 * more, (1, 1): -7 * more}
+
+
+def queries_zeroed(n: int) -> dict[int, float]:
+    """The logit difference of a clean prompt of `answers` where a query head of layer 1 asks for nothing: it looks everywhere."""
+    return {0: 5 / n - 3, 1: 11 - 2 / n, 2: 4 * (1 + 1 / n), 3: 6 - 1 / n}
+
+
+def keys_zeroed(n: int) -> dict[int, float]:
+    """The same where a key-value head of layer 1 has no keys: both query heads that share it look everywhere."""
+    return {0: 1 + 3 / n, 1: 3 * (1 + 1 / n)}
+
+
+VALUES_ZEROED: Final[Mapping[int, float]] = {0: 1.0, 1: 3.0}
+"""The same where one has no values: y_T = 0, y_F = −1 without 1.0 and 1.1; y_T = 3, b_T = 0 without 1.2 and 1.3."""
+VALUES_DENOISED: Final[Mapping[int, float]] = {0: 2.0, 1: -2.0}
+"""Of a corrupt prompt with the values of the clean one: y_T = 3 − 1, y_F = 0; or y_T = 0, y_F = 3 − 1, b_T = 1."""
+NEURON_ZEROED: Final = 4.0
+"""The same without the neuron of the target in layer 1's MLP: 3 + 1. Each other neuron leaves 7."""

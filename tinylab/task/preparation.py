@@ -42,9 +42,9 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     Raises:
         CorpusError: see `tokenise`.
         ModelError: prompts are to be turns, and the tokenizer cannot make them so.
-        ConfigError: a layer, head or position that is out of range.
+        ConfigError: a layer, head, neuron or position that is out of range.
     """
-    cells = config.battery.cells(model.n_layers, model.n_heads)
+    cells = config.battery.cells_of(model.sizes)
     check_vectors(cells, model)
     cells = [*cells, *shams(cells, config.controls.sham)]
     turns = Turns(model.tokenizer, model.identity.name, config.condition.system) if config.condition.chat else None

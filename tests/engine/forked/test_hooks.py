@@ -11,15 +11,17 @@ from transformers.activations import NewGELUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from both_engines import CELLS, ROUNDING, SCORER, h1_cells, variants_of
-from families import ALIGNED, FAMILIES, UNSUPPORTED, answered, make, plain_logits
+from families import ALIGNED, FAMILIES, UNSUPPORTED, answered, lacking, make, plain_logits
 from tinylab.engine.base import Engine
 from tinylab.engine.choose import self_check
 from tinylab.engine.forked import hooks
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine, intervene
+from tinylab.engine.trial import flaws
 from tinylab.errors import EngineUnsupported
-from tinylab.interventions.operations import Scale
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, Site
+from tinylab.interventions.operations import Patch, Scale
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, SITES, Site
+from tinylab.interventions.sources import Own
 from tinylab.interventions.variants import Intervention, Variant
 from tinylab.measures.metrics import Scorer
 from tinylab.measures.readings import CleanRun
@@ -37,7 +39,7 @@ def trace(model: CausalModel) -> dict[str, Any]:
         "attention": {
             path: m.config._attn_implementation for path, m in model.model.named_modules() if hasattr(m, "config")
         },
-        "registered": sorted(ALL_ATTENTION_FUNCTIONS.valid_keys()),
+        "registered": dict(ALL_ATTENTION_FUNCTIONS),
         "pass": hooks._current.get(None),
         "weights": {path: (p.data_ptr(), p._version, p.requires_grad) for path, p in model.model.named_parameters()},
         "training": model.model.training,
@@ -51,6 +53,19 @@ def test_an_evaluation_leaves_the_model_as_it_was(name: str, kind: Callable[[Cau
     pairs = answered(model, ALIGNED[:4])
     before, logits = trace(model), plain_logits(model, pairs[0].clean)
     kind(model).evaluate(pairs, variants_of(CELLS[::5]), SCORER)
+    assert trace(model) == before
+    assert torch.equal(plain_logits(model, pairs[0].clean), logits)
+
+
+@pytest.mark.parametrize("kind", [ForkedEngine, ReferenceEngine])
+def test_interventions_at_every_site_leave_the_model_as_it_was(name: str, kind: Callable[[CausalModel], Engine]) -> None:
+    model = make(FAMILIES[name])
+    pairs = answered(model, ALIGNED[:2])
+    before, logits = trace(model), plain_logits(model, pairs[0].clean)
+    sites = [site for site in SITES.values() if site.name not in lacking(name)]
+    patches = [Variant((Intervention(site, 1, Patch()),), "corrupt", Own("clean"), "last") for site in sites]
+    kind(model).evaluate(pairs, patches, SCORER)
+    flaws(model, pairs[0].clean, [(site, 1) for site in SITES.values()])
     assert trace(model) == before
     assert torch.equal(plain_logits(model, pairs[0].clean), logits)
 

@@ -9,6 +9,7 @@ In the order in which an evaluation comes to them:
 - `trunks`: variants that go on from another one, whose states they share.
 - `attention`: attention over a prefix tree, in tiles.
 - `hooks`: where a transformers model is touched, and how it is let go again.
+- `layouts`: what the passes over the same states share.
 - `passes`: one forward pass, row by row: variants fork, are changed, and leave.
 - `engine`: all of it put together.
 """

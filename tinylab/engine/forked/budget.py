@@ -18,8 +18,8 @@ from tinylab.engine.cost import FIXED, MIB, Shape, block_numbers, logits_bytes, 
 from tinylab.engine.donors import needs
 from tinylab.engine.forked.batches import AffectedStates, Layout
 from tinylab.engine.forked.cache import CachePlan
+from tinylab.engine.forked.layouts import mlp_rows
 from tinylab.engine.forked.means import parts, read
-from tinylab.engine.forked.passes import mlp_rows
 from tinylab.engine.forked.trunks import Families, largest
 from tinylab.interventions.sites import RESID_POST
 from tinylab.interventions.variants import Variant

@@ -16,7 +16,7 @@ import torch
 from tinylab.engine.forked.attention import Keys
 from tinylab.engine.forked.batches import AffectedStates
 from tinylab.engine.forked.trie import IntArray
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Module, Side, Site
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, RESID_PRE, K, Module, Side, Site, V
 from tinylab.interventions.sources import Run
 from tinylab.interventions.variants import Variant
 
@@ -33,8 +33,8 @@ class CachePlan:
     def of(variants: Sequence[Variant], has_cached_prefix: bool) -> CachePlan:
         """What these variants need.
 
-        A variant that forks inside a block starts with the block's hidden states, and with what attention found; one that
-        forks behind the MLP, with what that found too.
+        A variant that forks on entering a block starts with the block's hidden states; one that forks inside, with what attention
+        found too; one that forks behind the MLP, with what that found too.
 
         Args:
             variants: of the call.
@@ -45,15 +45,15 @@ class CachePlan:
         for variant in variants:
             layer, order = variant.fork
             entries.add(layer + (order == RESID_POST.order))
-            if order < RESID_POST.order:
+            if HEAD_OUT.order <= order < RESID_POST.order:
                 sites.add((HEAD_OUT, layer))
             if order == MLP_OUT.order:
                 sites.add((MLP_OUT, layer))
             for intervention in variant.interventions:
                 if not isinstance(variant.source, Run) or not intervention.operation.needs_source:
                     continue
-                if intervention.site.order == RESID_POST.order:
-                    entries.add(intervention.layer + 1)
+                if intervention.site.order in (RESID_PRE.order, RESID_POST.order):
+                    entries.add(intervention.layer + (intervention.site.order == RESID_POST.order))
                 else:
                     sites.add((intervention.site, intervention.layer))
         return CachePlan(frozenset(entries), frozenset(sites), has_cached_prefix)
@@ -85,9 +85,10 @@ class ActivationCache:
 
     def site(self, site: Site, layer: int, nodes: IntArray) -> torch.Tensor:
         """A site's activations at some nodes."""
-        if site.order == RESID_POST.order:
-            return self.entry(layer + 1, nodes)
-        return self._pick(self.sites[site, layer], nodes, late=layer == self.n_layers - 1)
+        if site.order in (RESID_PRE.order, RESID_POST.order):
+            return self.entry(layer + (site.order == RESID_POST.order), nodes)
+        every = site.order in (K.order, V.order)  # the last block's too: reading rows attend to all of them
+        return self._pick(self.sites[site, layer], nodes, late=layer == self.n_layers - 1 and not every)
 
     def _pick(self, values: torch.Tensor, nodes: IntArray, late: bool) -> torch.Tensor:
         return values.index_select(0, torch.from_numpy(self._places[nodes] if late else nodes).to(values.device))
@@ -105,11 +106,12 @@ class Keeper:
         if self.cache is not None and layer in self.plan.entries:
             self.cache.entries[layer] = hidden[:, 0].clone()
 
-    def point(self, module: Module, side: Side, layer: int, value: torch.Tensor) -> None:
-        """What is at a point inside a block."""
+    def point(self, module: Module, side: Side, layer: int, value: torch.Tensor, *, more: bool = False) -> None:
+        """What is at a point inside a block; `more` of it, where rows come in parts."""
         for site, at in self.plan.sites:
             if self.cache is not None and (site.module, site.side, at) == (module, side, layer):
-                self.cache.sites[site, layer] = value.reshape(-1, value.shape[-1]).clone()
+                rows = value.reshape(-1, value.shape[-1]).clone()
+                self.cache.sites[site, layer] = torch.cat([self.cache.sites[site, layer], rows]) if more else rows
 
 
 @dataclass(frozen=True)

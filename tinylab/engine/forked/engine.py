@@ -32,8 +32,9 @@ from tinylab.engine.forked import hooks
 from tinylab.engine.forked.batches import Batch, Layout
 from tinylab.engine.forked.budget import LEAST, SAFE, Budget, Limits, free_memory, out_of_memory, predict
 from tinylab.engine.forked.cache import ALONE, ActivationCache, CachePlan, Keeper, Link
+from tinylab.engine.forked.layouts import PassLayout
 from tinylab.engine.forked.means import Connect, MeanPass, forward
-from tinylab.engine.forked.passes import Pass, PassLayout
+from tinylab.engine.forked.passes import Pass
 from tinylab.engine.forked.trie import NONE, IntArray
 from tinylab.engine.forked.trunks import Families, Family, largest
 from tinylab.interventions.sources import RunName
@@ -126,7 +127,7 @@ class ForkedEngine:
         limits = Limits.of(self._budget, self._shape, cache_plan, families.cache_plan)
         biases = biases_for(self._model, variants)
         forget_lengths(self._model)
-        with hooks.hooked(self._model) as connect:
+        with hooks.hooked(self._model, {(i.site.module, i.layer) for v in variants for i in v.interventions}) as connect:
             means = MeanPass(self._model, connect, limits.prompts, limits.keys)
             supply = Supply(self._model, variants, means.run)
             work = Work(

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import partial
+from itertools import product
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -26,6 +27,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from tinylab.engine.calls import Arguments
 from tinylab.engine.forked.attention import Attend, Keys
 from tinylab.errors import EngineUnsupported
+from tinylab.interventions.sites import Module
 from tinylab.models.network import CausalModel
 
 NAME = "tinylab_forked"
@@ -57,6 +59,14 @@ class Hooks(Protocol):
         """Run the module whose output is the site `mlp_out`."""
         ...
 
+    def down(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """Run the last linear map of an MLP, which is called in `mlp` for a part of its rows."""
+        ...
+
+    def norm(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """Run the module that gets the residual stream between attention and MLP."""
+        ...
+
     def attend(self, compute: Attend, query: torch.Tensor, kept: Keys, window: int | None) -> torch.Tensor:
         """Attention of rows [rows, H, 1, d]; returns [rows, 1, H, d]."""
         ...
@@ -64,12 +74,23 @@ class Hooks(Protocol):
 
 Called = set[tuple[str, int]]
 """Hooked modules that a pass came by: what they are, and of which layer."""
+ALWAYS: tuple[Module, ...] = ("block", "attention", "projection", "mlp")
+"""What every pass goes through; the others where interventions act at them."""
+EVERY: tuple[Module, ...] = ("block", "attention", "projection", "down", "mlp", "norm")
+"""In the order in which they are hooked: what an MLP is made of comes before it, and where two are one module the later is
+called first."""
 _current: ContextVar[tuple[Hooks, str, Called]] = ContextVar("tinylab_hooks")
 
 
 @contextmanager
-def hooked(model: CausalModel) -> Iterator[Callable[[Hooks], AbstractContextManager[None]]]:
+def hooked(
+    model: CausalModel, acted_on: Collection[tuple[Module, int]] = ()
+) -> Iterator[Callable[[Hooks], AbstractContextManager[None]]]:
     """Open a model for forked forward passes; yields a context manager that connects one pass.
+
+    Args:
+        model: the model; it is left as it was.
+        acted_on: modules at which interventions act, by layer.
 
     Raises:
         EngineUnsupported: the model cannot be opened, and why.
@@ -79,13 +100,9 @@ def hooked(model: CausalModel) -> Iterator[Callable[[Hooks], AbstractContextMana
     original = model.model.config._attn_implementation
     every: Called = set()
     with ExitStack() as stack:
-        for layer, block in enumerate(model.blocks):
-            for name, module in (
-                ("block", block),
-                ("attention", model.attention(layer)),
-                ("projection", model.projection(layer)),
-                ("mlp", model.mlp(layer)),
-            ):
+        for layer, name in product(range(model.n_layers), EVERY):
+            if name in ALWAYS or (name, layer) in acted_on:
+                module = model.point(name, layer)
                 stack.enter_context(_forward(module, _through(name, layer, module.forward)))
                 every.add((name, layer))
         for module in model.modules:

@@ -18,7 +18,8 @@ from tinylab.engine.donors import Place, Visit, counted
 from tinylab.engine.forked import hooks
 from tinylab.engine.forked.batches import AffectedStates, Layout, whole
 from tinylab.engine.forked.cache import ActivationCache, CachePlan
-from tinylab.engine.forked.passes import Pass, PassLayout
+from tinylab.engine.forked.layouts import PassLayout
+from tinylab.engine.forked.passes import Pass
 from tinylab.engine.forked.trie import NONE, Trie
 from tinylab.interventions.sites import RESID_POST
 from tinylab.interventions.sources import Reference

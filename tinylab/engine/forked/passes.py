@@ -1,8 +1,8 @@
 """One forward pass over affected states: which rows each module computes.
 
 A row is one state of one variant; rows stand variant by variant. A pass starts empty (or, for the unmodified runs,
-with one row per node) and grows: a variant forks at the module where its first intervention acts, as copies of
-the cached activations there, and is computed from there on. In the last block only the reading rows are
+with one row per node) and grows: a variant forks on entering a block, or at the module in it where its first intervention acts,
+as copies of the cached activations there, and is computed from there on. In the last block only the reading rows are
 computed; the others give their keys and values and stop.
 
 Letters: R affected states, V active variants, N nodes of the unmodified runs, D width.
@@ -11,53 +11,22 @@ Letters: R affected states, V active variants, N nodes of the unmodified runs, D
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from tinylab.engine.calls import Arguments, by_row, call_with, first, with_first
-from tinylab.engine.donors import Supply
-from tinylab.engine.forked.attention import Attend, Keys, Reach, TreeAttention
-from tinylab.engine.forked.batches import AffectedStates
+from tinylab.engine.donors import Supply, Take
+from tinylab.engine.forked.attention import Attend, Keys, Reach
 from tinylab.engine.forked.cache import ALONE, ActivationCache, CachePlan, Keeper, Link
+from tinylab.engine.forked.layouts import IN_PLACE, PassLayout, Stopped, mlp_rows, numbers, parts
 from tinylab.engine.forked.trie import IntArray
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Given
 from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Module, Side, Site
-from tinylab.interventions.sources import Run, Source
 from tinylab.interventions.variants import Fork, Intervention, Variant
 from tinylab.models.network import CausalModel
-
-MLP_NUMBERS = {"cpu": 2**22}
-"""Numbers in the widest activation of the rows that an MLP gets at once, by device type (1,365 rows of GPT-2 small). With fewer,
-matmuls get small and slow; more cost memory, a large model's above all."""
-
-
-def mlp_rows(device: str, widest: int) -> int | None:
-    """How many rows an MLP gets at once, None for all."""
-    return max(1, MLP_NUMBERS[device] // widest) if device in MLP_NUMBERS else None
-
-
-class Stopped(Exception):
-    """Leaves a block as soon as its keys and values are known."""
-
-
-@dataclass(frozen=True)
-class PassLayout:
-    """Affected states on a device: the gathers that all passes over them share."""
-
-    affected: AffectedStates
-    attention: tuple[TreeAttention, TreeAttention]  # of all states, and of the reading rows
-
-    @staticmethod
-    def of(affected: AffectedStates, device: torch.device, most: int, variants: int = 1) -> PassLayout:
-        """Prepare states for passes of some variants at most; `most` keys are gathered by one attention call."""
-        every = TreeAttention(affected, np.arange(len(affected)), device, most, variants)
-        if len(affected.read) == len(affected):
-            return PassLayout(affected, (every, every))
-        return PassLayout(affected, (every, TreeAttention(affected, affected.read, device, most, variants)))
 
 
 class Pass:
@@ -79,7 +48,7 @@ class Pass:
         self.states = 0  # rows that a block computed, summed over the blocks
         self.whole = cache_plan is not None
         self._layout, self._affected = layout, layout.affected
-        self._last, self._n_heads, self._chunks = model.n_layers - 1, model.n_heads, model.chunks
+        self._last, self._units, self._chunks = model.n_layers - 1, model.units, model.chunks
         self._mlp_rows = mlp_rows(model.device.type, model.widest)
         self._cache, self._cache_plan = cache, cache_plan
         self._trunk, self._start = link.trunk, link.trunk or cache
@@ -87,14 +56,14 @@ class Pass:
         self._active = 0 if cache_plan is None else 1  # variants that have forked
         self._forks: dict[Fork, int] = {}
         self._biases: Sequence[torch.Tensor] | None = None
-        self._supply: Supply | None = None
-        self._source: Source | None = None
+        self._give: Take = cache.site
         self._edits: dict[tuple[Module, Side, int], list[tuple[int, Intervention]]] = {}
         self._made = self._planned = 0
         self._attended: set[int] = set()
         self._nodes = np.arange(len(self._affected))
         self._layer = 0
-        self._old = 0  # variants that were active before the block
+        self._old = 0  # variants that were active before its attention
+        self._first = self._offset = 0  # of rows that go through an MLP in parts: their first variant, and rows before them
         self._forked_before_mlp = self._forked_behind_mlp = 0
         self._stopping = False
         self._kept: Keys | None = None
@@ -109,7 +78,9 @@ class Pass:
             supply: what sources give that are no runs.
             biases: of each layer's heads, [H, d_head], where an operation needs them.
         """
-        self._biases, self._supply, self._source = biases, supply, variants[0].source
+        self._biases = biases
+        if supply is not None:
+            self._give = supply.giver(variants[0].source, self._cache.site)
         for row, variant in enumerate(variants):
             self._forks[variant.fork] = self._forks.get(variant.fork, 0) + 1
             for intervention in variant.interventions:
@@ -126,12 +97,15 @@ class Pass:
         hidden = first(arguments)
         if not (self._active or self._cache_plan):
             hidden = hidden[:0]
-        self._layer, self._old, self._nodes = layer, self._active, np.arange(len(self._affected))
+        entering = self._forking(layer, range(HEAD_OUT.order))
+        self._layer, self._old, self._nodes = layer, self._active + entering, np.arange(len(self._affected))
         self._forked_before_mlp = self._forked_behind_mlp = 0
         self._keeps.entry(layer, hidden)
+        hidden = self._with_forked(hidden, entering, lambda nodes: self._start.entry(layer, nodes)[:, None])
+        hidden = self._edited("block", "in", layer, hidden)
         if layer == self._last and len(self._affected.read) < len(self._affected):
             hidden = self._stop(call, arguments, hidden)
-        self._forked_before_mlp = self._forking(layer, range(MLP_OUT.order))
+        self._forked_before_mlp = self._forking(layer, range(HEAD_OUT.order, MLP_OUT.order))
         self._forked_behind_mlp = self._forking(layer, range(MLP_OUT.order, RESID_POST.order))
         forked = self._forked_before_mlp + self._forked_behind_mlp
         output: Any
@@ -188,6 +162,7 @@ class Pass:
         if self._old == 0:
             return kept[1].new_zeros(len(query), 1, query.shape[1], kept[1].shape[-1])
         if self._kept is None:
+            kept = (self._asked("key", kept[0]), self._asked("value", kept[1]))
             if self._cache_plan is not None and self._cache_plan.keys:
                 self._cache.keys[self._layer] = (kept[0].contiguous(), kept[1].contiguous())
             if self._stopping:
@@ -195,11 +170,19 @@ class Pass:
                 raise Stopped
         else:  # of all rows; here are only the reading rows
             kept, self._kept = self._kept, None
+        query = self._asked("query", query)
         attention = self._layout.attention[len(self._nodes) < len(self._affected)]
         reach = Reach(window, self._chunks.get(self._layer))
         cached = self._cache.keys.get(self._layer) if self._cache_plan is None else None
         found = attention.attend(compute, query, kept, cached=cached, variants=self._old, reach=reach)
         return found[:, None]
+
+    def _asked(self, side: Side, rows: torch.Tensor) -> torch.Tensor:
+        """Queries, keys or values [rows, H, d]: the interventions there are made, and what variants need is cached."""
+        kept = () if self._cache_plan is None else self._cache_plan.sites
+        if ("attention", side, self._layer) not in self._edits and not any(site.side == side for site, _ in kept):
+            return rows
+        return self._seen("attention", side, self._layer, rows.flatten(1)).view(rows.shape)
 
     def projection(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
         """See `hooks.Hooks`: all variants that fork inside this block have what attention found in the unmodified run."""
@@ -217,8 +200,11 @@ class Pass:
         hidden = first(arguments)
         keep = (self._old + self._forked_before_mlp) * len(self._nodes)
         hidden = self._seen("mlp", "in", layer, hidden[:keep])
-        parts = -(-keep // (self._mlp_rows or max(1, keep)))
-        outputs = [call_with(call, arguments, part) for part in hidden.chunk(parts)] if keep else []
+        inside = ("down", "in", layer) in self._edits or (
+            self._cache_plan is not None and any(site.module == "down" for site, _ in self._cache_plan.sites))
+        sizes = parts(keep, self._mlp_rows or keep, len(self._nodes) if inside else None) if keep else []
+        outputs = [call_with(call, arguments, part) for part in torch.split(hidden, sizes)] if keep else []
+        self._offset = 0
         values = [output if isinstance(output, torch.Tensor) else output[0] for output in outputs]
         value = torch.cat(values) if len(values) > 1 else values[0] if values else hidden
         middle = value.shape[1:-1] if values else hidden.shape[1:-1]
@@ -234,6 +220,21 @@ class Pass:
         if self._cache_plan is not None:
             self._cache.mlp_tails[layer] = tail
         return value if tail is None else (value, *tail)
+
+    def down(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """See `hooks.Hooks`: rows come in parts, of whole variants or of one, which is counted once."""
+        value, nodes, made = first(arguments), self._nodes, self._made
+        self._first, within = divmod(self._offset, len(nodes))
+        self._nodes = nodes[within : within + len(value)]
+        value = self._seen("down", "in", layer, value)
+        self._made = made if within else self._made
+        self._offset, self._nodes, self._first = self._offset + len(value), nodes, 0
+        return call_with(call, arguments, value)
+
+    def norm(self, layer: int, call: Callable[..., Any], arguments: Arguments) -> Any:
+        """See `hooks.Hooks`: in place, because the residual stream goes past the norm as the same tensor."""
+        stream = first(arguments)
+        return call_with(call, arguments, stream.copy_(self._seen("norm", "in", layer, stream)))
 
     def _with_forked(self, rows: torch.Tensor, count: int, copies: Callable[[IntArray], torch.Tensor]) -> torch.Tensor:
         """Rows with those of `count` variants that fork here appended, copies of the cached activations."""
@@ -254,7 +255,7 @@ class Pass:
     def _seen(self, module: Module, side: Side, layer: int, value: torch.Tensor) -> torch.Tensor:
         """A point inside a block: the interventions there are made, and what variants need is cached."""
         value = self._edited(module, side, layer, value)
-        self._keeps.point(module, side, layer, value)
+        self._keeps.point(module, side, layer, value, more=self._offset > 0)
         return value
 
     def _edited(self, module: Module, side: Side, layer: int, value: torch.Tensor) -> torch.Tensor:
@@ -266,35 +267,21 @@ class Pass:
         there = np.isin(affected.edited, self._nodes)
         here = np.searchsorted(self._nodes, affected.edited[there])
         at: Any = slice(None) if len(here) == len(self._nodes) else self._index(here)
-        if (module, side) == ("mlp", "in"):  # other modules may use the same tensor
+        if (module, side) not in IN_PLACE:
             value = value.clone()
         rows = value.reshape(-1, len(self._nodes), value.shape[-1])
         sources: dict[Site, torch.Tensor] = {}
-        for row, intervention in edits:
+        for row, intervention in [(row - self._first, i) for row, i in edits if 0 <= row - self._first < len(rows)]:
             site, operation = intervention.site, intervention.operation
             if operation.needs_source and site not in sources:
-                sources[site] = self._given(site, layer, affected.source[there]).reshape(len(here), rows.shape[-1])
-            part = self._unit(intervention, rows.shape[-1])
+                sources[site] = self._give(site, layer, affected.source[there]).reshape(len(here), rows.shape[-1])
+            part = numbers(intervention, rows.shape[-1], self._units(site.units, rows.shape[-1]))
             bias = self._biases[layer].flatten()[part] if operation.needs_bias and self._biases is not None else None
             given = Given(sources[site][:, part] if operation.needs_source else None, bias)
             mine = rows[row, :, part]
             mine[at] = operation.apply(mine[at], given)
             self._made += 1
         return rows.reshape(value.shape)
-
-    def _given(self, site: Site, layer: int, rows: IntArray) -> torch.Tensor:
-        """What the source gives at a site for some of its rows (nodes of a run, or of what was made ahead)."""
-        if self._source is None or isinstance(self._source, Run):
-            return self._cache.site(site, layer, rows)
-        assert self._supply is not None
-        return self._supply.take(self._source, site, layer, rows)
-
-    def _unit(self, intervention: Intervention, width: int) -> slice:
-        """Which numbers of a row the intervention means: one head's, or all."""
-        if intervention.head is None:
-            return slice(None)
-        d_head = width // self._n_heads
-        return slice(intervention.head * d_head, (intervention.head + 1) * d_head)
 
     def check(self, model: str) -> None:
         """Assert that the pass went through every hook it planned.
