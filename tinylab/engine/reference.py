@@ -27,7 +27,8 @@ from tinylab.interventions.sources import RUNS, Donor, Reference, Run, RunName
 from tinylab.interventions.variants import Variant, indices
 from tinylab.measures.metrics import Scorer
 from tinylab.measures.readings import READOUT, clean_run
-from tinylab.models.network import CausalModel, forget_lengths
+from tinylab.models.network import CausalModel
+from tinylab.models.rotary import forget_lengths
 from tinylab.task.tokens import TokenPair
 
 Activations = dict[tuple[Site, int], torch.Tensor]

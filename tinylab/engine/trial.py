@@ -33,7 +33,8 @@ from tinylab.engine.interface import asking
 from tinylab.errors import ModelError
 from tinylab.interventions.sites import Module, Side, Site
 from tinylab.interventions.variants import Variant
-from tinylab.models.network import CausalModel, forget_lengths
+from tinylab.models.network import CausalModel
+from tinylab.models.rotary import forget_lengths
 from tinylab.task.tokens import TokenPair
 
 TOKENS = 7

@@ -289,17 +289,3 @@ class CausalModel:
 def _taken(linear: Any) -> int:
     """How many numbers a linear map takes."""
     return int(getattr(linear, "in_features", None) or getattr(linear, "nx", None) or linear.weight.shape[-1])
-
-
-def forget_lengths(model: CausalModel) -> None:
-    """Put `dynamic` rotary embeddings back to how they were loaded, so that a prompt's logits do not depend on earlier prompts.
-
-    Such an embedding keeps the frequencies of a longer input it has seen; transformers resets it for some prompts only.
-    """
-    for module in model.modules:
-        kinds = getattr(module, "rope_type", {})  # of the module, or by type of layer
-        for prefix, kind in [("", kinds)] if isinstance(kinds, str) else [(f"{layer}_", kind) for layer, kind in kinds.items()]:
-            if "dynamic" in kind:
-                loaded = getattr(module, f"{prefix}original_inv_freq")
-                module.register_buffer(f"{prefix}inv_freq", loaded.clone(), persistent=False)
-                setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)

@@ -41,7 +41,8 @@ from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant
 from tinylab.measures.metrics import Scorer
 from tinylab.measures.readings import CleanRun, clean_run
-from tinylab.models.network import CausalModel, forget_lengths
+from tinylab.models.network import CausalModel
+from tinylab.models.rotary import forget_lengths
 from tinylab.task.tokens import TokenPair
 
 T = TypeVar("T")

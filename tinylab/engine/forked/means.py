@@ -23,7 +23,8 @@ from tinylab.engine.forked.passes import Pass
 from tinylab.engine.forked.trie import NONE, Trie
 from tinylab.interventions.sites import RESID_POST
 from tinylab.interventions.sources import Reference
-from tinylab.models.network import CausalModel, forget_lengths
+from tinylab.models.network import CausalModel
+from tinylab.models.rotary import forget_lengths
 from tinylab.task.tokens import TokenPair
 
 Connect = Callable[[hooks.Hooks], AbstractContextManager[None]]
