@@ -73,8 +73,7 @@ def test_a_head_without_queries_or_keys_looks_everywhere_and_one_without_values_
     near(found, list(changes.values()))
 
 
-@pytest.mark.parametrize("source", ["clean", "corrupt"])
-@pytest.mark.parametrize("head", [0, 1])
+@pytest.mark.parametrize(("head", "source"), [(0, "clean"), (1, "corrupt")])
 def test_a_heads_values_matter_where_it_looks_and_nowhere_else(engine: str, head: int, source: RunName) -> None:
     """In the last block too, where the row that is patched is not the one that is read."""
     places = range(LEDGER_TOKENS)

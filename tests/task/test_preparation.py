@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tinylab.batteries.heads_zero import HeadsZero
+from tinylab.interventions.sites import Sizes
 from tinylab.task.corpus import Condition, PromptPair, subsamples
 from tinylab.task.preparation import prepare
 from tinylab.task.tokens import nothing_lost
@@ -32,7 +33,7 @@ def prepared() -> Any:
         condition=SimpleNamespace(n_examples=DRAWN, single_token=True, strict=False, chat=False, system=None),
         controls=SimpleNamespace(sham=False),
     )
-    model: Any = SimpleNamespace(n_layers=2, n_heads=3, bos=None, unknown=None, lost=nothing_lost, specials=(), context=None,
+    model: Any = SimpleNamespace(sizes=Sizes(2, 3), bos=None, unknown=None, lost=nothing_lost, specials=(), context=None,
                                  encode=letters, spelt=None, describe_bos=dict)
     return prepare(settings, corpus(), model)
 

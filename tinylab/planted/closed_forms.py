@@ -79,9 +79,9 @@ LEDGER_POSITIONS: Final[Mapping[int, int]] = {0: 2, 1: LEDGER_TOKENS - 1}
 """Layer → the one position where patching the residual stream recovers everything; all others recover nothing."""
 
 LEDGER_STREAM: Final[Mapping[str, Mapping[int, int]]] = {
-    "resid_pre": {0: 2, 1: 2}, "resid_mid": {0: 2, 1: LEDGER_TOKENS - 1}, "resid_post": LEDGER_POSITIONS,
+    "resid_pre": {0: 2, 1: 2}, "resid_mid": {0: 2, 1: LEDGER_TOKENS - 1},
 }
-"""The same at each place of the residual stream: layer 1's attention is what moves the answer to the last position."""
+"""The same at other places of the residual stream: layer 1's attention is what moves the answer to the last position."""
 LEDGER_ATTENTION: Final[Mapping[int, float]] = {0: LEDGER_ZERO[0, 0], 1: -LEDGER_LEVEL}
 """Layer → change of the level when all that its attention writes is zeroed."""
 LEDGER_UNIFORM: Final[Mapping[Component, float]] = {
