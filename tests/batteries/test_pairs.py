@@ -301,6 +301,7 @@ MISTAKES = {
     "a negative head": (["battery=pairs", "battery.heads=['0.-1','0.1']"], ["layer.head"]),
     "no list": (["battery=pairs", "battery.heads='0.1'"], ["layer.head"]),
     "one of a run": (["battery=pairs", "battery.from=x", "battery.k=1"], ["battery.k=1", "at least 2"]),
+    "a number beside names": (["battery=pairs", SOME, "battery.k=3"], ["battery.k=3", "battery.from"]),
     "a scale twice": (["battery=pairs", SOME, "battery.scales=[0,0]"], ["battery.scales", "distinct"]),
     "an unknown key": (["battery=pairs", SOME, "battery.layers=[0]"], ["battery.layers", "heads"]),
     "an added key": (["battery=pairs", SOME, "+battery.pairs=1"], ["battery.pairs", "unknown key", "heads"]),

@@ -48,6 +48,9 @@ class HeadsPairZero(Battery):
             got = "neither" if self.heads is None else f"battery.heads={self.heads} and battery.from={self.from_run}"
             raise ConfigError(f"battery={self.name}: expected either battery.heads=…, such as \"battery.heads=['0.2','1.4']\", "
                               f"or battery.from=… with a finished run's folder or id; got {got}.")
+        if self.heads is not None and self.k != STRONGEST:
+            raise ConfigError(f"battery.k={self.k} beside battery.heads={self.heads}: k is how many heads battery.from takes; "
+                              "leave one of them out.")
         self._numbers = [] if self.heads is None else numbers_among(self.heads)
         if self.heads is not None:
             self.heads = head_names("battery.heads", self.heads, 2)
