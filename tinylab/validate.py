@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 
 from tinylab.errors import SchemaError
-from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
+from tinylab.interventions.components import HEAD_IMPACT, HEAD_POSITION_IMPACT, LAYER_IMPACT, POSITION_IMPACT, TableKind
 from tinylab.records.checking import check_read
 from tinylab.records.documents import Verify
 from tinylab.records.invariants import Invariants
@@ -33,6 +33,7 @@ __all__ = [
     "validate_head_impact_schema",
     "validate_invariants_json",
     "validate_layer_impact_schema",
+    "validate_position_impact_schema",
     "validate_verify_json",
 ]
 
@@ -58,8 +59,20 @@ def validate_layer_impact_schema(df: pd.DataFrame) -> None:
     _keys(df, LAYER_IMPACT, [])
 
 
+def validate_position_impact_schema(df: pd.DataFrame) -> None:
+    """Check a `position_impact` table, of layers or of heads.
+
+    Raises:
+        SchemaError: as for `validate_layer_impact_schema`.
+    """
+    _frame(df, "position_impact")
+    kind = _kind(df) if "position" in df.columns else POSITION_IMPACT
+    _table(df, impact_columns(kind), "position_impact", kind)
+    _keys(df, kind, [])
+
+
 def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str]) -> None:
-    """Check a `head_matrix` or `layer_matrix` table.
+    """Check a `head_matrix` or `layer_matrix` table, or one of positions.
 
     Args:
         df: the matrix.
@@ -71,7 +84,7 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
     _frame(df, "matrix")
     if "condition" not in df.columns:
         raise SchemaError(f"matrix: no column 'condition'; got {list(df.columns)}.")
-    kind = HEAD_IMPACT if "head" in df.columns else LAYER_IMPACT
+    kind = _kind(df)
     swept = [str(name) for name in df.columns[len(matrix_columns(kind)):]]
     _table(df, matrix_columns(kind, swept), "matrix", kind)
     found, expected = set(df["condition"]), set(conditions)
@@ -89,7 +102,7 @@ def validate_effects_schema(df: pd.DataFrame) -> None:
             that stands twice; an empty table.
     """
     _frame(df, "effects")
-    kind = HEAD_IMPACT if "head" in df.columns else LAYER_IMPACT
+    kind = _kind(df)
     told = [*kind.keys, "metric", "n", "templates", "smallest_template"]
     _table(df, effects_columns(kind), "effects", kind, may_lack=[name for name in effects_columns(kind) if name not in told])
     if unknown := set(df["label"].dropna()) - set(LABELS):
@@ -120,6 +133,13 @@ def validate_invariants_json(data: dict[str, Any]) -> None:
         SchemaError: a key missing or of the wrong type, a component that stands twice, more than k components.
     """
     check_read(Invariants, data, "invariants", SchemaError)
+
+
+def _kind(df: pd.DataFrame) -> TableKind:
+    """The shipped kind whose columns a table has."""
+    if "position" in df.columns:
+        return HEAD_POSITION_IMPACT if "head" in df.columns else POSITION_IMPACT
+    return HEAD_IMPACT if "head" in df.columns else LAYER_IMPACT
 
 
 def _table(df: pd.DataFrame, columns: Sequence[str], name: str, kind: TableKind, may_lack: Sequence[str] = ()) -> None:
@@ -169,7 +189,7 @@ def _has_type(values: pd.Series[Any], expected: pa.DataType) -> bool:
 
 def _keys(df: pd.DataFrame, kind: TableKind, more: Sequence[str]) -> None:
     """Indices are not negative, granularities known, no cell twice."""
-    for column in ("seed", "layer", "head"):
+    for column in ("seed", "layer", "head", "position"):
         if column in df and (df[column] < 0).any():
             raise SchemaError(f"{kind.name}: column '{column}' has a negative number, {int(df[column].min())}.")
     if "granularity" in df and (unknown := set(df["granularity"]) - set(GRANULARITIES)):

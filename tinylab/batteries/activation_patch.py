@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tinylab.batteries.base import Battery, Cell, chosen
-from tinylab.batteries.positions import check_positions, meant_positions
+from tinylab.batteries.base import Battery, Cell, Key, chosen
+from tinylab.batteries.positions import EACH, check_positions, meant_positions
 from tinylab.config.checks import distinct, one_of
 from tinylab.errors import ConfigError
-from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
+from tinylab.interventions.components import HEAD_IMPACT, HEAD_POSITION_IMPACT, LAYER_IMPACT, POSITION_IMPACT, TableKind
 from tinylab.interventions.operations import Patch
 from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
 from tinylab.interventions.sources import Own, RunName
@@ -62,8 +62,15 @@ class ActivationPatch(Battery):
 
     @property
     def table(self) -> TableKind:
-        """Heads that are patched alone have a table like H1's."""
+        """Heads that are patched alone have a table like H1's; positions have tables of their own."""
+        if self.each:
+            return HEAD_POSITION_IMPACT if self.per_head else POSITION_IMPACT
         return HEAD_IMPACT if self.per_head else LAYER_IMPACT
+
+    @property
+    def each(self) -> bool:
+        """Whether every position is patched by itself."""
+        return bool(self.positions == EACH)
 
     @property
     def source(self) -> Own:
@@ -83,7 +90,7 @@ class ActivationPatch(Battery):
     def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
         """One cell per layer, or per head; with `sham_control` one more in which the target run is its own source.
 
-        In a table of heads `scale` is 1: the whole activation is replaced.
+        In a table of heads `scale` is 1: the whole activation is replaced. A table of positions has none.
         """
         site = SITE_OF[self.granularity]
         heads: list[int | None] = [*range(n_heads)] if self.per_head else [None]
@@ -91,7 +98,7 @@ class ActivationPatch(Battery):
         return [
             Cell(
                 Variant((Intervention(site, layer, Patch(), head),), self.target, source, self.acts_at),
-                {"layer": layer, **({"granularity": self.granularity} if head is None else {"head": head, "scale": 1.0})},
+                self._key(layer, head),
                 control,
             )
             for control, source in [("none", self.source), *shams]
@@ -99,10 +106,15 @@ class ActivationPatch(Battery):
             for head in heads
         ]
 
+    def _key(self, layer: int, head: int | None) -> Key:
+        unit: Key = {"granularity": self.granularity} if head is None else {"head": head}
+        last: Key = {"position": 0} if self.each else {} if head is None else {"scale": 1.0}
+        return {"layer": layer, **unit, **last}
+
     def describe(self) -> str:
         """Such as `h2, layer_resid clean->corrupt at last`."""
         one = " of one head" if self.per_head else ""
-        words = f"{self.name}, {self.granularity}{one} {self.patch_direction} at {self.positions}"
+        words = f"{self.name}, {self.granularity}{one} {self.patch_direction} at {self.positions}{' position' * self.each}"
         return words if self.layers is None else f"{words}, layers {self.layers}"
 
     def check_prompts(self, lengths: Sequence[tuple[int, int]]) -> None:

@@ -50,7 +50,7 @@ def add_random_sets(resolved: Resolved, folder: RunFolder, ready: Ready) -> None
         ready: the run's engine and prompts.
     """
     asked, kind = resolved.config.controls.random_sets, resolved.config.battery.table
-    if len(kind.component) < 2:
+    if not kind.joinable:
         return
     if asked is False:
         log.info("controls.random_sets=false: no random sets; true compares the %s that matter with them", kind.plural)

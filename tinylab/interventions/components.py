@@ -55,6 +55,11 @@ class TableKind:
         return tuple(name for name, _ in self.columns)
 
     @property
+    def joinable(self) -> bool:
+        """Whether components are units of a layer that can be changed together: heads, not heads at one position each."""
+        return len(self.component) > 1 and "position" not in self.component
+
+    @property
     def varied(self) -> tuple[str, ...]:
         """Columns that are neither a component's nor tell groups apart, such as a scale."""
         return tuple(name for name in self.keys if name not in (*self.component, *self.apart))
@@ -82,5 +87,9 @@ HEAD_IMPACT = TableKind("head_impact", (("layer", "int64"), ("head", "int64"), (
                         ("layer", "head"), "heads")
 LAYER_IMPACT = TableKind("layer_impact", (("layer", "int64"), ("granularity", "string")), "layer_matrix",
                          ("layer",), "layers", ("granularity",))
+POSITION_IMPACT = TableKind("position_impact", (("layer", "int64"), ("granularity", "string"), ("position", "int64")),
+                            "position_matrix", ("layer", "position"), "positions", ("granularity",))
+HEAD_POSITION_IMPACT = TableKind("position_impact", (("layer", "int64"), ("head", "int64"), ("position", "int64")),
+                                 "head_position_matrix", ("layer", "head", "position"), "head_positions")
 TABLE_KINDS = {kind.name: kind for kind in (HEAD_IMPACT, LAYER_IMPACT)}
-"""The kinds of the shipped batteries."""
+"""The kinds of the shipped batteries whose cells act at all their positions jointly; manifests may tell of them by name alone."""

@@ -271,7 +271,7 @@ def started(resolved: Resolved) -> dict[str, Any]:
         "metrics": config.metric_names,
         "direction": "none" if battery.source is None else f"{battery.source.run}->{battery.target}",
         "target_run": battery.target,
-        "positions": str(list(battery.acts_at) if isinstance(battery.acts_at, tuple) else battery.acts_at),
+        "positions": "each" if battery.each else str(list(battery.acts_at) if isinstance(battery.acts_at, tuple) else battery.acts_at),
         "model": config.model.label,
         "process": {"host": socket.gethostname(), "pid": os.getpid()},
         "started": now(),

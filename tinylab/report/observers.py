@@ -85,7 +85,8 @@ def _draw(folder: RunFolder) -> None:
     baselines = read_json(folder.file("summary"))["baselines"][manifest["target_run"]]
     kind, table = TableKind.of_manifest(manifest), pq.read_table(folder.table(manifest))
     heatmap(folder.file("heatmap"), table, kind, baselines, title=title_of(manifest), patched=manifest["direction"] != "none",
-            labels=_labels(folder, manifest, kind, str(table["metric"][0])))
+            labels=_labels(folder, manifest, kind, str(table["metric"][0])),
+            tokens=manifest["provenance"].get("position_tokens") or ())
     folder.write(manifest)
 
 

@@ -117,7 +117,7 @@ def _comparable(folder: Path) -> list[list[Child]]:
         if (manifest := run.finished()) is not None:
             summary = read_document(RunSummary, run.file("summary"))
             children.append(Child(run, manifest, summary, job.get("settings") or {}))
-    groups = alike([child for child in children if len(child.kind.component) > 1])
+    groups = alike([child for child in children if child.kind.joinable])
     return [group for group in groups if len({child.manifest["condition"] for child in group}) > 1]
 
 
