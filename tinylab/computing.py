@@ -101,7 +101,7 @@ def compute(
     evaluation = _evaluate(config, ready, telling := Telling(checkpoint, len(prepared.tokens)), scored(metrics))
     engine_seconds = time.monotonic() - engine_began
     impact = assemble(config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation,
-                      computed=scored(metrics), wanted=metrics)
+                      computed=scored(metrics), wanted=metrics, lacking=prepared.lacking)
     _check_finite(impact, config)
     told = ability(impact.ability, impact.pairs)
     if (said := sentence(told)) != telling.said:
@@ -156,6 +156,9 @@ def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
     prepared = prepare(config, condition, model)
     _tell_bos(model, prepared.chat)
     _tell_dropped(prepared, condition)
+    if some := prepared.lacking.any(axis=1).sum():
+        log.warning("positions=each: %d of %d cells act at a position that some prompts do not have: their numbers are in "
+                    "per_example, and nothing is said of them in other tables", some, len(prepared.cells))
     if LOGIT_DIFF in config.metric_names:
         log.info("%s", prospect(prepared, config.effects))
     if config.controls.sham is not False and (silent := without_sham(prepared.cells)):
@@ -206,7 +209,7 @@ def _check_finite(impact: Impact, config: Config) -> None:
     Raises:
         TinylabError: a logit overflowed or was undefined.
     """
-    numbers = [values for name, values in impact.values.items() if not named(name).may_be_undefined]
+    numbers = [values[~impact.lacking] for name, values in impact.values.items() if not named(name).may_be_undefined]
     numbers += [values for run in impact.unmodified.values() for name, values in run.items() if not named(name).may_be_undefined]
     broken = sum(int((~np.isfinite(values)).sum()) for values in numbers)
     if broken:

@@ -14,7 +14,16 @@ import pandas as pd
 import pyarrow as pa
 
 from tinylab.errors import SchemaError
-from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, NEURON_IMPACT, PAIR_IMPACT, SUBSET_IMPACT, TableKind
+from tinylab.interventions.components import (
+    HEAD_IMPACT,
+    HEAD_POSITION_IMPACT,
+    LAYER_IMPACT,
+    NEURON_IMPACT,
+    PAIR_IMPACT,
+    POSITION_IMPACT,
+    SUBSET_IMPACT,
+    TableKind,
+)
 from tinylab.interventions.sites import MLP_NEURONS, RESID_POST, SITES
 from tinylab.records.checking import check_read
 from tinylab.records.documents import Verify
@@ -35,6 +44,7 @@ __all__ = [
     "validate_invariants_json",
     "validate_layer_impact_schema",
     "validate_pair_impact_schema",
+    "validate_position_impact_schema",
     "validate_subset_impact_schema",
     "validate_synergy_schema",
     "validate_verify_json",
@@ -103,6 +113,18 @@ def validate_synergy_schema(df: pd.DataFrame) -> None:
         raise SchemaError("synergy: column 'n' has a number below 1.")
 
 
+def validate_position_impact_schema(df: pd.DataFrame) -> None:
+    """Check a `position_impact` table, of layers or of heads.
+
+    Raises:
+        SchemaError: as for `validate_layer_impact_schema`.
+    """
+    _frame(df, "position_impact")
+    kind = _kind(df) if "position" in df.columns else POSITION_IMPACT
+    _table(df, impact_columns(kind), "position_impact", kind)
+    _keys(df, kind, [])
+
+
 def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str]) -> None:
     """Check a matrix of one of the shipped impact tables, such as `head_matrix`.
 
@@ -169,6 +191,8 @@ def validate_invariants_json(data: dict[str, Any]) -> None:
 
 def _kind(df: pd.DataFrame) -> TableKind:
     """The kind of the impact table that a table goes with, by a column that no other kind has."""
+    if "position" in df.columns:
+        return HEAD_POSITION_IMPACT if "head" in df.columns else POSITION_IMPACT
     told = {"head2": PAIR_IMPACT, "set": SUBSET_IMPACT, "head": HEAD_IMPACT, "neuron": NEURON_IMPACT}
     return next((kind for name, kind in told.items() if name in df.columns), LAYER_IMPACT)
 

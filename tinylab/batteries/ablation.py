@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from tinylab.batteries.activation_patch import SITE_OF as GRANULARITIES
-from tinylab.batteries.base import Battery, Cell, chosen
-from tinylab.batteries.positions import check_positions, meant_positions
+from tinylab.batteries.base import Battery, Cell, Key, chosen
+from tinylab.batteries.positions import EACH, check_positions, meant_positions
 from tinylab.batteries.vectors import read_vector
 from tinylab.config.checks import at_least, distinct, one_of
 from tinylab.errors import ConfigError
-from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
+from tinylab.interventions.components import HEAD_IMPACT, HEAD_POSITION_IMPACT, LAYER_IMPACT, POSITION_IMPACT, TableKind
 from tinylab.interventions.operations import Add, Operation, Patch, Scale
 from tinylab.interventions.sites import HEAD_OUT, MLP_NEURONS, UNIT, K, Q, Sizes, V
 from tinylab.interventions.sources import Difference, Donor, Mean, Noise, ReferenceRule, RunName, Source
@@ -98,11 +98,21 @@ class Ablation(Battery):
             raise ConfigError(f"battery.scales={self.scales} beside battery.site={self.site}: its table has no column for "
                               "scales; sweep over them with -m 'battery.scales=[0],[0.5]'.")
         check_positions(self.positions)
+        if self.each and len(self.scales) > 1:
+            raise ConfigError(f"battery.scales={self.scales} beside battery.positions=each: its table has no column for scales; "
+                              "sweep over them with -m 'battery.scales=[0],[0.5]'.")
 
     @property
     def table(self) -> TableKind:
-        """Heads have a table of their own."""
+        """Heads have a table of their own, and so have positions."""
+        if self.each:
+            return HEAD_POSITION_IMPACT if self.site in HEADS else POSITION_IMPACT
         return HEAD_IMPACT if self.site in HEADS else LAYER_IMPACT
+
+    @property
+    def each(self) -> bool:
+        """Whether every position is ablated by itself."""
+        return bool(self.positions == EACH)
 
     @property
     def reference_set(self) -> ReferenceRule | None:
@@ -129,19 +139,23 @@ class Ablation(Battery):
         """One cell per layer, or per head (of keys and values per key-value head), and scale.
 
         In a table of heads `scale` is what is left of the head's own output: 1 where something is added to it, 0 where something
-        else stands in its place.
+        else stands in its place. A table of positions has none.
         """
         site = SITE_OF[self.site]
         heads = chosen("battery.heads", self.heads, sizes.heads(site)) if self.site in HEADS else [None]
         return [
             Cell(
                 Variant((Intervention(site, layer, operation, head),), self.target, source, self.acts_at),
-                {"layer": layer, **({"granularity": self.site} if head is None else {"head": head, "scale": left})},
+                self._key(layer, head, left),
             )
             for layer in chosen("battery.layers", self.layers, sizes.n_layers)
             for head in heads
             for operation, source, left in self._operations()
         ]
+
+    def _key(self, layer: int, head: int | None, left: float) -> Key:
+        unit: Key = {"granularity": self.site} if head is None else {"head": head} if self.each else {"head": head, "scale": left}
+        return {"layer": layer, **unit, **({"position": 0} if self.each else {})}
 
     def _operations(self) -> list[tuple[Operation, Source | None, float]]:
         """The operations, their source, and what they leave of the activation itself."""
@@ -169,7 +183,7 @@ class Ablation(Battery):
             unit = "head" if self.site == HEAD_OUT.name else f"{self.site} of {UNIT[SITE_OF[self.site].units]}"
         words = [self.name, f"{unit} {self._described()}"]
         words += ["value bias kept"] if self.keep_value_bias else []
-        words += [f"at {self.positions}"] if self.positions != "all" else []
+        words += [f"at {self.positions}{' position' * self.each}"] if self.positions != "all" else []
         words += [f"{what} {chosen}" for what, chosen in (("layers", self.layers), ("heads", self.heads)) if chosen is not None]
         return ", ".join(words)
 

@@ -11,11 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tinylab.batteries.base import Battery, Cell, chosen
-from tinylab.batteries.positions import check_positions, meant_positions
+from tinylab.batteries.base import Battery, Cell, Key, chosen
+from tinylab.batteries.positions import EACH, check_positions, meant_positions
 from tinylab.config.checks import at_least, distinct, one_of
 from tinylab.errors import ConfigError
-from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, NEURON_IMPACT, TableKind
+from tinylab.interventions.components import (
+    HEAD_IMPACT,
+    HEAD_POSITION_IMPACT,
+    LAYER_IMPACT,
+    NEURON_IMPACT,
+    POSITION_IMPACT,
+    TableKind,
+)
 from tinylab.interventions.operations import Patch
 from tinylab.interventions.sites import MLP_NEURONS, RESID_POST, SITES, UNIT, Site, Sizes
 from tinylab.interventions.sources import Own, RunName
@@ -66,6 +73,9 @@ class ActivationPatch(Battery):
         if self.granularity == MLP_NEURONS.name and not self.neurons:
             raise ConfigError(f"battery.granularity={MLP_NEURONS}: expected the neurons to patch, each alone; choose some with "
                               "battery.neurons, such as battery.neurons=[0,7].")
+        if self.granularity == MLP_NEURONS.name and self.each:
+            raise ConfigError(f"battery.positions=each with battery.granularity={MLP_NEURONS}: there is no table of neurons by "
+                              "position; use positions=last, all or a list, or another granularity.")
         if self.granularity != MLP_NEURONS.name and self.neurons is not None:
             raise ConfigError(f"battery.neurons={self.neurons} with battery.granularity={self.granularity}: only MLPs have "
                               f"neurons; use battery.granularity={MLP_NEURONS}, or leave battery.neurons out.")
@@ -82,10 +92,17 @@ class ActivationPatch(Battery):
 
     @property
     def table(self) -> TableKind:
-        """Heads that are patched alone have a table like H1's; neurons have their own."""
+        """Heads that are patched alone have a table like H1's; neurons and positions have tables of their own."""
         if self.granularity == MLP_NEURONS.name:
             return NEURON_IMPACT
+        if self.each:
+            return HEAD_POSITION_IMPACT if self.per_head else POSITION_IMPACT
         return HEAD_IMPACT if self.per_head else LAYER_IMPACT
+
+    @property
+    def each(self) -> bool:
+        """Whether every position is patched by itself."""
+        return bool(self.positions == EACH)
 
     @property
     def source(self) -> Own:
@@ -109,7 +126,7 @@ class ActivationPatch(Battery):
     def cells_of(self, sizes: Sizes) -> list[Cell]:
         """One cell per layer, head or neuron; with `sham_control` one more in which the target run is its own source.
 
-        In a table of heads `scale` is 1: the whole activation is replaced.
+        In a table of heads `scale` is 1: the whole activation is replaced. A table of positions has none.
         """
         site = SITE_OF[self.granularity]
         shams = [("sham", Own(self.target))] if self.sham_control else []
@@ -131,16 +148,18 @@ class ActivationPatch(Battery):
         known = sizes.n_neurons[layer] if sizes.n_neurons else None
         return [*chosen("battery.neurons", self.neurons, max(self.neurons or [0]) + 1 if known is None else known)]
 
-    def _key(self, unit: int | None) -> dict[str, int | float | str]:
-        if unit is None:
-            return {"granularity": self.granularity}
-        return {"neuron": unit} if self.granularity == MLP_NEURONS.name else {"head": unit, "scale": 1.0}
+    def _key(self, unit: int | None) -> Key:
+        if self.granularity == MLP_NEURONS.name and unit is not None:
+            return {"neuron": unit}
+        part: Key = {"granularity": self.granularity} if unit is None else {"head": unit}
+        last: Key = {"position": 0} if self.each else {} if unit is None else {"scale": 1.0}
+        return {**part, **last}
 
     def describe(self) -> str:
         """Such as `h2, layer_resid clean->corrupt at last`."""
         alone = self.per_head or self.neurons is not None
         one = f" of one {UNIT[SITE_OF[self.granularity].units]}" if alone else ""
-        words = [f"{self.name}, {self.granularity}{one} {self.patch_direction} at {self.positions}"]
+        words = [f"{self.name}, {self.granularity}{one} {self.patch_direction} at {self.positions}{' position' * self.each}"]
         words += [f"{what} {some}" for what, some in (("layers", self.layers), ("neurons", self.neurons)) if some is not None]
         return ", ".join(words)
 

@@ -98,6 +98,11 @@ class Battery(ABC):
         raise NotImplementedError(f"{type(self).__name__} asks for components (of_run), and takes none")
 
     @property
+    def each(self) -> bool:
+        """Whether each of its cells, which act at position 0, is to be there once for every position of the prompts."""
+        return False
+
+    @property
     def aligned(self) -> bool:
         """Whether the positions of both prompts must align, so that pairs of unequal length cannot be used.
 

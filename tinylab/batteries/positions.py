@@ -1,4 +1,4 @@
-"""The token positions at which a battery acts, as a config gives them: last, all, a list of indices, a named part of prompts."""
+"""The token positions at which a battery acts, as a config gives them: last, all, each, a list, a named part of prompts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import Any
 
 from tinylab.config.checks import at_least, distinct
 from tinylab.errors import ConfigError
-from tinylab.interventions.variants import Named, Positions
+from tinylab.interventions.variants import Each, Named, Positions
+
+EACH = "each"
+"""Every position by itself: a cell for each of them."""
 
 NAMED = re.compile(r"([\w-]+)\.(first|last|all)")
 """A named part of prompts, or one end of it."""
@@ -16,9 +19,9 @@ NAMED = re.compile(r"([\w-]+)\.(first|last|all)")
 def check_positions(got: Any) -> None:
     """Raise ConfigError unless a value can be positions."""
     listed = isinstance(got, list) and all(isinstance(p, int) and not isinstance(p, bool) for p in got)
-    if got not in ("last", "all") and not listed and not (isinstance(got, str) and NAMED.fullmatch(got)):
+    if got not in ("last", "all", EACH) and not listed and not (isinstance(got, str) and NAMED.fullmatch(got)):
         raise ConfigError(
-            f"battery.positions={got}: expected last, all, a list of token indices such as [3,4] "
+            f"battery.positions={got}: expected last, all, each, a list of token indices such as [3,4] "
             "(position 0 is the first token, BOS included), or a named part of the prompts such as subject.last."
         )
     if listed:
@@ -28,7 +31,9 @@ def check_positions(got: Any) -> None:
 
 
 def meant_positions(got: Any) -> Positions:
-    """The positions that a value means."""
+    """The positions that a value means; of `each` the first."""
+    if got == EACH:
+        return Each(0)
     if isinstance(got, list):
         return tuple(sorted(got))
     named = NAMED.fullmatch(got)

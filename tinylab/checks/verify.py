@@ -114,16 +114,20 @@ def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, man
     names = [pair.template for pair in prepared.condition.pairs]
     some = slice_of(names, asked.n_examples, asked.sample)
     seen = _tell_templates(names, some, asked)
-    real = [cell for cell in prepared.cells if cell.control == "none"]
+    places = [v for v, cell in enumerate(prepared.cells) if cell.control == "none"]
+    real, lacking = [prepared.cells[v] for v in places], prepared.lacking[np.ix_(places, some)]
     computed = scored(config.metric_names)
     evaluation = ReferenceEngine(model).evaluate(
         [prepared.tokens[b] for b in some], [cell.variant for cell in real], Scorer(computed)
     )
     pairs = [prepared.condition.pairs[b] for b in some]
     every = dict.fromkeys(config.seeds, list(range(len(some))))
-    verified = assemble(config.battery, real, pairs, every, evaluation, computed=computed, wanted=config.metric_names)
+    verified = assemble(config.battery, real, pairs, every, evaluation, computed=computed, wanted=config.metric_names,
+                        lacking=lacking)
     main = _main_side(folder, verified)
     metrics = {name: compare(main[name], _verify_side(verified, name)) for name in verified.values}
+    for entry in metrics.values():
+        entry["missing"] -= int(lacking.sum())  # numbers that are nowhere to be
     judged = [name for name in metrics if METRICS[name].judged] or list(metrics)
     complete = all(entry["missing"] == 0 for name, entry in metrics.items() if not METRICS[name].may_be_undefined)
     good = complete and all(metrics[name]["max_abs_diff"] <= (asked.tolerance or 0.0) for name in judged)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 
 from tinylab.arrays import FloatArray
 from tinylab.batteries.base import Battery, Cell, Key
@@ -28,6 +28,7 @@ class Impact:
     unmodified: dict[RunName, dict[str, Float64[np.ndarray, " B"]]]  # by run and metric
     hidden: dict[str, Float64[np.ndarray, "V B"]]  # computed for another metric, not reported
     ability: dict[RunName, Float64[np.ndarray, "B 2"]]  # of the unmodified runs, the columns of ABILITY
+    lacking: Bool[np.ndarray, "V B"]  # examples that do not have the position where a cell acts
 
     @property
     def metrics(self) -> list[str]:
@@ -36,8 +37,8 @@ class Impact:
 
     @property
     def real(self) -> list[int]:
-        """The indices of the cells that are no controls."""
-        return [v for v, cell in enumerate(self.cells) if cell.control == "none"]
+        """The indices of the cells that are no controls and act at a position that every example has."""
+        return [v for v, cell in enumerate(self.cells) if cell.control == "none" and not self.lacking[v].any()]
 
     def of(self, metric: str) -> Float64[np.ndarray, "V B"]:
         """A metric's numbers by example; a companion has those of the metric that brings it."""
@@ -106,6 +107,7 @@ def assemble(
     *,
     computed: Sequence[str],
     wanted: Sequence[str],
+    lacking: Bool[np.ndarray, "V B"] | None = None,
 ) -> Impact:
     """Arrange an evaluation as an impact.
 
@@ -117,8 +119,10 @@ def assemble(
         evaluation: the engine's numbers.
         computed: the evaluation's metrics, in order.
         wanted: the metrics to report.
+        lacking: the examples that do not have the position where a cell acts, and so no number; None for no such.
     """
-    values = {name: evaluation.values[:, :, m] for m, name in enumerate(computed)}
+    lacking = np.zeros((len(cells), len(pairs)), dtype=bool) if lacking is None else lacking
+    values = {name: np.where(lacking, np.nan, evaluation.values[:, :, m]) for m, name in enumerate(computed)}
     unmodified = {run: {name: evaluation.baselines[run][:, m] for m, name in enumerate(computed)} for run in RUNS}
     for metric in map(named, wanted):
         if metric.made_of is None or metric.relative is None:
@@ -132,4 +136,4 @@ def assemble(
                 unmodified[battery.source.run][name] = np.ones(len(pairs))
     reported = {name: values[name] for name in wanted}
     hidden = {name: column for name, column in values.items() if name not in wanted}
-    return Impact(battery, cells, pairs, seeds, reported, unmodified, hidden, evaluation.ability)
+    return Impact(battery, cells, pairs, seeds, reported, unmodified, hidden, evaluation.ability, lacking)

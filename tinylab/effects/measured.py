@@ -37,7 +37,8 @@ class Measured:
     def read(cls, table: pa.Table, kind: TableKind, metric: str) -> Measured:
         """From the rows of a `per_example` table that are no controls.
 
-        Of several seeds' rows the first counts; where they are draws of what is random, their mean.
+        Of several seeds' rows the first counts; where they are draws of what is random, their mean. A cell at a position that
+        some examples do not have is left out.
         """
         columns = [*kind.keys, "example", "template", "value", "baseline", "source", "item", "draw"]
         kept = pc.and_(pc.equal(table["metric"], metric), pc.equal(table["control"], "none"))
@@ -49,11 +50,12 @@ class Measured:
         drawn = rows["draw"].null_count < len(rows)
         numbers = rows["value"].to_numpy()
         values[v[once], b[once]] = np.bincount(place, numbers) / np.bincount(place) if drawn else numbers[once]
-        of_cells = rows.select(kind.keys).take(np.unique(v, return_index=True)[1])
+        whole = ~np.isnan(values).any(axis=1) if "position" in kind.keys else np.ones(len(cells), dtype=bool)
+        of_cells = rows.select(kind.keys).take(np.unique(v, return_index=True)[1][whole])
         of_examples = rows.take(first)
         source, items = of_examples["source"].to_numpy(), of_examples["item"].to_pylist()
         return cls(
-            named(metric), of_cells.to_pandas(), values, of_examples["baseline"].to_numpy(),
+            named(metric), of_cells.to_pandas(), values[whole], of_examples["baseline"].to_numpy(),
             None if np.isnan(source).any() else source, of_examples["template"].to_pylist(),
             None if all(item is None for item in items) else Groups.of(items),
         )

@@ -58,8 +58,8 @@ class TableKind:
 
     @property
     def of_units(self) -> bool:
-        """Whether a component is a unit of one layer, such as a head, of which several can be changed together."""
-        return self.component[0] == "layer" and len(self.component) > 1
+        """Whether components are units of a layer that can be changed together: heads, not heads at one position each."""
+        return self.component[0] == "layer" and len(self.component) > 1 and "position" not in self.component
 
     @property
     def members(self) -> tuple[tuple[str, str], ...]:
@@ -103,5 +103,9 @@ PAIR_IMPACT = TableKind(
     "pair_matrix", ("layer1", "head1", "layer2", "head2"), "pairs",
 )
 SUBSET_IMPACT = TableKind("subset_impact", (("set", "int64"), ("scale", "float64")), "subset_matrix", ("set",), "sets")
+POSITION_IMPACT = TableKind("position_impact", (("layer", "int64"), ("granularity", "string"), ("position", "int64")),
+                            "position_matrix", ("layer", "position"), "positions", ("granularity",))
+HEAD_POSITION_IMPACT = TableKind("position_impact", (("layer", "int64"), ("head", "int64"), ("position", "int64")),
+                                 "head_position_matrix", ("layer", "head", "position"), "head_positions")
 TABLE_KINDS = {kind.name: kind for kind in (HEAD_IMPACT, LAYER_IMPACT, NEURON_IMPACT, PAIR_IMPACT, SUBSET_IMPACT)}
-"""The kinds of the shipped batteries."""
+"""The kinds of the shipped batteries whose cells act at all their positions jointly; manifests may tell of them by name alone."""

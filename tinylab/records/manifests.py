@@ -84,7 +84,7 @@ class RunningManifest(OpenRecord):
     target_run: Run
     """The run that was intervened on."""
     positions: Name
-    """The token positions at which the battery acts: all, last, or a list."""
+    """The token positions at which the battery acts: all, last, each (by itself), a list, or a named part."""
     model: Name
     """As the config names it."""
     battery_digest: Name | None = None

@@ -191,6 +191,8 @@ class Provenance(OpenRecord):
     """How prompts were made turns of a conversation, where they were."""
     corpus: Corpus
     """The prompt pairs."""
+    position_tokens: list[Text | None] | None = None
+    """Of `positions=each`: the token at each position that every prompt has, null where prompts differ."""
     device: Name
     """Where the model ran, such as cpu or cuda."""
     device_map: dict[Name, Count] | None = None

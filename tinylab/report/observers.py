@@ -90,7 +90,8 @@ def _draw(folder: RunFolder) -> None:
         folder.write(manifest)
         return
     heatmap(folder.file("heatmap"), table, kind, baselines, title=title_of(manifest), patched=manifest["direction"] != "none",
-            labels=_labels(folder, manifest, kind, str(table["metric"][0])))
+            labels=_labels(folder, manifest, kind, str(table["metric"][0])),
+            tokens=manifest["provenance"].get("position_tokens") or ())
     folder.write(manifest)
 
 

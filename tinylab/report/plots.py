@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ IN_A_ROW = 6
 
 def heatmap(
     path: Path, impacts: pa.Table, kind: TableKind, baselines: dict[str, Any], title: str, *, patched: bool = False,
-    labels: pd.DataFrame | None = None, limit: float | None = None,
+    labels: pd.DataFrame | None = None, limit: float | None = None, tokens: Sequence[str | None] = (),
 ) -> None:
     """Draw a run: layer × unit (one panel for each scale or its like) by one metric, or cell × metric where layers have no units.
 
@@ -46,8 +46,9 @@ def heatmap(
         patched: whether activations were replaced by the source's.
         labels: the label of each cell by the first metric, in `label` beside the table's keys; None where there are none.
         limit: the change at which colours end, so that pictures can be compared; None for the largest of this one.
+        tokens: at each position, where all prompts have the same.
     """
-    save(path, draw(impacts.to_pandas(), kind, baselines, title, patched=patched, labels=labels, limit=limit))
+    save(path, draw(impacts.to_pandas(), kind, baselines, title, patched=patched, labels=labels, limit=limit, tokens=tokens))
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def draw_runs(runs: Mapping[str, Drawn], kind: TableKind, metric: str, title: st
     ])
     if kind.members:  # each component is a row of its own
         cells = cells.assign(**{kind.plural: joined_names(cells, kind)})
-    layer, *units = (kind.plural,) if kind.members else kind.component
+    layer, *units = (kind.plural,) if kind.members else _axes(kind)
     others = [name for name in (*units[1:], *kind.varied) if cells[name].nunique() > 1]
     columns = (layer, units[0], ["run", *others]) if units else (layer, "run", others)
     _units(figure, cells, columns, metric, patched=False, limit=None)
@@ -114,7 +115,7 @@ def _titled(title: str, marked: bool) -> str:
 
 def draw(
     table: pd.DataFrame, kind: TableKind, baselines: dict[str, Any], title: str, *, patched: bool = False,
-    labels: pd.DataFrame | None = None, limit: float | None = None,
+    labels: pd.DataFrame | None = None, limit: float | None = None, tokens: Sequence[str | None] = (),
 ) -> Figure:
     """The picture itself; see `heatmap`."""
     from matplotlib.figure import Figure
@@ -122,9 +123,9 @@ def draw(
     figure = Figure(figsize=(6.4, 4.4), layout="constrained", dpi=120)
     metric = str(table["metric"].iloc[0])
     cells = _marked(change_of_cells(table, kind, baselines, metric), kind, labels)
-    if kind.of_units:
-        layer, unit, *others = kind.component
-        _units(figure, cells, (layer, unit, [*others, *kind.varied]), metric, patched=patched, limit=limit)
+    if kind.component[0] == "layer" and len(kind.component) > 1:
+        layer, unit, *others = _axes(kind)
+        _units(figure, cells, (layer, unit, [*others, *kind.varied]), metric, patched=patched, limit=limit, tokens=tokens)
     else:
         metrics = list(dict.fromkeys(table["metric"]))
         rows = [*kind.component, *kind.varied]
@@ -134,8 +135,15 @@ def draw(
     return figure
 
 
+def _axes(kind: TableKind) -> list[str]:
+    """The columns of a component: the layer, upwards, then positions to the right where it has some, or else its unit."""
+    layer, *units = kind.component
+    return [layer, *sorted(units, key=lambda name: name != "position")]
+
+
 def _units(
-    figure: Figure, cells: pd.DataFrame, columns: tuple[str, str, list[str]], metric: str, *, patched: bool, limit: float | None
+    figure: Figure, cells: pd.DataFrame, columns: tuple[str, str, list[str]], metric: str, *, patched: bool,
+    limit: float | None, tokens: Sequence[str | None] = (),
 ) -> None:
     """Layer upwards, unit to the right; one panel for each value of the other columns (a scale, a run)."""
     layer, unit, others = columns
@@ -150,13 +158,20 @@ def _units(
     for axis, (value, rows) in zip(axes, panels, strict=False):
         grid = _grid(rows, layer, unit, "change")
         image = axis.imshow(grid.to_numpy(), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", origin="lower")
-        axis.set_title(f"{unit} of the source run" if patched else _panel(unit, others, value), fontsize=9)
+        alone = patched and "head" not in others
+        axis.set_title(f"{unit} of the source run" if alone else _panel(unit, others, value), fontsize=9)
         if "mark" in rows:
             marks = _grid(rows, layer, unit, "mark").fillna("").to_numpy()
             for (y, x), mark in np.ndenumerate(marks):
                 axis.text(x, y, mark, ha="center", va="center", fontsize=11, color="dimgray")
-        _ticks(axis, unit, grid.columns, layer, grid.index)
+        _ticks(axis, unit, _with_tokens(grid.columns, tokens) if unit == "position" else grid.columns, layer, grid.index)
     figure.colorbar(image, ax=list(axes), label=f"change of {metric}")
+
+
+def _with_tokens(positions: Iterable[Any], tokens: Sequence[str | None]) -> list[str]:
+    """Positions as they are written on an axis, such as `3: France`, or `3` where prompts differ."""
+    told = dict(enumerate(tokens))
+    return [str(at) if (token := told.get(at)) is None else f"{at}: {token.strip()}".replace("$", r"\$") for at in positions]
 
 
 def _grid(rows: pd.DataFrame, layer: str, unit: str, values: str) -> pd.DataFrame:

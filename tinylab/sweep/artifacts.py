@@ -58,10 +58,10 @@ def write_artifacts(
     target = folder / CROSS_CONDITION
     written: dict[str, str] = {}
     rankings: dict[Path, dict[str, Ranking]] = {}
-    kinds = {child.kind.name: child.kind for child in children}
+    kinds = {child.kind.matrix: child.kind for child in children}
     for kind in kinds.values():
         file = target / f"{kind.matrix}.parquet"
-        joined = [child for child in children if child.kind.name == kind.name]
+        joined = [child for child in children if child.kind.matrix == kind.matrix]
         found = rank_matrix(join(file, joined), kind, [child.baselines for child in joined],
                             metrics=settings.metrics, rank=settings.rank, k=settings.k)
         rankings.update(zip((child.folder.path for child in joined), found, strict=True))

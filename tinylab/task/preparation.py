@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
 
 from tinylab.batteries.base import Battery, Cell
 from tinylab.batteries.shams import shams
@@ -16,6 +20,7 @@ from tinylab.models.network import CausalModel
 from tinylab.schema import Config
 from tinylab.task.chat import Turns
 from tinylab.task.corpus import Condition, load_condition, subsamples
+from tinylab.task.positions import at_each_position, common_tokens, lacking
 from tinylab.task.references import check_vectors, fill_in, needs_donors, with_donors
 from tinylab.task.spans import at_parts
 from tinylab.task.tokens import TokenPair, tokenise
@@ -34,6 +39,12 @@ class Prepared:
     bos: dict[str, Any] = field(default_factory=dict)  # what begins prompts, and by whose word
     chat: dict[str, Any] | None = None  # the template and the first prompt's tokens, where prompts are turns
     reference: dict[str, Any] | None = None  # what means and deviations are taken over
+    position_tokens: list[str | None] | None = None  # what stands at each position, where each has cells of its own
+
+    @property
+    def lacking(self) -> Bool[np.ndarray, "V B"]:
+        """Which examples do not have the position of a cell."""
+        return lacking(self.cells, self.tokens)
 
 
 def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepared:
@@ -46,7 +57,6 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     """
     cells = config.battery.cells_of(model.sizes)
     check_vectors(cells, model)
-    cells = [*cells, *shams(cells, config.controls.sham)]
     turns = Turns(model.tokenizer, model.identity.name, config.condition.system) if config.condition.chat else None
     read = partial(
         tokenise,
@@ -77,6 +87,9 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     kept = len(condition.pairs)
     strata = Counter(pair.template for pair in condition.pairs if pair.template is not None)
     cut = replace(condition, pairs=tuple(condition.pairs[b] for b in used))
+    if config.battery.each:
+        cells = at_each_position(cells, max(len(tokens[b].prompt(config.battery.target).tokens) for b in used))
+    cells = [*cells, *shams(cells, config.controls.sham)]
     filled = fill_in(config.battery, cells, (condition, tokens), drawn, whole)
     tokens = filled.tokens
     config.battery.check_prompts([(len(pair.clean), len(pair.corrupt)) for pair in tokens])
@@ -84,7 +97,15 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     bos = model.describe_bos() if turns is None or model.add_bos != AUTO else _bos_of(model, tokens[0].clean[0])
     seeds = {seed: [place[b] for b in examples] for seed, examples in drawn.items()}
     strata = strata if strata.total() == kept else Counter()
-    return Prepared(cut, tokens, seeds, filled.cells, kept, dict(strata), bos, chat, filled.reference)
+    return Prepared(cut, tokens, seeds, filled.cells, kept, dict(strata), bos, chat, filled.reference,
+                    _position_tokens(config.battery, tokens, model))
+
+
+def _position_tokens(battery: Battery, tokens: Sequence[TokenPair], model: CausalModel) -> list[str | None] | None:
+    if not battery.each:
+        return None
+    return common_tokens(tokens, dict.fromkeys([battery.target, *([] if battery.source is None else [battery.source.run])]),
+                         model.spelt)
 
 
 def _runs(battery: Battery) -> list[RunName]:
