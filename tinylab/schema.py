@@ -27,7 +27,7 @@ from tinylab.config.groups import (
     VerifySliceConfig,
 )
 from tinylab.errors import ConfigError, first_sentence, options
-from tinylab.measures.metrics import available, named
+from tinylab.measures.metrics import available, nameable, named
 
 if TYPE_CHECKING:
     from tinylab.batteries.base import Battery
@@ -87,7 +87,7 @@ class Config(RootConfig):
         super().__post_init__()
         for metric in map(named, self.metrics or []):
             if metric.needs_source and self.battery.source is None:
-                one_of(f"battery={self.battery.name} metrics", metric.name, available(source=False))
+                one_of(f"battery={self.battery.name} metrics", metric.name, nameable(source=False))
         for name in self.invariants.metrics:
             named(name)
 

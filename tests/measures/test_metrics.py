@@ -101,9 +101,9 @@ def test_metrics_of_bfloat16_logits_are_those_of_the_same_numbers_in_float32() -
 
 def test_the_scorer_gives_float64_columns_in_the_order_of_its_names() -> None:
     ref = clean_run(CLEAN, TARGET, FOIL)
-    names = ("p_drop", "logit_diff", "acc_flip_rate", "kl_div")
+    names = ("p_drop", "logit_diff", "acc_flip_rate", "kl_div", "target_rank", "prob_diff", "logprob_diff")
     found = Scorer(names).score(NOW, ref)
-    assert (found.dtype, found.shape, set(names)) == (torch.float64, (3, 4), set(OF_LOGITS))
+    assert (found.dtype, found.shape, set(names)) == (torch.float64, (3, 7), set(OF_LOGITS))
     for column, name in enumerate(names):
         np.testing.assert_array_equal(found[:, column].numpy(), score(name))
 

@@ -130,10 +130,12 @@ def assemble(
         assert battery.source is not None
         ends = [unmodified[run][metric.made_of] for run in (battery.target, battery.source.run)]
         values[metric.name] = np.stack([metric.relative(row, *ends) for row in values[metric.made_of]])
+        known = [metric.relative(end, *ends) for end in ends]
+        if metric.may_be_undefined:  # by its definition, also where it is undefined
+            known = [np.zeros(len(pairs)), np.ones(len(pairs))]
         for name in (metric.name, metric.companion):
-            if name is not None:  # by its definition, also where it is undefined
-                unmodified[battery.target][name] = np.zeros(len(pairs))
-                unmodified[battery.source.run][name] = np.ones(len(pairs))
+            if name is not None:
+                unmodified[battery.target][name], unmodified[battery.source.run][name] = known
     reported = {name: values[name] for name in wanted}
     hidden = {name: column for name, column in values.items() if name not in wanted}
     return Impact(battery, cells, pairs, seeds, reported, unmodified, hidden, evaluation.ability, lacking)

@@ -10,8 +10,13 @@ Everything is computed in float32 or better, whatever the model's dtype.
 | acc_flip_rate | fraction of examples right in the clean run and wrong now | up |
 | p_drop | probability of the target lost | up |
 | recovery | fraction of the way from the target run to the source run (patching) | up |
+| logprob_diff | nats, log-probability of the target − of the foil | away from the unmodified level |
+| prob_diff | probability of the target − of the foil | away from the unmodified level |
+| target_rank | 1 + words of the vocabulary with a larger logit than the target | away from the unmodified level |
+| iia | fraction of examples whose better of target and foil is the unmodified source run's (patching) | up |
 
-Sources: logit difference and its companions, Zhang & Nanda 2309.16042; recovery, Heimersheim & Nanda 2404.15255.
+Sources: logit difference and its companions, Zhang & Nanda 2309.16042; recovery, Heimersheim & Nanda 2404.15255; interchange
+intervention accuracy (iia), Geiger et al. 2106.02997.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from tinylab.arrays import FloatArray
 from tinylab.errors import ConfigError, first_sentence, options
 from tinylab.measures.ability import answered
 from tinylab.measures.readings import CleanRun, Reading, precise
-from tinylab.measures.recovery import recovery
+from tinylab.measures.recovery import recovery, same_preference
 
 if TYPE_CHECKING:
     import torch
@@ -56,6 +61,24 @@ def p_drop(reading: Reading, clean_run: CleanRun) -> Float[Tensor, " B"]:
     return clean_run.p_target - reading.log_probs.gather(-1, clean_run.target[:, None]).squeeze(-1).exp()
 
 
+def logprob_diff(reading: Reading, clean_run: CleanRun) -> Float[Tensor, " B"]:
+    """Log-probability of the target minus that of the foil in nats, [B]."""
+    pair = reading.log_probs.gather(-1, _columns(clean_run))
+    return pair[:, 0] - pair[:, 1]
+
+
+def prob_diff(reading: Reading, clean_run: CleanRun) -> Float[Tensor, " B"]:
+    """Probability of the target minus that of the foil, [B]."""
+    pair = reading.log_probs.gather(-1, _columns(clean_run)).exp()
+    return pair[:, 0] - pair[:, 1]
+
+
+def target_rank(reading: Reading, clean_run: CleanRun) -> Float[Tensor, " B"]:
+    """1 + the number of words whose logit is larger than the target's, [B]; words that are equal to it do not count."""
+    own = reading.logits.gather(-1, clean_run.target[:, None])
+    return 1 + (reading.logits > own).sum(dim=-1).to(reading.logits.dtype)
+
+
 Score = Callable[[Reading, CleanRun], "torch.Tensor"]
 Relative = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 
@@ -75,10 +98,12 @@ class Metric:
     made_of: str | None = None
     relative: Relative | None = None  # number by number; NaN where undefined
     pooled: bool = False
+    always: bool = False  # whether every example has one, although it is made of others
     differentiable: bool = True
     signed: bool = True  # whether a change may have either sign
     companion: str | None = None  # a metric that is reported wherever this one is
     chosen: bool = True  # whether a user may name it; a companion comes by itself
+    usual: bool = True  # whether `metrics=null` computes it; others have to be named
 
     @property
     def needs_source(self) -> bool:
@@ -88,7 +113,7 @@ class Metric:
     @property
     def may_be_undefined(self) -> bool:
         """Whether a cell or an example may have none."""
-        return self.made_of is not None
+        return self.made_of is not None and not self.always
 
     @property
     def judged(self) -> bool:
@@ -123,17 +148,18 @@ def register(metric: Metric) -> Metric:
     return metric
 
 
-def metric(unit: str, *, differentiable: bool = True, signed: bool = True) -> Callable[[Score], Metric]:
+def metric(unit: str, *, differentiable: bool = True, signed: bool = True, usual: bool = True) -> Callable[[Score], Metric]:
     """Declare a metric by its function, which gives it its name; `metrics=[logit_diff,my_module.my_metric]` computes it.
 
     Args:
         unit: of its numbers.
         differentiable: whether it changes smoothly with the logits.
         signed: whether a change may have either sign.
+        usual: of those of tinylab, whether `metrics=null` computes it.
     """
 
     def declare(score: Score) -> Metric:
-        return register(Metric(score.__name__, unit, score, differentiable=differentiable, signed=signed))
+        return register(Metric(score.__name__, unit, score, differentiable=differentiable, signed=signed, usual=usual))
 
     return declare
 
@@ -167,8 +193,13 @@ for _score, _unit, _smooth, _signed in ((logit_diff, "logits", True, True), (kl_
 register(Metric("recovery", "fraction", made_of="logit_diff", relative=recovery, pooled=True,
                 companion="recovery_mean"))
 register(Metric("recovery_mean", "fraction", made_of="logit_diff", relative=recovery, chosen=False))
+metric("nats", usual=False)(logprob_diff)
+metric("probability", usual=False)(prob_diff)
+metric("rank", differentiable=False, usual=False)(target_rank)
+register(Metric("iia", "fraction", made_of="logit_diff", relative=same_preference, always=True, differentiable=False,
+                usual=False))
 SHIPPED = tuple(METRICS.values())
-"""What `metrics=null` chooses from: not what this process was asked for before."""
+"""Those of tinylab: not what this process was asked for before."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +242,15 @@ def _columns(clean_run: CleanRun) -> torch.Tensor:
 
 
 def available(source: bool) -> list[str]:
+    """The metrics of tinylab that a battery has and `metrics=null` computes.
+
+    Args:
+        source: whether the battery has one.
+    """
+    return [one.name for one in SHIPPED if one.chosen and one.usual and (source or not one.needs_source)]
+
+
+def nameable(source: bool) -> list[str]:
     """The metrics of tinylab that a battery has and a user may name.
 
     Args:
