@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tinylab.batteries.base import Battery
 from tinylab.errors import OutputError
 from tinylab.interventions.components import TABLE_KINDS
 from tinylab.records.digests import fault
@@ -255,6 +256,11 @@ def describe(error: BaseException) -> dict[str, str]:
     return {"type": type(error).__name__, "message": str(error)}
 
 
+def _positions(battery: Battery) -> str:
+    places = battery.acts_at
+    return "each" if battery.each else str(list(places) if isinstance(places, tuple) else places)
+
+
 def started(resolved: Resolved) -> dict[str, Any]:
     """What the manifest of a run says from the first moment on."""
     config, battery = resolved.config, resolved.config.battery
@@ -271,7 +277,7 @@ def started(resolved: Resolved) -> dict[str, Any]:
         "metrics": config.metric_names,
         "direction": "none" if battery.source is None else f"{battery.source.run}->{battery.target}",
         "target_run": battery.target,
-        "positions": "each" if battery.each else str(list(battery.acts_at) if isinstance(battery.acts_at, tuple) else battery.acts_at),
+        "positions": _positions(battery),
         "model": config.model.label,
         "process": {"host": socket.gethostname(), "pid": os.getpid()},
         "started": now(),
