@@ -68,7 +68,7 @@ def test_further_columns_of_a_component_and_of_a_layer_are_panels_and_rows() -> 
              "value": head + 10 * position} for head in range(2) for position in (4, 7)]
     panels = [axis for axis in draw(pd.DataFrame(rows), three, BASELINES, "a title").axes if axis.images]
     assert {axis.get_title(): np.asarray(axis.images[0].get_array()).tolist() for axis in panels} == {
-        "position 4": [[37.0, 38.0]], "position 7": [[67.0, 68.0]]}
+        "head 0": [[37.0, 67.0]], "head 1": [[38.0, 68.0]]}
     scaled = TableKind("y", (("layer", "int64"), ("scale", "float64")), "y_matrix", ("layer",), "ys")
     rows = [{"run_id": "x", "seed": 0, "layer": layer, "scale": scale, "metric": "logit_diff", "value": layer + scale}
             for layer in range(2) for scale in (0.0, 0.5)]
