@@ -34,7 +34,8 @@ BATTERIES = {
     "blocks resampled": ("battery=blocks", "battery.donors=2"), "heads by their mean": ("battery=heads",),
 }
 PAIR = {"clean": "The capital of France is", "corrupt": "The capital of Italy is", "target": " Paris", "foil": " Rome"}
-LONG = {**PAIR, "clean": "Everybody knows that the capital of France is", "corrupt": "Everybody knows that the capital of Italy is"}
+LONG = {**PAIR, "clean": "Everybody knows that the capital of France is",
+        "corrupt": "Everybody knows that the capital of Italy is"}
 """Longer than the other by some tokens."""
 
 
