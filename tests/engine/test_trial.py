@@ -134,3 +134,24 @@ def test_a_model_with_a_tower_for_images_is_acted_on_in_its_language_model() -> 
     found, expected = (ReferenceEngine(model).evaluate(pairs, asked, Scorer(("logit_diff",))) for model in (whole, alone))
     np.testing.assert_array_equal(found.values, expected.values)
     assert (abs(found.values - found.baselines["clean"]) > 1e-3).all()
+
+
+def test_a_model_whose_own_code_fails_is_one_sentence() -> None:
+    model = family("gpt2")
+    handle = model.blocks[0].register_forward_pre_hook(lambda _module, _args: (_ for _ in ()).throw(KeyError(1)))
+    try:
+        with pytest.raises(ModelError, match=r"its own code in transformers cannot compute a plain prompt \(KeyError: 1\)"):
+            check_causal(model, TokenPair((1, 2, 3), (1, 2, 4), 5, 6))
+    finally:
+        handle.remove()
+
+
+def test_memory_that_runs_out_is_not_the_models_code() -> None:
+    model = family("gpt2")
+    short = torch.OutOfMemoryError("no more")
+    handle = model.blocks[0].register_forward_pre_hook(lambda _module, _args: (_ for _ in ()).throw(short))
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            check_causal(model, TokenPair((1, 2, 3), (1, 2, 4), 5, 6))
+    finally:
+        handle.remove()

@@ -29,6 +29,7 @@ from tinylab.engine.beside import beside_mlp, hidden_states
 from tinylab.engine.between import not_between
 from tinylab.engine.biases import TOLERANCES
 from tinylab.engine.calls import first
+from tinylab.engine.forked.budget import out_of_memory
 from tinylab.engine.interface import asking
 from tinylab.errors import ModelError
 from tinylab.interventions.sites import Module, Side, Site
@@ -42,6 +43,8 @@ TOKENS = 7
 _PRODUCTS = ("matmul", "__matmul__", "bmm", "scaled_dot_product_attention")
 Place = tuple[Site, int]
 """A site of a layer."""
+OWN_FAULTS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, NotImplementedError)
+"""What a model's code raises where a config and the code do not fit together."""
 
 
 def check_sites(model: CausalModel, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> None:
@@ -276,8 +279,19 @@ def _flaw_of_heads(model: CausalModel, seen: _Seen, layer: int, width: int) -> s
 
 
 def _run(model: CausalModel, tokens: Sequence[int], rows: int) -> torch.Tensor:
-    """Logits of the last rows at least, [rows, W]."""
+    """Logits of the last rows at least, [rows, W].
+
+    Raises:
+        ModelError: the model's own code fails.
+    """
     forget_lengths(model)
     ids = torch.tensor([list(tokens)], device=model.device)
-    logits: torch.Tensor = model.model(input_ids=ids, use_cache=False, **model.last_logits(rows)).logits[0]
+    try:
+        logits: torch.Tensor = model.model(input_ids=ids, use_cache=False, **model.last_logits(rows)).logits[0]
+    except OWN_FAULTS as error:
+        if isinstance(error, RuntimeError) and out_of_memory(error):
+            raise
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ModelError(f"{model.identity.name} ({type(model.model).__name__}): its own code in transformers cannot compute a "
+                         f"plain prompt ({what.rstrip('.')}); use another model, or another version of transformers.") from error
     return logits
