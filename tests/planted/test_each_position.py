@@ -30,7 +30,7 @@ H2 = ("battery=h2", "battery.granularity=layer_resid")
 HEADS = ("battery=h2", "battery.granularity=head_out", "battery.per_head=true")
 BATTERIES = {
     "blocks patched": H2, "heads patched": HEADS, "MLPs patched": ("battery=h2", "battery.granularity=mlp_out"),
-    "all heads patched": ("battery=h2", "battery.granularity=head_out"), "heads ablated": ("battery=h1",),
+    "heads ablated": ("battery=h1",),
     "blocks resampled": ("battery=blocks", "battery.donors=2"), "heads by their mean": ("battery=heads",),
 }
 PAIR = {"clean": "The capital of France is", "corrupt": "The capital of Italy is", "target": " Paris", "foil": " Rome"}
@@ -71,7 +71,7 @@ def test_patched_by_itself_each_head_recovers_its_entry_at_the_last_position_alo
 
 def prepared(battery: str, positions: str) -> Prepared:
     config = composed("model=planted", "model.variant=ledger", "condition=planted_a", *BATTERIES[battery],
-                      "condition.n_examples=6", "seeds=[1]", "controls=none", positions)
+                      "condition.n_examples=3", "seeds=[1]", "controls=none", positions)
     return prepare(config, load_condition(config.condition), model("ledger"))
 
 
