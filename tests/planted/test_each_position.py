@@ -30,12 +30,11 @@ H2 = ("battery=h2", "battery.granularity=layer_resid")
 HEADS = ("battery=h2", "battery.granularity=head_out", "battery.per_head=true")
 BATTERIES = {
     "blocks patched": H2, "heads patched": HEADS, "MLPs patched": ("battery=h2", "battery.granularity=mlp_out"),
-    "all heads patched": ("battery=h2", "battery.granularity=head_out"), "heads ablated": ("battery=h1",),
+    "heads ablated": ("battery=h1",),
     "blocks resampled": ("battery=blocks", "battery.donors=2"), "heads by their mean": ("battery=heads",),
 }
 PAIR = {"clean": "The capital of France is", "corrupt": "The capital of Italy is", "target": " Paris", "foil": " Rome"}
-LONG = {**PAIR, "clean": "Everybody knows that the capital of France is",
-        "corrupt": "Everybody knows that the capital of Italy is"}
+LONG = {**PAIR, **{run: f"Everybody knows that t{PAIR[run][1:]}" for run in ("clean", "corrupt")}}
 """Longer than the other by some tokens."""
 
 
@@ -61,16 +60,18 @@ def test_the_grid_shows_where_the_answer_passes(typed: Typed, engine: str) -> No
 
 
 def test_patched_by_itself_each_head_recovers_its_entry_at_the_last_position_alone(typed: Typed, engine: str) -> None:
-    table = typed.run("planted_a", engine, *HEADS, EACH).impact.query("metric == 'recovery' and layer == 1")
+    run = typed.run("planted_a", engine, *HEADS, EACH)
+    table = run.impact.query("metric == 'recovery' and layer == 1")
     last = known.LEDGER_TOKENS - 1
     expected = {(head, position): known.LEDGER_RECOVERY[1, head] * (position == last)
                 for head in range(ledger.HEADS) for position in range(known.LEDGER_TOKENS)}
     assert numbers(table, ["head", "position"]) == pytest.approx(expected, abs=known.TOLERANCE)
+    assert run.summary.get("random_sets") is None  # there is no one position for several of them
 
 
 def prepared(battery: str, positions: str) -> Prepared:
     config = composed("model=planted", "model.variant=ledger", "condition=planted_a", *BATTERIES[battery],
-                      "condition.n_examples=6", "seeds=[1]", "controls=none", positions)
+                      "condition.n_examples=3", "seeds=[1]", "controls=none", positions)
     return prepare(config, load_condition(config.condition), model("ledger"))
 
 
@@ -83,7 +84,7 @@ def evaluated(battery: str, positions: str, engine: str) -> tuple[Prepared, Eval
 @pytest.mark.parametrize("battery", BATTERIES)
 def test_the_grid_is_the_single_runs_cell_by_cell(battery: str, engine: str) -> None:
     ready, found = evaluated(battery, EACH, engine)
-    for position in range(known.LEDGER_TOKENS):
+    for position in (known.LEDGER_POSITIONS[0], known.LEDGER_TOKENS - 1):
         mine = [v for v, cell in enumerate(ready.cells) if cell.key["position"] == position]
         single, expected = evaluated(battery, f"battery.positions=[{position}]", engine)
         unit = [{name: cell.key[name] for name in ("layer", "head") if name in cell.key} for cell in single.cells]
