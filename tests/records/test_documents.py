@@ -41,7 +41,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert type_in(folder, "-m", "condition=cond_a,cond_b", "battery.heads=[7],[99]", "sweep_name=partial", *SHORT) == 3
     twins = ["model=planted", "model.variant=twins", "condition=planted_c,planted_d", "metrics=[logit_diff]", "plots=false"]
     assert type_in(folder, "-m", *twins, "sweep_name=twins", "controls.cross=true") == 0
-    assert type_in(folder, "-m", "battery.ablation=zero,mean", "condition=cond_a", "sweep_name=where_baselines_disagree", *SHORT) == 0
+    baselines = ["battery.ablation=zero,mean", "condition=cond_a", "sweep_name=where_baselines_disagree"]
+    assert type_in(folder, "-m", *baselines, *SHORT) == 0
     return folder
 
 

@@ -45,6 +45,8 @@ def _run(draw: st.DrawFn, kind: TableKind, number: int) -> Run:
         "layer": list(range(draw(st.integers(1, 3)))),
         "head": list(range(draw(st.integers(1, 4)))),
         "neuron": [7, 11, 400],
+        **{name: list(range(draw(st.integers(1, 2)))) for name in ("layer1", "head1", "layer2", "head2")},
+        "set": list(range(draw(st.integers(1, 3)))),
         "scale": draw(st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=1, unique=True)),
         "granularity": ["mlp_out"],
     }
@@ -71,8 +73,8 @@ def plainly(run: Run, kind: TableKind, metric: str, rank: str, k: int) -> Rankin
     chosen = run.table[run.table["metric"] == metric]
     if chosen.empty:
         return None
-    component = [name for name in ("layer", "head", "neuron") if name in chosen]
-    values = chosen.groupby([*component, "scale"] if kind == HEAD_IMPACT else component)["value"].mean()
+    component = list(kind.component)
+    values = chosen.groupby([*component, "scale"] if "scale" in chosen else component)["value"].mean()
     change = (values - run.baselines[metric]).abs()
     by_rank = {"magnitude": change, "highest": values, "lowest": -values}[rank]
     score = {place if isinstance(place, tuple) else (place,): of.max() for place, of in by_rank.groupby(component)}

@@ -188,7 +188,7 @@ def test_two_splits_of_one_condition_are_compared_and_not_lost(tinylab: Command,
     [
         (["condition=cond_a,nope"], ["nope", "cond_b"]),
         (["battery.scales=[0],[x]"], ["battery.scales", "x"]),
-        (["battery=h1,h2", "battery.positions=last"], ["battery.positions"]),
+        (["battery=h1,h2", "battery.granularity=mlp_out"], ["battery.granularity"]),
         (["condition=cond_a,jsonl"], ["condition.path=…"]),
         (["condition=cond_a,cond_a"], ["two jobs of this sweep are the same run", "condition=cond_a"]),
         (["condition=cond_a,cond_b", "condition.tag=x"], ["condition.tag=x", "two different corpora"]),
