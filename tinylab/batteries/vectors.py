@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 from tinylab.errors import ConfigError
 from tinylab.interventions.sources import Vector
 
+MOST_BYTES = 2**30
+"""Of a vector's file."""
 EXPECTED = "expected a safetensors file with one tensor of numbers, [width] or [layers, width]"
 
 
@@ -20,11 +23,17 @@ def read_vector(path: str) -> Vector:
     Raises:
         ConfigError: it cannot be read, or holds something else.
     """
-    file = Path(path).expanduser()
     try:
-        return _read(file, file.stat().st_mtime_ns)
-    except OSError as error:
-        raise ConfigError(f"battery.vector={path}: {error.strerror or error}; {EXPECTED}.") from error
+        file = Path(path).expanduser()
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(f"battery.vector={path}: is no file; {EXPECTED}.")
+        if status.st_size > MOST_BYTES:
+            raise ConfigError(f"battery.vector={path}: has {status.st_size:,} bytes, at most {MOST_BYTES:,} are read; "
+                              f"{EXPECTED}.")
+        return _read(file, status.st_mtime_ns)
+    except (OSError, ValueError, RuntimeError) as error:  # a null character, an unknown user's home
+        raise ConfigError(f"battery.vector={path!r}: {getattr(error, 'strerror', None) or error}; {EXPECTED}.") from error
 
 
 @lru_cache(maxsize=8)
