@@ -20,8 +20,7 @@ from tinylab.arrays import FloatArray
 from tinylab.batteries.ablation import USES
 from tinylab.interventions.components import TableKind
 from tinylab.records.baselines import Baselines
-from tinylab.records.checking import read_document, write_document
-from tinylab.records.documents import RunSummary
+from tinylab.records.checking import write_document
 from tinylab.records.manifest import RunFolder
 from tinylab.sweep.effects import effects_of
 from tinylab.sweep.finished import CROSS_CONDITION
@@ -75,8 +74,8 @@ def _children(folder: Path, jobs: Sequence[dict[str, Any]]) -> list[Child]:
     children = []
     for job in jobs:
         run = RunFolder(folder / job["folder"])
-        if (manifest := run.finished()) is not None and "ablation" in manifest["battery"]:
-            children.append(Child(run, manifest, read_document(RunSummary, run.file("summary")), job.get("settings") or {}))
+        if (manifest := run.finished()) is not None and "ablation" in manifest["battery"] and run.fault(manifest) is None:
+            children.append(Child(run, manifest, {}, job.get("settings") or {}))
     return children
 
 
