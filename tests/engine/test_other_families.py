@@ -157,4 +157,5 @@ def test_every_refusal_of_a_family_is_one_sentence() -> None:
         assert row.told or row.engine == "forked", kind
         assert row.difference is None or row.difference <= ROUNDING_OF_OTHERS, kind
         if row.engine == "refused":
-            assert row.told.endswith(".") and "Error" not in row.told, kind
+            named = "its own code in transformers" in row.told  # whose error it is
+            assert row.told.endswith(".") and ("Error" not in row.told or named), kind

@@ -71,7 +71,7 @@ def variants(pairs: list[TokenPair], model: CausalModel, positions: tuple[Positi
 
 @pytest.mark.parametrize(("name", "dtype", "positions"), [
     ("gpt2", torch.float64, ("all", "last", (0, 2))), ("llama", torch.float32, ("all", "last", Each(3))),
-    ("gemma2", torch.float32, ("all", Each(3))), ("mixtral", torch.float64, ("last",)),
+    ("gemma3", torch.float32, ("all", Each(3))), ("mixtral", torch.float64, ("last",)),
 ])
 def test_both_engines_put_the_same_in_and_compute_what_they_said_they_would(
     name: str, dtype: torch.dtype, positions: tuple[Positions, ...]
