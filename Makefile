@@ -19,7 +19,7 @@ test: $(VENV)/.dev ## the whole suite
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q $(SPREAD)
 
 test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; engines and models with the oldest transformers
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m families
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q $(SPREAD) -m families
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(SPREAD) tests/engine tests/interventions tests/embedded/test_embedded_model.py tests/models/test_hub.py
 
 real-models: $(VENV)/.dev ## fetch two trained models (350 MB) into .real-models and convert them (2 GB)
