@@ -10,7 +10,7 @@ PEERS := .venv-peers
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-bits test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real findings clean
+.PHONY: demo test test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real findings clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -27,9 +27,6 @@ real-models: $(VENV)/.dev ## fetch two trained models (350 MB) into .real-models
 
 test-real: real-models ## runs on trained models: GGUF files, tokenizers, templates, what a command costs
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m real tests/real
-
-test-bits: $(VENV)/.bits ## models in 8 and 4 bits on this CPU, by bitsandbytes
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q tests/models/test_placement.py
 
 test-same: $(VENV)/.dev ## every file, column and number is that of the base commit, which has to be in the clone
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m same tests/test_same_numbers.py
@@ -101,10 +98,6 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) -e '.[dev]'
 	touch $@ $(VENV)/.base
-
-$(VENV)/.bits: $(VENV)/.dev
-	$(INSTALL) -e '.[bitsandbytes]'
-	touch $@
 
 extras-oldest := dev
 extras-ray := dev,ray
