@@ -10,7 +10,7 @@ PEERS := .venv-peers
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real findings clean
+.PHONY: demo test test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real findings constraints clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -102,12 +102,18 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 extras-oldest := dev
 extras-ray := dev,ray
 
-# Environments with the versions of another file instead of those that constraints.txt names for the same packages.
-.venv-%/.dev: pyproject.toml constraints.txt constraints-%.txt
+# Environments with the versions of another file.
+.venv-%/.dev: pyproject.toml constraints-%.txt
 	$(PYTHON) -m venv $(@D)
-	grep -vE "^($$(sed -n 's/==.*//p' constraints-$*.txt | paste -sd '|'))==" constraints.txt > $(@D)/rest.txt
-	$(@D)/bin/pip install --quiet --disable-pip-version-check -c $(@D)/rest.txt -c constraints-$*.txt -e '.[$(extras-$*)]'
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -c constraints-$*.txt -e '.[$(extras-$*)]'
 	touch $@
+
+# A version that is in a file stays where it still fits: renewed is what a bound of pyproject.toml moved, and what is deleted there.
+LOCK := UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --no-annotate --custom-compile-command "make constraints"
+constraints: $(VENV)/.dev ## resolve the three constraints files anew, after a change of pyproject.toml
+	$(LOCK) pyproject.toml $(foreach one,dev peers notebook slurm gguf large bitsandbytes,--extra $(one)) -o constraints.txt
+	$(LOCK) pyproject.toml --extra dev --extra ray -o constraints-ray.txt
+	echo transformers==5.0.0 | $(LOCK) pyproject.toml - --extra dev -o constraints-oldest.txt
 
 $(PEERS)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PEERS)

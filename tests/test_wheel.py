@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import yaml
 from conftest import only
+
+import tinylab
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,3 +36,10 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert only(empty, "outputs/runs/*/manifest.json").is_file()
+
+
+def test_one_version_is_said_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert project["version"] == citation["version"] == tinylab.__version__
+    assert project["license"] == citation["license"]

@@ -103,6 +103,11 @@ def options(got: object, known: Iterable[object]) -> str:
     return f"{hint}known: {', '.join(names)}"
 
 
+def install(extra: str) -> str:
+    """The command that installs what an optional feature needs."""
+    return f"pip install 'tiny-ablation-lab[{extra}]'"
+
+
 def first_sentence(error: BaseException) -> str:
     """The first sentence of another library's message, without its full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

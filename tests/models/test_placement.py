@@ -170,7 +170,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # what Python itself takes for a package that is not there
     assert tinylab(asked, *FEW) == 2
-    told = f"{asked}: needs the package {package}, which is not installed; pip install 'tinylab[{extra}]'."
+    told = f"{asked}: needs the package {package}, which is not installed; pip install 'tiny-ablation-lab[{extra}]'."
     assert capsys.readouterr().err.count(told) == 1
     assert not list(tmp_path.rglob("*.parquet"))
 

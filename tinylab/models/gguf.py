@@ -20,7 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from tinylab.errors import ModelError, first_sentence
+from tinylab.errors import ModelError, first_sentence, install
 from tinylab.paths import locate
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".gguf"
 _ALONE = "model.gguf"
-_INSTALL = "pip install 'tinylab[gguf]'"
+_INSTALL = install("gguf")
 _SAID = re.compile(r"(scal|softcap|sliding_window$)")
 """Settings that change numbers, by their names; those that transformers knows are in its config."""
 _OF_LAYERS = re.compile(r"(blk|token_embd|position_embd|output|output_norm)\.")

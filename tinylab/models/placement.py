@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from tinylab.config.groups import ModelConfig
-from tinylab.errors import DeviceError, ModelError
+from tinylab.errors import DeviceError, ModelError, install
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,7 @@ def check_packages(config: ModelConfig) -> None:
         wanted += [(what, "bitsandbytes", "bitsandbytes"), (what, "accelerate", "bitsandbytes")]
     for what, package, extra in wanted:
         if find_spec(package) is None:
-            raise ModelError(f"{what}: needs the package {package}, which is not installed; pip install 'tinylab[{extra}]'.")
+            raise ModelError(f"{what}: needs the package {package}, which is not installed; {install(extra)}.")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from omegaconf import DictConfig
 
-from tinylab.errors import ConfigError
+from tinylab.errors import ConfigError, install
 from tinylab.machine.threads import cores, job_threads, workers
 from tinylab.schema import Config
 from tinylab.sweep.room import room, uses_gpu
@@ -46,7 +46,7 @@ def _check_installed(target: str, name: str) -> None:
     package = ".".join(target.split(".")[:2])
     if package.startswith("hydra_plugins.") and find_spec(package) is None:
         raise ConfigError(f"hydra/launcher={name}: its package {package.partition('.')[2].replace('_', '-')} is not installed; "
-                          f"pip install 'tinylab[{name}]' (in a checkout: pip install -e '.[{name}]').")
+                          f"{install(name)} (in a checkout: pip install -e '.[{name}]').")
 
 
 def _workers(asked: int, configs: Sequence[Config]) -> int:

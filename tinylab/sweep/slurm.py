@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from tinylab.errors import ConfigError
+from tinylab.errors import ConfigError, install
 from tinylab.records.storage import read_json
 from tinylab.sweep.attempts import COMMAND
 
@@ -47,7 +47,7 @@ def check_launcher(target: str) -> str | None:
         return None
     name = LAUNCHERS.get(target.rpartition(".")[2], target)
     if find_spec("submitit") is None or find_spec("hydra_plugins.hydra_submitit_launcher") is None:
-        raise ConfigError(f"hydra/launcher={name}: submitit is not installed; install the extra: pip install 'tinylab[slurm]'.")
+        raise ConfigError(f"hydra/launcher={name}: submitit is not installed; install the extra: {install('slurm')}.")
     missing = [program for program in ("sbatch", "srun", "squeue", "scontrol", "scancel") if shutil.which(program) is None]
     if name == "submitit_slurm" and missing:
         raise ConfigError(f"hydra/launcher=submitit_slurm: no {missing[0]} here; type this on a machine of the cluster from "
