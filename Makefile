@@ -11,7 +11,7 @@ BITS := .venv-bits
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-bits test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real findings clean
+.PHONY: demo test test-bits test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real bench-large findings clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -88,6 +88,9 @@ bench-peers: $(PEERS)/.dev ## the same with TransformerLens and nnsight beside i
 
 bench-real: $(VENV)/.base ## whole runs on two trained models beside a plain script; writes its section of docs/benchmarks.md
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/end_to_end.py
+
+bench-large: $(VENV)/.base ## a whole run on a 3B model in memory (8 GiB free); writes its section of docs/benchmarks.md
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.large
 
 clean: ## remove the environment and caches; outputs/ stays
 	rm -rf $(VENV) $(OLD) $(RAY) $(PEERS) $(BITS) .mypy_cache .ruff_cache .pytest_cache

@@ -47,9 +47,9 @@ ALLOWED_MEMORY = 1024
 ALLOWED = 0.2
 """Logits: the difference that a verify slice in bfloat16 allows an example."""
 TITLE = "A 3B model in memory"
-NOTE = """Written by `make bench-large`, apart from the rest of this document: {machine}, {memory:.0f} GiB of memory. Processes that
-wanted a core in the quarter of an hour until it ended, its own included: {load:.1f} on average; on a quiet machine the seconds
-are fewer.
+NOTE = """Written by `make bench-large`, apart from the rest of this document: {machine}, {memory:.0f} GiB of memory.
+Processes that wanted a core in the quarter of an hour until it ended, its own included: {load:.1f} on average; on a quiet machine
+the seconds are fewer.
 
 A Llama of {layers} blocks × {heads} heads, {parameters:.2f} billion random weights in bfloat16, files: {files}.
 `python -m tinylab model.dtype=bfloat16 battery=h2 condition={condition} condition.n_examples={pairs}` with its defaults
@@ -223,7 +223,8 @@ def sheet(measured: Measured) -> Sheet:
     note = NOTE.format(
         machine=", ".join(machine().values()), memory=psutil.virtual_memory().total / 2**30, files=measured.files,
         layers=measured.provenance["n_layers"], heads=measured.provenance["n_heads"], parameters=measured.parameters / 1e9,
-        condition=CONDITION, pairs=PAIRS, compared=COMPARED, load=os.getloadavg()[2], allowed_memory=ALLOWED_MEMORY, allowed=ALLOWED,
+        condition=CONDITION, pairs=PAIRS, compared=COMPARED, load=os.getloadavg()[2],
+        allowed_memory=ALLOWED_MEMORY, allowed=ALLOWED,
     )
     return Sheet(TITLE, note, ("", "found"), measured.rows())
 
