@@ -7,10 +7,11 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints
 OLD := .venv-oldest
 RAY := .venv-ray
 PEERS := .venv-peers
+BITS := .venv-bits
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real findings constraints clean
+.PHONY: demo test test-bits test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real bench-large findings constraints clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -27,6 +28,9 @@ real-models: $(VENV)/.dev ## fetch two trained models (350 MB) into .real-models
 
 test-real: real-models ## runs on trained models: GGUF files, tokenizers, templates, what a command costs
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -m real tests/real
+
+test-bits: $(BITS)/.dev ## models in 8 and 4 bits on this CPU, by bitsandbytes
+	OMP_WAIT_POLICY=PASSIVE $(BITS)/bin/python -m pytest -q -k quantised tests/models/test_placement.py
 
 test-same: $(VENV)/.dev ## every file, column and number is that of the base commit, which has to be in the clone
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m same tests/test_same_numbers.py
@@ -85,8 +89,11 @@ bench-peers: $(PEERS)/.dev ## the same with TransformerLens and nnsight beside i
 bench-real: $(VENV)/.base ## whole runs on two trained models beside a plain script; writes its section of docs/benchmarks.md
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python benchmarks/end_to_end.py
 
+bench-large: $(VENV)/.base ## a whole run on a 3B model in memory (8 GiB free); writes its section of docs/benchmarks.md
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.large
+
 clean: ## remove the environment and caches; outputs/ stays
-	rm -rf $(VENV) $(OLD) $(RAY) $(PEERS) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OLD) $(RAY) $(PEERS) $(BITS) .mypy_cache .ruff_cache .pytest_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -118,4 +125,9 @@ constraints: $(VENV)/.dev ## resolve the three constraints files anew, after a c
 $(PEERS)/.dev: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,peers]'
+	touch $@
+
+$(BITS)/.dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BITS)
+	$(BITS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bitsandbytes]'
 	touch $@

@@ -168,7 +168,7 @@ class Bench:
         manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
         table = pd.read_parquet(run / manifest["per_example"])
         wanted = table[(table["metric"] == "logit_diff") & (table["control"] == "none")]
-        return Ran(seconds, _indexed(wanted), manifest["provenance"])
+        return Ran(seconds, indexed(wanted), manifest["provenance"])
 
     def _plain(self, case: Case, lab: Ran, out: Path, *options: str) -> Ran:
         """The plain script on the rows that the lab drew, with BOS where the lab put it."""
@@ -178,7 +178,7 @@ class Bench:
             "benchmarks.plain_script", case.battery, "--model", str(self.place / case.model), "--corpus", str(CORPUS),
             *bos, *options, "--out", str(out), "--rows", *map(str, rows),
         )
-        return Ran(seconds, _indexed(pd.read_csv(out)), {})
+        return Ran(seconds, indexed(pd.read_csv(out)), {})
 
     def _timed(self, module: str, *arguments: str, **variables: str) -> float:
         """Seconds of `python -m module` from start to end.
@@ -206,7 +206,7 @@ class Bench:
             self._timed("tinylab", "condition.n_examples=2", f"output_dir='{out}'", TINYLAB_CACHE=f"{out}/cache")
 
 
-def _indexed(table: pd.DataFrame) -> pd.DataFrame:
+def indexed(table: pd.DataFrame) -> pd.DataFrame:
     """Value and baseline by layer, head (-1 where a battery has none) and example."""
     heads = table["head"].fillna(-1).astype(int) if "head" in table else -1
     return table.assign(head=heads).set_index(["layer", "head", "example"])[["value", "baseline"]].sort_index()

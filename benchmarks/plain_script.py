@@ -1,6 +1,7 @@
 """What one would write instead of `battery=h1` and `battery=h2`: transformers, one padded batch, one hook per intervention.
 
-No line of tinylab is in it. `benchmarks/end_to_end.py` times it from start to end beside `python -m tinylab`.
+No line of tinylab is in it. `benchmarks/end_to_end.py` times it from start to end beside `python -m tinylab`, and
+`benchmarks/large.py` compares its numbers.
 
 Letters: B prompts, T longest prompt, D width of an activation.
 """
@@ -39,13 +40,16 @@ class Prompts:
 class Task:
     """A model, and the rows of a corpus that it is asked."""
 
-    def __init__(self, folder: Path, rows: list[dict[str, str]], bos: bool, kept: int) -> None:
-        """Load the model in float32 and tokenise the rows; so many last rows get logits, 0 for all."""
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    def __init__(self, asked: argparse.Namespace) -> None:
+        """Load the model and tokenise the rows that the command line asks for."""
+        corpus = asked.corpus.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(corpus[row]) for row in asked.rows]
+        tokenizer, dtype = AutoTokenizer.from_pretrained(asked.model), getattr(torch, asked.dtype)
+        self.model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=dtype, attn_implementation="sdpa").eval()
         self.layers = self.model.get_decoder().layers
-        self.kept = kept
-        self.clean, self.corrupt = (Prompts([row[name] for row in rows], tokenizer, bos) for name in ("clean", "corrupt"))
+        self.acted_at = asked.layers if asked.layers is not None else range(len(self.layers))
+        self.kept = 0 if asked.every_row else 1  # last rows that get logits; 0 is all
+        self.clean, self.corrupt = (Prompts([row[name] for row in rows], tokenizer, asked.bos) for name in ("clean", "corrupt"))
         self.target, self.foil = (
             torch.tensor([tokenizer.encode(row[name], add_special_tokens=False)[:1] for row in rows])  # [B, 1]
             for name in ("target", "foil")
@@ -73,8 +77,8 @@ def hooked(register: Callable[..., Any], hook: Callable[..., None]) -> Iterator[
 def zero_heads(task: Task) -> Found:
     """H1: each head's output set to zero at every position of the clean prompts, before the output projection."""
     unmodified, heads = task.logit_diff(task.clean), task.model.config.num_attention_heads
-    for layer, block in enumerate(task.layers):
-        projection = block.self_attn.o_proj
+    for layer in task.acted_at:
+        projection = task.layers[layer].self_attn.o_proj
         width = projection.in_features // heads
         for head in range(heads):
 
@@ -94,12 +98,12 @@ def patch_layers(task: Task) -> Found:
     task.logit_diff(task.clean)
     for handle in handles:
         handle.remove()
-    for layer, block in enumerate(task.layers):
+    for layer in task.acted_at:
 
         def patch(_module: object, _args: object, output: Any, source: torch.Tensor = kept[layer]) -> None:
             hidden(output)[:, -1] = source
 
-        with hooked(block.register_forward_hook, patch):
+        with hooked(task.layers[layer].register_forward_hook, patch):
             yield layer, None, task.logit_diff(task.corrupt), unmodified
 
 
@@ -121,10 +125,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", required=True, help="of the corpus; 0 is the first")
     parser.add_argument("--bos", action="store_true", help="put the tokenizer's BOS token before every prompt")
     parser.add_argument("--every-row", action="store_true", help="compute the logits of every row, as a model does when not told")
+    parser.add_argument("--dtype", default="float32", help="of the weights and of what is computed; default float32")
+    parser.add_argument("--layers", type=int, nargs="+", help="where to intervene; default: in all of them")
     parser.add_argument("--out", type=Path, required=True, help="the CSV, a line for each intervention and row")
     asked = parser.parse_args()
-    corpus = asked.corpus.read_text(encoding="utf-8").splitlines()
-    task = Task(asked.model, [json.loads(corpus[row]) for row in asked.rows], asked.bos, 0 if asked.every_row else 1)
+    task = Task(asked)
     with asked.out.open("w", encoding="utf-8", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(["layer", "head", "example", "value", "baseline"])

@@ -32,8 +32,8 @@ PEAK_TARGET = 0.70
 EFFECTS_SECONDS, EFFECTS_MEBIBYTES = 5, 500
 INTRODUCTION = f"""# Benchmarks
 
-Written by `make bench`, but "End to end on trained models", which is `make bench-real`'s; all other numbers are of one run on one
-machine.
+Written by `make bench`, but "End to end on trained models", which is `make bench-real`'s, and "A 3B model in memory", which is
+`make bench-large`'s; all other numbers are of one run on one machine.
 
 (a) is one forward pass per intervention with plain module hooks, on one padded batch of all prompts, with the logits of
 every row. (a') is the same with the logits of the reading row only. (b) is the forked engine. All three compute the same
@@ -366,9 +366,9 @@ def write(results: Results, out: Path, raw: Path, console: Console) -> None:
     raw.parent.mkdir(parents=True, exist_ok=True)
     raw.write_text(json.dumps(_raw(results), indent=1) + "\n", encoding="utf-8")
     out.parent.mkdir(parents=True, exist_ok=True)
-    other = kept(out.read_text(encoding="utf-8")) if out.is_file() else ""
-    parts = [INTRODUCTION, *(table.markdown() for table in tables), other]
-    out.write_text("\n\n".join(part for part in parts if part) + "\n", encoding="utf-8")
+    others = kept(out.read_text(encoding="utf-8")) if out.is_file() else []
+    parts = [INTRODUCTION, *(table.markdown() for table in tables), *others]
+    out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     console.print(f"wrote {out} and {raw}")
 
 

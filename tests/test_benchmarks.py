@@ -20,10 +20,10 @@ from rich.console import Console
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from benchmarks import end_to_end, overhead
+from benchmarks import end_to_end, large, overhead
 from benchmarks.baselines import PlainRuns
 from benchmarks.bound import lower_bound
-from benchmarks.document import put
+from benchmarks.document import LARGE, put
 from benchmarks.end_to_end import Failed, Ran
 from benchmarks.measure import counted
 from benchmarks.peers import KINDS, PeerRuns, installed
@@ -281,6 +281,34 @@ def test_ratios_are_of_medians_and_beside_their_targets() -> None:
     )
 
 
+def test_a_run_on_a_model_that_was_made_for_it_is_measured_beside_a_plain_script(tmp_path: Path) -> None:
+    document, raw = tmp_path / "benchmarks.md", tmp_path / "raw.json"
+    words = ROOT / "tinylab/assets/tiny"
+    large.main(["--quick", "--words", str(words), "--threads", "1", "--out", str(document), "--raw", str(raw)])
+    found = json.loads(raw.read_text(encoding="utf-8"))
+    shape = large.QUICK
+    width, heads, groups = shape["hidden_size"], shape["num_attention_heads"], shape["num_key_value_heads"]
+    block = 2 * width + 3 * width * shape["intermediate_size"] + 2 * width * shape["head_dim"] * (heads + groups)
+    count = len(PreTrainedTokenizerFast(tokenizer_file=str(words / "tokenizer.json")))
+    assert found["parameters"] == shape["num_hidden_layers"] * block + width * (count + 1)
+    assert 0 < found["weights"] - 2 * found["parameters"] < 10_000  # bytes; the file's header
+    assert found["difference"] <= 0.01 < found["effect"]  # logits of order 0.1, of which bfloat16 has 8 bits
+    for process in ("lab", "plain"):
+        assert found[process]["seconds"] > 0 and 100 < found[process]["peak"] / 2**20 < 2_000
+    assert document.read_text(encoding="utf-8").count(f"## {large.TITLE}") == 1
+    assert str(ROOT) not in document.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("found", "told"), [
+    (numbers(2.0, 3.3), "differ by 0.3 logits, more than 0.2"), (numbers(2.0, float("nan")), "differ by nan logits"),
+    (numbers(2.0), "has 1 logit differences, the plain script 2"), (numbers(2.0, 3.0, example=8), "of other layers or rows"),
+], ids=["apart", "no number", "fewer", "other rows"])
+def test_numbers_of_a_large_model_that_are_not_the_plain_scripts_are_no_measurement(found: pd.DataFrame, told: str) -> None:
+    with pytest.raises(Failed, match=told):
+        large.apart(found, numbers(2.0, 3.0))
+    assert large.apart(numbers(2.0, 3.1), numbers(2.0, 3.0)) == pytest.approx(0.1)
+
+
 def test_a_model_that_is_not_there_is_told_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,6 +332,11 @@ def test_each_command_leaves_the_others_part_of_the_document(tmp_path: Path) -> 
     assert both.startswith(alone.rstrip()) and both.count("## End\n\nold") == 1
     assert put(both, "## End\n\nnew") == both.replace("old", "new")
     assert bench() == both
+    document.write_text(put(both, "## Large\n\n1", LARGE), encoding="utf-8")
+    three = bench()
+    assert three.startswith(both.rstrip()) and "<!-- make bench-large -->\n\n## Large\n\n1\n\n<!-- end" in three
+    assert put(put(three, "## End\n\nnew"), "## Large\n\n2", LARGE) == three.replace("old", "new").replace("\n1\n", "\n2\n")
+    assert bench() == three
     document.write_text(both.replace("<!-- end of make bench-real -->", ""), encoding="utf-8")
     with pytest.raises(ValueError, match="put back the one that is missing"):
         bench()

@@ -54,6 +54,44 @@ def test_a_site_that_is_something_else_is_found_in_each_layer(name: str) -> None
     assert [told for site, (layers, told) in expected.items() if told not in found[site, layers[0]]] == []
 
 
+class WholeNumbers(torch.nn.Module):
+    """A linear layer in 8 bits that tells whether it is to be differentiated: bitsandbytes' in 4 bits fail where they are."""
+
+    differentiated = False
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.scale = linear.weight.abs().max() / 127
+        self.weight = torch.nn.Parameter((linear.weight / self.scale).round().to(torch.int8), requires_grad=False)
+        self.spread = torch.nn.Parameter(torch.ones(1, 1), requires_grad=False)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        self.differentiated |= input.requires_grad or self.spread.requires_grad
+        return torch.nn.functional.linear(input, self.weight * self.scale * self.spread)
+
+
+class Doubled(torch.nn.Module):
+    """A module that changes what it is given, and gives half of it."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden.mul_(2) / 2
+
+
+@pytest.mark.parametrize("name", ["llama", "GraniteMoeShared"])
+def test_weights_that_have_no_slope_hide_no_second_branch(name: str) -> None:
+    plain, model = (make(EVERY[name]) if name in EVERY else strange(name) for _ in range(2))
+    expected = flaws(plain, PROMPT, everywhere(plain))
+    linears = [(block, place) for block in model.blocks for place, part in block.named_modules()
+               if isinstance(part, torch.nn.Linear)]
+    for block, place in linears:
+        block.set_submodule(place, torch.nn.Sequential(WholeNumbers(block.get_submodule(place)), Doubled()))
+    assert len(linears) >= 4 * model.n_layers
+    assert flaws(model, PROMPT, everywhere(model)) == expected
+    assert set(expected) == {(site, layer) for site, (layers, _) in STRANGE.get(name, (None, {}))[1].items() for layer in layers}
+    assert not any(part.differentiated for part in model.model.modules() if isinstance(part, WholeNumbers))
+    assert not any(parameter.requires_grad for parameter in model.model.parameters())
+
+
 @pytest.mark.parametrize("engine", ["auto", "reference"])
 def test_a_run_at_such_a_site_is_refused_and_one_at_other_layers_is_not(engine: str) -> None:
     model, config = strange("Laguna"), EngineConfig(name=engine)

@@ -225,6 +225,25 @@ def test_a_quantised_model_gives_numbers_of_its_own_and_each_prompt_the_same_bes
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="the extra `bitsandbytes` is not installed here")
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_half_a_site_is_noticed_among_quantised_weights(bits: str, tmp_path: Path) -> None:
+    """Of each layer, also after a run, before which bitsandbytes lays 4 bits out anew on some CPUs."""
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    sizes = dict.fromkeys(("hidden_size", "intermediate_size", "shared_intermediate_size"), 64)  # a block of 4 bits
+    plain = strange("GraniteMoeShared", vocab_size=len(tokenizer), **sizes)
+    plain.model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    model = load_model(ModelConfig(path=str(tmp_path), quantize=bits), "cpu")
+    places = [(MLP_OUT, layer) for layer in range(model.n_layers)]
+    assert any(not parameter.is_floating_point() for parameter in model.blocks[0].shared_mlp.parameters())
+    expected = flaws(plain, (5, 7, 9), places)
+    assert len(expected) == model.n_layers and flaws(model, (5, 7, 9), places) == expected
+    with torch.inference_mode():
+        model.model(torch.tensor([[5, 7, 9]]))
+    assert flaws(model, (5, 7, 9), places) == expected
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="the extra `bitsandbytes` is not installed here")
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
 def test_later_tokens_change_nothing_in_a_quantised_model(bits: str) -> None:
     """LLM.int8() looks for outliers in all rows: with its threshold of 6 this fails."""
     model = load_model(ModelConfig(path=str(TINY), quantize=bits), "cpu").model

@@ -1,7 +1,8 @@
 """What a block adds to the residual stream beside its attention and its MLP: nothing, or `mlp_out` is half a site.
 
 With what both write put to 0, what leaves a block must depend on no weight matrix of it. A second branch, shared experts beside
-routed ones, would. Weights that are quantised have no slope: of those, what their module writes is looked at.
+routed ones, would. Weights that are quantised have no slope, and what computes with them need not allow for any: of those,
+what their module writes is looked at, as computed from inputs without one.
 """
 
 from __future__ import annotations
@@ -41,17 +42,19 @@ def beside_mlp(model: CausalModel, layers: Iterable[int], run: Callable[[], obje
 def _watched(model: CausalModel, layer: int, found: dict[int, str]) -> Iterator[None]:
     """While open, a forward pass tells what the block adds."""
     block, writers = model.blocks[layer], (model.projection(layer), model.mlp(layer))
+    quantised = _quantised(block)
     leaves: dict[str, torch.Tensor] = {}
 
     def enter(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         opened.enter_context(resident(block))
-        leaves.update((name, p) for name, p in block.named_parameters() if p.dim() > 1 and p.is_floating_point())
+        leaves.update((name, p) for name, p in block.named_parameters()
+                      if p.dim() > 1 and p.is_floating_point() and name.rpartition(".")[0] not in quantised)
         opened.enter_context(_differentiable(list(leaves.values())))
         return with_first((args, kwargs), first((args, kwargs)).detach())
 
     def wrote(name: str, _module: object, _args: object, output: torch.Tensor) -> torch.Tensor:
         leaves[name] = output.detach().requires_grad_()
-        return leaves[name]
+        return leaves[name].clone()  # what is computed with it may be written into it
 
     def leave(_module: object, _args: object, output: Any) -> Any:
         if adding := reaching(hidden_states(output), leaves):
@@ -62,7 +65,8 @@ def _watched(model: CausalModel, layer: int, found: dict[int, str]) -> Iterator[
 
     with ExitStack() as opened, ExitStack() as hooks:
         hooks.callback(block.register_forward_pre_hook(enter, with_kwargs=True).remove)
-        for name, part in _quantised(block):
+        for name, part in quantised.items():
+            hooks.callback(part.register_forward_pre_hook(_without_slopes, with_kwargs=True).remove)
             hooks.callback(part.register_forward_hook(partial(wrote, name)).remove)
         for module in writers:
             hooks.callback(module.register_forward_hook(zeroed).remove)
@@ -70,10 +74,18 @@ def _watched(model: CausalModel, layer: int, found: dict[int, str]) -> Iterator[
         yield
 
 
-def _quantised(block: nn.Module) -> list[tuple[str, nn.Module]]:
+def _quantised(block: nn.Module) -> dict[str, nn.Module]:
     """The modules of a block that hold matrices of whole numbers, by name."""
-    return [(name, part) for name, part in block.named_modules()
-            if any(p.dim() > 1 and not p.is_floating_point() for p in part.parameters(recurse=False))]
+    return {name: part for name, part in block.named_modules()
+            if any(p.dim() > 1 and not p.is_floating_point() for p in part.parameters(recurse=False))}
+
+
+def _without_slopes(_module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A hook: what a module is called with depends on nothing."""
+    def alone(value: Any) -> Any:
+        return value.detach() if isinstance(value, torch.Tensor) else value
+
+    return tuple(map(alone, args)), {name: alone(value) for name, value in kwargs.items()}
 
 
 def zeroed(_module: object, _args: object, output: Any) -> Any:
