@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import only
 
+from conftest import only
 from tinylab.config import trackers
 from typed import SHORT
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ def numbers(summary: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class Tracked:
+    """What a tracker gets of a run."""
+
+    name: str
+    run_id: str
+    settings: dict[str, Any]
+    numbers: dict[str, float]
+    files: list[Path]
+
+
 def track(folder: RunFolder, tracker: TrackerConfig) -> None:
     """Log a finished run.
 
@@ -46,7 +58,7 @@ def track(folder: RunFolder, tracker: TrackerConfig) -> None:
     files = [folder.manifest, folder.file("config"), *(folder.file(name) for name in DOCUMENTS if name in manifest)]
     settings = dict(_flat(read_yaml(folder.file("config"))))
     log = _to_mlflow if tracker.name == MLFLOW else _to_wandb
-    log(tracker, folder.path.name, manifest["run_id"], settings, numbers(read_json(folder.file("summary"))), files)
+    log(tracker, Tracked(folder.path.name, manifest["run_id"], settings, numbers(read_json(folder.file("summary"))), files))
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -57,9 +69,7 @@ def _flat(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{key}", value
 
 
-def _to_mlflow(
-    tracker: TrackerConfig, name: str, run_id: str, settings: dict[str, Any], found: dict[str, float], files: list[Path]
-) -> None:
+def _to_mlflow(tracker: TrackerConfig, run: Tracked) -> None:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
     from mlflow.exceptions import MlflowException
@@ -76,35 +86,33 @@ def _to_mlflow(
             if experiment is None:
                 raise
             place = experiment.experiment_id
-    if there := client.search_runs([place], f"tags.`{RUN_ID}` = '{run_id}'"):
-        run = there[0].info.run_id
+    if there := client.search_runs([place], f"tags.`{RUN_ID}` = '{run.run_id}'"):
+        entry = there[0].info.run_id
     else:
-        run = client.create_run(place, tags={RUN_ID: run_id}, run_name=name).info.run_id
-        values = [Param(key, str(value)) for key, value in settings.items()]
+        entry = client.create_run(place, tags={RUN_ID: run.run_id}, run_name=run.name).info.run_id
+        values = [Param(key, str(value)) for key, value in run.settings.items()]
         for start in range(0, len(values), _AT_ONCE):
-            client.log_batch(run, params=values[start : start + _AT_ONCE])
+            client.log_batch(entry, params=values[start : start + _AT_ONCE])
     now = int(time.time() * 1000)
-    client.log_batch(run, metrics=[Metric(key, value, now, 0) for key, value in found.items()])
-    for file in files:
-        client.log_artifact(run, str(file))
-    client.set_terminated(run)
+    client.log_batch(entry, metrics=[Metric(key, value, now, 0) for key, value in run.numbers.items()])
+    for file in run.files:
+        client.log_artifact(entry, str(file))
+    client.set_terminated(entry)
 
 
-def _to_wandb(
-    tracker: TrackerConfig, name: str, run_id: str, settings: dict[str, Any], found: dict[str, float], files: list[Path]
-) -> None:
+def _to_wandb(tracker: TrackerConfig, run: Tracked) -> None:
     import wandb
 
-    run = wandb.init(
-        project=tracker.project, id=run_id, name=name, config=settings, resume="allow", mode=tracker.mode,  # type: ignore[arg-type]
+    entry = wandb.init(
+        project=tracker.project, id=run.run_id, name=run.name, config=run.settings, resume="allow", mode=tracker.mode,
         dir=os.environ.get("WANDB_DIR"), settings=wandb.Settings(silent=True, console="off"),
     )
     try:
-        run.summary.update(found)
-        pictures = {file.stem: wandb.Image(str(file)) for file in files if file.suffix == ".png"}
+        entry.summary.update(run.numbers)
+        pictures = {file.stem: wandb.Image(str(file)) for file in run.files if file.suffix == ".png"}
         if pictures:
-            run.log(pictures)
-        for file in files:
-            run.save(str(file), base_path=str(file.parent), policy="now")
+            entry.log(pictures)
+        for file in run.files:
+            entry.save(str(file), base_path=str(file.parent), policy="now")
     finally:
-        run.finish()
+        entry.finish()
