@@ -9,9 +9,9 @@ import tomllib
 from pathlib import Path
 
 import yaml
-from conftest import only
 
 import tinylab
+from conftest import only
 
 ROOT = Path(__file__).parent.parent
 

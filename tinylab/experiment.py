@@ -65,7 +65,7 @@ def run_experiment(resolved: Resolved, folder: RunFolder) -> None:
         set_threads(resolved.threads)
         verdict = add_verify_slice(resolved, folder)
         _judge(config, folder)
-    run_ended(folder, plots=config.plots)
+    run_ended(folder, plots=config.plots, tracker=config.tracker)
     if verdict == "fail" and config.verify_slice.strict:
         raise VerifyFailed(f"the verify slice of {folder.path} disagrees with the run and verify_slice.strict=true; "
                            f"see {folder.file('verify')}.")

@@ -26,6 +26,7 @@ from tinylab.config.groups import (
     ModelConfig,
     VerifySliceConfig,
 )
+from tinylab.config.trackers import TrackerConfig
 from tinylab.errors import ConfigError, first_sentence, options
 from tinylab.measures.metrics import available, nameable, named
 
@@ -80,6 +81,7 @@ class Config(RootConfig):
     verify_slice: VerifySliceConfig
     effects: EffectsConfig
     controls: ControlsConfig
+    tracker: TrackerConfig
     invariants: InvariantsConfig
 
     def __post_init__(self) -> None:
@@ -107,6 +109,7 @@ _GROUPS: dict[str, type[Any]] = {
     "verify_slice": VerifySliceConfig,
     "effects": EffectsConfig,
     "controls": ControlsConfig,
+    "tracker": TrackerConfig,
     "invariants": InvariantsConfig,
 }
 

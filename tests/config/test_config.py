@@ -54,7 +54,7 @@ def conditions_folder(folder: Path, text: str) -> Path:
 
 def test_there_are_the_groups_and_options_that_the_design_names() -> None:
     groups = {group: {option for other, option in OPTIONS if other == group} for group, _ in OPTIONS}
-    assert set(groups) == {"battery", "condition", "model", "device", "verify_slice", "engine", "effects", "controls"}
+    assert set(groups) == {"battery", "condition", "model", "device", "verify_slice", "engine", "effects", "controls", "tracker"}
     assert groups["effects"] == {"holm", "bh", "maxt"}
     assert groups["controls"] == {"auto", "none", "all"}
     assert groups["battery"] >= {"h1", "h2"}

@@ -147,7 +147,8 @@ def test_words_that_are_cut_in_an_unknown_way_are_told(
 def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.gguf").touch()
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ModelError, match=rf"is read with {package}, which cannot be imported; pip install 'tiny-ablation-lab\[gguf\]'"):
+    asked = r"pip install 'tiny-ablation-lab\[gguf\]'"
+    with pytest.raises(ModelError, match=f"is read with {package}, which cannot be imported; {asked}"):
         load(tmp_path / "m.gguf")
 
 

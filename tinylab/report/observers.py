@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from tinylab.config.trackers import NONE, TrackerConfig
 from tinylab.interventions.components import TableKind
 from tinylab.records.checking import read_document, write_document
 from tinylab.records.digests import measured
@@ -23,6 +24,7 @@ from tinylab.records.storage import read_json
 from tinylab.report import console
 from tinylab.report.joint import matrix
 from tinylab.report.plots import Drawn, heatmap, heatmap_of_runs
+from tinylab.report.trackers import track
 from tinylab.report.views import title_of
 from tinylab.sweep.baselines import FILE as BASELINES
 from tinylab.sweep.baselines import write_baselines
@@ -33,11 +35,13 @@ PANELS = 24
 log = logging.getLogger(__name__)
 
 
-def run_ended(folder: RunFolder, *, plots: bool) -> None:
-    """A finished run: its picture, if it is asked for and not there, and its strongest components."""
+def run_ended(folder: RunFolder, *, plots: bool, tracker: TrackerConfig) -> None:
+    """A finished run: its picture, if it is asked for and not there, its strongest components, and a tracker's copy."""
     if plots and not folder.file("heatmap").is_file():
         _observe(f"the picture of {folder.path}", lambda: _draw(folder))
     _observe(f"the report of {folder.path}", lambda: console.print_run(folder))
+    if tracker.name != NONE:
+        _observe(f"logging {folder.path} to {tracker.name}", lambda: track(folder, tracker))
 
 
 def sweep_ended(folder: Path, manifest: dict[str, Any]) -> None:
