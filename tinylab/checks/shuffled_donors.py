@@ -68,8 +68,9 @@ def add_shuffled_donors(resolved: Resolved, folder: RunFolder, ready: Ready) -> 
     candidates = [{name: one[name] for name in kind.keys} for one in effects["matter"][:MOST]]
     told: dict[str, Any] = {
         "asked": str(asked).lower(), "seed": resolved.config.seeds[0], "candidates": candidates, "n": None,
-        "of": summary["baselines"][manifest["target_run"]][LOGIT_DIFF]["n"], "alone": None, "templates": None,
-        "same_answer": None, "states": None, "survives": None, "ci95": None, "median": None, "cells": [], "notes": _nothing_to_patch(effects, kind.plural),
+        "of": summary["baselines"][manifest["target_run"]][LOGIT_DIFF]["n"],
+        **dict.fromkeys(("alone", "templates", "same_answer", "states", "survives", "ci95", "median")),
+        "cells": [], "notes": _nothing_to_patch(effects, kind.plural),
     }
     if _is_there(summary.get("shuffled_donors"), told):
         return

@@ -15,16 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float64, Int
 
 from tinylab.effects.random_sets import FEWEST, NOISE, beginnings
 from tinylab.statistics.estimates import fixed_templates
 from tinylab.statistics.strata import Groups
-
-if TYPE_CHECKING:
-    from jaxtyping import Float64
 
 MOST = 10
 """So many cells are tried, the strongest of those that matter."""
@@ -73,7 +71,7 @@ class Examples:
         donors = [found[place] for place in examples]
         return Donations(examples, donors, sum(self.answers[b] == self.answers[d] for b, d in found.items()))
 
-    def _together(self, places: Sequence[int]) -> list[np.ndarray[Any, Any]]:
+    def _together(self, places: Sequence[int]) -> list[Int[np.ndarray, " n"]]:
         """Those of each group that are among some places, in parts of two at least."""
         chosen = np.isin(np.arange(len(self.prompts)), places)
         members = [group[chosen[group]] for group in self.groups.each]
@@ -93,7 +91,7 @@ class Examples:
         order = beginnings(parts)
         return order, min(len(order), FEWEST)
 
-    def _unlike(self, members: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def _unlike(self, members: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         """The same with the first whose answer is another than the first one's in second place."""
         other = next((place for place, b in enumerate(members) if self.answers[b] != self.answers[members[0]]), 1)
         return np.concatenate([members[:1], members[other : other + 1], np.delete(members[1:], other - 1)])

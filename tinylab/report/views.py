@@ -143,10 +143,9 @@ def shuffled_donors_sentence(told: dict[str, Any] | None, plural: str) -> str | 
     left = "–" if told["survives"] is None else f"{100 * told['survives']:.0f} %"
     within = "" if told["ci95"] is None else f" ({100 * told['ci95'][0]:.0f} to {100 * told['ci95'][1]:.0f} %)"
     same = f"; {told['same_answer']} of these donors have the same answer" if told["same_answer"] else ""
-    count = len(told["cells"])
-    return (f"patched from another example of the same template, {count} {plural} that matter keep {left} of their effect{within}, "
-            f"{over} of them {100 * ALARMING:.0f} % or more: most of that is not the pair's own ({told['n']} of {told['of']} "
-            f"examples{same})")
+    keep = f"{len(told['cells'])} {plural} that matter keep {left} of their effect{within}"
+    return (f"patched from another example of the same template, {keep}, {over} of them {100 * ALARMING:.0f} % or more: most of "
+            f"that is not the pair's own ({told['n']} of {told['of']} examples{same})")
 
 
 def cross_sentences(told: dict[str, Any]) -> list[str]:
