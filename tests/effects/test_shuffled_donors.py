@@ -117,19 +117,26 @@ def test_where_nothing_can_be_said_it_is_null() -> None:
     assert (single["survives"], single["ci95"]) == (0.5, None)
 
 
-def told(survives: float | None, cells: list[float], **others: object) -> dict[str, object]:
-    return {"n": 12, "of": 12, "survives": survives, "ci95": None if survives is None else [survives - 0.1, survives + 0.1],
-            "same_answer": 0, "cells": [{"survives": one} for one in cells], **others}
+def told(survives: float | None, cells: list[float], half: float = 0.1, **others: object) -> dict[str, object]:
+    def one(number: float | None) -> dict[str, object]:
+        return {"survives": number, "ci95": None if number is None else [number - half, number + half]}
+
+    return {"n": 12, "of": 12, "same_answer": 0, "cells": [one(number) for number in cells], **one(survives), **others}
 
 
 def test_it_is_said_when_most_of_the_effect_survives() -> None:
     assert shuffled_donors_sentence(told(0.9, [0.9, 0.95]), "layers") == (
-        "patched from another example of the same template, 2 layers that matter keep 90 % of their effect (80 to 100 %), 2 of "
-        "them 75 % or more: most of that is not the pair's own (12 of 12 examples)")
-    said = shuffled_donors_sentence(told(0.5, [0.4, 0.8], of=120, same_answer=3), "heads")
-    assert said is not None and "2 heads that matter keep 50 % of their effect (40 to 60 %), 1 of them 75 % or more" in said
-    assert said.endswith("(12 of 120 examples; 3 of these donors have the same answer)")
+        "patched from another example of the same template, 2 layers that matter keep 90 % of their effect (80 to 100 %), most "
+        "of which is not the pair's own (12 of 12 examples)")
+    assert shuffled_donors_sentence(told(0.5, [0.4, 0.8], of=120, same_answer=3), "heads") == (
+        "patched from another example of the same template, 2 heads that matter keep 50 % of their effect (40 to 60 %), 1 of "
+        "them 75 % or more, most of which is not the pair's own (12 of 120 examples; 3 of these donors have the same answer)")
     assert shuffled_donors_sentence(told(0.5, [0.5, 0.74]), "layers") is None
     assert shuffled_donors_sentence(told(0.9, [0.9], n=None), "layers") is None
     assert shuffled_donors_sentence(None, "layers") is None
-    assert not is_alarming(None) and not is_alarming(0.5)
+
+
+def test_what_may_be_half_is_no_alarm() -> None:
+    assert shuffled_donors_sentence(told(0.9, [0.9, 0.8], half=0.41), "layers") is None
+    assert not is_alarming({"survives": None, "ci95": None})
+    assert is_alarming({"survives": 0.75, "ci95": None}) and not is_alarming({"survives": 0.74, "ci95": None})

@@ -26,8 +26,10 @@ from tinylab.statistics.strata import Groups
 
 MOST = 10
 """So many cells are tried, the strongest of those that matter."""
+HALF = 0.5
+"""What is left of an effect where the target run's answer is taken away and another one than the source's is brought."""
 ALARMING = 0.75
-"""From so much of the effect on that survives, halfway between what taking an answer away does and everything."""
+"""From so much of the effect on that survives, halfway between that and everything."""
 TOGETHER = 500
 """Examples of a group that are deranged together, at most: it takes their square in memory."""
 
@@ -131,7 +133,11 @@ def _ratio(
     return {"survives": float(estimate.value[0]), "ci95": bounds if np.isfinite(bounds).all() else None}
 
 
-def is_alarming(survives: float | None) -> bool:
-    """Whether most of an effect survives."""
-    return survives is not None and survives >= ALARMING
+def is_alarming(told: dict[str, Any]) -> bool:
+    """Whether most of an effect survives, and by its interval, if it has one, more than half.
 
+    Args:
+        told: `survives` and `ci95` of a cell, or of all together.
+    """
+    survives, bounds = told["survives"], told["ci95"]
+    return survives is not None and survives >= ALARMING and (bounds is None or bounds[0] > HALF)

@@ -137,15 +137,16 @@ def shuffled_donors_sentence(told: dict[str, Any] | None, plural: str) -> str | 
     """
     if told is None or told["n"] is None:
         return None
-    over = sum(is_alarming(one["survives"]) for one in told["cells"])
-    if not over and not is_alarming(told["survives"]):
+    over, whole = sum(map(is_alarming, told["cells"])), is_alarming(told)
+    if not over and not whole:
         return None
     left = "–" if told["survives"] is None else f"{100 * told['survives']:.0f} %"
     within = "" if told["ci95"] is None else f" ({100 * told['ci95'][0]:.0f} to {100 * told['ci95'][1]:.0f} %)"
     same = f"; {told['same_answer']} of these donors have the same answer" if told["same_answer"] else ""
     keep = f"{len(told['cells'])} {plural} that matter keep {left} of their effect{within}"
-    return (f"patched from another example of the same template, {keep}, {over} of them {100 * ALARMING:.0f} % or more: most of "
-            f"that is not the pair's own ({told['n']} of {told['of']} examples{same})")
+    these = "" if whole else f"{over} of them {100 * ALARMING:.0f} % or more, "
+    return (f"patched from another example of the same template, {keep}, {these}most of which is not the pair's own "
+            f"({told['n']} of {told['of']} examples{same})")
 
 
 def cross_sentences(told: dict[str, Any]) -> list[str]:
