@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from tinylab.batteries.shams import SHAM
 from tinylab.checks.random_sets import add_random_sets
 from tinylab.checks.shams import sham_failed
+from tinylab.checks.shuffled_donors import add_shuffled_donors
 from tinylab.checks.verify import add_verify_slice, filled_in
 from tinylab.computing import Computed, Ready, compute, get_ready
 from tinylab.effects.conclusions import Settings, conclude, noise_of
@@ -87,11 +89,13 @@ def _compute(resolved: Resolved, folder: RunFolder) -> None:
     if (said := sham_failed(read_json(folder.file("summary"))["controls"], config.model.dtype)) is not None:
         log.warning("%s", said)
 
+    @cache
     def get() -> tuple[Engine, Prepared]:
         there = ready or get_ready(resolved if finished is None else _as_before(resolved, finished))
         return there.choice.engine, there.prepared
 
     add_random_sets(resolved, folder, get)
+    add_shuffled_donors(resolved, folder, get)
 
 
 def _finished(run_id: str, folder: RunFolder) -> dict[str, Any] | None:

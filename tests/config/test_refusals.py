@@ -18,6 +18,7 @@ BOMB = f"path: x\ntag: y\na0: &a0 [{', '.join('x' * 9)}]\n{NESTED}\n"
 VALUES = {
     "not a number": (["battery.scales=[nan]"], ["battery.scales=nan", "finite"]),
     "a sham that is none": (["controls.sham=7"], ["controls.sham=7", "true, false, or auto"]),
+    "a donor too many": (["controls.shuffled_donors=2"], ["controls.shuffled_donors=2", "true, false, or auto"]),
     "no draws": (["controls.draws=0"], ["controls.draws=0", "at least 1"]),
     "no end": (["battery.scales=[0.0,-inf]"], ["battery.scales=-inf", "finite"]),
     "too large for a float": (["battery.scales=[1e999]"], ["battery.scales=inf", "finite"]),

@@ -59,7 +59,7 @@ def test_a_corpus_of_any_content(suffix: str, data: st.DataObject, desk: Path, c
 
 KEYS = [
     "battery", "battery.scales", "battery.layers", "battery.heads", "battery.keep_value_bias", "battery.name", "condition",
-    "controls", "controls.sham", "controls.random_sets", "controls.draws",
+    "controls", "controls.sham", "controls.random_sets", "controls.shuffled_donors", "controls.draws",
     "condition.n_examples", "condition.path", "condition.split", "condition.tag", "condition.strict", "condition.clean_field",
     "device", "engine", "engine.max_states", "experiment", "invariants.k", "invariants.metrics", "invariants.rank", "metrics",
     "invariants.set", "invariants.at_least",

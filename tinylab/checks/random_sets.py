@@ -7,24 +7,22 @@ run that lacks it gets it added.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from tinylab.batteries.base import Cell
+from tinylab.checks.beside import Ready, evaluated
 from tinylab.config.groups import AUTO
 from tinylab.effects.random_sets import PART, Circuit, affordable, compared, draw, together
 from tinylab.engine.base import Engine
 from tinylab.interventions.variants import Variant
-from tinylab.measures.metrics import LOGIT_DIFF, Scorer
+from tinylab.measures.metrics import LOGIT_DIFF
 from tinylab.records.checking import write_document
-from tinylab.records.checkpoint import Checkpoint
 from tinylab.records.documents import RunSummary
-from tinylab.records.identity import Resolved, digest
+from tinylab.records.identity import Resolved
 from tinylab.records.manifest import RunFolder
-from tinylab.records.provenance import package_versions
 from tinylab.records.reading import read_effects
 from tinylab.records.renewing import put_in_place, renewing
 from tinylab.records.storage import read_json
@@ -34,10 +32,6 @@ from tinylab.task.tokens import TokenPair
 HOW = "controls.random_sets=true computes them all the same"
 NULLS = ("uniform", "same_layers")
 log = logging.getLogger(__name__)
-
-Ready = Callable[[], tuple[Engine, Prepared]]
-"""Loads what a run needs, or has it."""
-
 
 def add_random_sets(resolved: Resolved, folder: RunFolder, ready: Ready) -> None:
     """Compare the components that matter with random sets of them, unless it was done; write that into summary.json.
@@ -136,16 +130,6 @@ def _changes(
     resolved: Resolved, folder: RunFolder, engine: Engine, pairs: Sequence[TokenPair], variants: Sequence[Variant]
 ) -> tuple[np.ndarray[Any, Any], float, int]:
     """The mean change of logit_diff that each variant makes; the level of the unmodified run; states computed."""
-    plan = engine.plan(pairs, variants)
-    log.info("random sets: %s", plan.sentence())
-    checkpoint = Checkpoint(folder.checkpoint, {
-        "run_id": resolved.run_id, "control": "random_sets", "threads": resolved.threads, "engine": engine.name,
-        "device": resolved.device, "examples": len(pairs), "variants": digest([str(variant) for variant in variants]),
-        "packages": package_versions(),
-    })
-    with tqdm(total=len(variants), desc="random sets", unit=" sets", disable=None) as bar:
-        found = engine.evaluate(pairs, variants, Scorer((LOGIT_DIFF,)), lambda done: bar.update(done / len(pairs)),
-                                checkpointer=checkpoint)
-    checkpoint.discard()
+    found = evaluated(resolved, folder, engine, pairs, variants, what="random sets", unit=" sets")
     unmodified = found.baselines[variants[0].target][:, 0]
     return (found.values[:, :, 0] - unmodified).mean(axis=1), float(unmodified.mean()), found.states

@@ -229,12 +229,13 @@ class ControlsConfig:
 
     sham: Any = AUTO
     random_sets: Any = AUTO
+    shuffled_donors: Any = AUTO
     cross: Any = AUTO
     draws: int = 100
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name in ("sham", "random_sets", "cross"):
+        for name in ("sham", "random_sets", "shuffled_donors", "cross"):
             value = getattr(self, name)
             if not isinstance(value, bool) and value != AUTO:
                 raise ConfigError(f"controls.{name}={value}: expected true, false, or {AUTO} (where it costs at most a tenth of "

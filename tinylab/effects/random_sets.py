@@ -140,10 +140,15 @@ def in_strata(templates: Sequence[str | None], seed: int) -> tuple[list[int], in
     rng = np.random.default_rng(seed)
     groups = Groups.of(["" if name is None else name for name in templates])
     parts = [rng.permutation(np.flatnonzero(groups.codes == group)) for group in range(len(groups.sizes))]
+    order = beginnings(parts)
+    return order, min(len(order), max(FEWEST, sum(len(part[:OF_EACH]) for part in parts)))
+
+
+def beginnings(parts: Sequence[Int[np.ndarray, " n"]]) -> list[int]:
+    """Two of each part, one part after the other, then what is left so that any beginning has about as much of each."""
     first = [int(place) for part in parts for place in part[:OF_EACH]]
     rest = [((number + 0.5) / len(part), int(place)) for part in parts for number, place in enumerate(part) if number >= OF_EACH]
-    order = first + [place for _, place in sorted(rest)]
-    return order, min(len(order), max(FEWEST, len(first)))
+    return first + [place for _, place in sorted(rest)]
 
 
 def affordable(templates: Sequence[str | None], seed: int, cost: Callable[[list[int]], int], most: float) -> list[int] | None:
@@ -156,6 +161,18 @@ def affordable(templates: Sequence[str | None], seed: int, cost: Callable[[list[
         most: what is allowed.
     """
     order, least = in_strata(templates, seed)
+    return most_of(order, least, cost, most)
+
+
+def most_of(order: Sequence[int], least: int, cost: Callable[[list[int]], int], most: float) -> list[int] | None:
+    """The longest beginning of an order that costs no more than allowed, ascending; None if even the least does.
+
+    Args:
+        order: of examples.
+        least: how many of them there have to be.
+        cost: of some examples; more cost more.
+        most: what is allowed.
+    """
     if cost(sorted(order[:least])) > most:
         return None
     low, high = least, len(order)

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from tinylab.records.checking import Count, Fraction, Index, Json, Name, Number, OpenRecord, Size, Text
 
+Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
+"""A lower and an upper bound."""
+
 
 class DrawnSets(OpenRecord):
     """Random sets of one kind beside the components that matter; open for other versions."""
@@ -49,6 +52,54 @@ class RandomSets(OpenRecord):
     """Sets with as many components of each layer."""
     notes: list[Text]
     """Why sets were not evaluated."""
+
+
+class Surviving(OpenRecord):
+    """A cell that matters beside the same with another example's activations; open for other versions."""
+
+    cell: dict[Name, Json]
+    """Which one, by the columns of the impact table."""
+    own: Number
+    """Mean change of logit_diff that it makes on these examples, in logits."""
+    shuffled: Number
+    """The same with the donors' activations in place of the own."""
+    survives: Number | None
+    """The second over the first; null where the first is 0."""
+    ci95: Interval | None
+    """Lower and upper bound of that; null where there is none."""
+
+
+class ShuffledDonors(OpenRecord):
+    """What patching does where activations come from another example of the template; open for other versions."""
+
+    asked: Name
+    """As controls.shuffled_donors had it: true, or auto."""
+    seed: Index
+    """Who is whose donor depends on it."""
+    candidates: list[dict[Name, Json]]
+    """The cells that matter, the strongest ten where there are more, the largest effect first."""
+    n: Count | None
+    """Examples on which this was evaluated, each with a donor; null where it was not."""
+    of: Count
+    """Examples of the run."""
+    alone: Index | None
+    """Examples of the run that have no donor: no other prompt of their template, and of their length where positions align."""
+    templates: Index | None
+    """Templates that the n are of; 0 where the corpus does not name them."""
+    same_answer: Index | None
+    """Examples of the n whose donor has the same answer, which it brings in any case: no other donor was to be had."""
+    states: Index | None
+    """States computed for it."""
+    survives: Number | None
+    """The part of the effect that survives, of all cells together."""
+    ci95: Interval | None
+    """Lower and upper bound of it; null where there is none."""
+    median: Number | None
+    """The median of the cells' parts."""
+    cells: list[Surviving]
+    """The cells that were evaluated, the largest effect first."""
+    notes: list[Text]
+    """Why it was not evaluated."""
 
 
 class CrossRun(OpenRecord):

@@ -23,7 +23,7 @@ from tinylab.records.checking import (
     Seed,
     Size,
 )
-from tinylab.records.controls import RandomSets
+from tinylab.records.controls import RandomSets, ShuffledDonors
 from tinylab.records.effects import EffectsSummary
 from tinylab.records.origin import Battery, Failure, Run
 
@@ -146,6 +146,8 @@ class RunSummary(OpenRecord):
     """For each control and metric, the largest change from the unmodified run; a sham's should be 0."""
     random_sets: RandomSets | None = None
     """The components that matter beside random ones; left out where there are no such sets."""
+    shuffled_donors: ShuffledDonors | None = None
+    """Patching: the cells that matter with another example's activations; left out where they have no source."""
 
 
 class SeveralRuns(Record):

@@ -25,6 +25,7 @@ from tinylab.report.views import (
     random_sets_sentence,
     ranking_sentence,
     run_view,
+    shuffled_donors_sentence,
 )
 from tinylab.sweep.finished import CROSS_CONDITION
 
@@ -95,6 +96,8 @@ def print_run(folder: RunFolder) -> None:
             out.print(ranking)
         if (sets := random_sets_sentence(summary.get("random_sets"), effects["alpha"])) is not None:
             out.print(sets)
+        if (kept := shuffled_donors_sentence(summary.get("shuffled_donors"), manifest["table_kind"]["plural"])) is not None:
+            out.print(kept)
         for note in effects["notes"] if effects["counts"] is not None else ():
             out.print(f"note: {note}")
     verify = manifest.get("verify_slice")

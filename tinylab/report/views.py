@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from tinylab.effects.shuffled_donors import ALARMING, is_alarming
 from tinylab.effects.strength import strongest
 from tinylab.interventions.components import TableKind
 from tinylab.measures.metrics import named
@@ -125,6 +126,27 @@ def random_sets_sentence(told: dict[str, Any] | None, alpha: float) -> str | Non
         return None
     part = "" if told["n"] == told["of"] else f", on {told['n']} of {told['of']} examples"
     return f"the {len(told['circuit'])} that matter or are mixed, taken together: {'; '.join(said)} ({told['draws']} draws{part})"
+
+
+def shuffled_donors_sentence(told: dict[str, Any] | None, plural: str) -> str | None:
+    """How much of the effect other examples bring too, for people; None if that is less than the bulk of it, or not known.
+
+    Args:
+        told: `shuffled_donors` of summary.json.
+        plural: what cells are called, such as layers.
+    """
+    if told is None or told["n"] is None:
+        return None
+    over, whole = sum(map(is_alarming, told["cells"])), is_alarming(told)
+    if not over and not whole:
+        return None
+    left = "–" if told["survives"] is None else f"{100 * told['survives']:.0f} %"
+    within = "" if told["ci95"] is None else f" ({100 * told['ci95'][0]:.0f} to {100 * told['ci95'][1]:.0f} %)"
+    same = f"; {told['same_answer']} of these donors have the same answer" if told["same_answer"] else ""
+    keep = f"{len(told['cells'])} {plural} that matter keep {left} of their effect{within}"
+    these = "" if whole else f"{over} of them {100 * ALARMING:.0f} % or more, "
+    return (f"patched from another example of the same template, {keep}, {these}most of which is not the pair's own "
+            f"({told['n']} of {told['of']} examples{same})")
 
 
 def cross_sentences(told: dict[str, Any]) -> list[str]:

@@ -122,14 +122,18 @@ def _donors(condition: Condition, tokens: Sequence[TokenPair], battery: Battery,
 
 def _pools(tokens: Sequence[TokenPair], battery: Battery) -> list[np.ndarray[Any, Any]]:
     """For each pair the others whose prompt can stand in its place: all, or where positions have to align those with as many."""
+    lengths = lengths_to_align(tokens, battery)
+    everyone = np.arange(len(tokens))
+    return [everyone[(lengths == length) & (everyone != b)] for b, length in enumerate(lengths)]
+
+
+def lengths_to_align(tokens: Sequence[TokenPair], battery: Battery) -> np.ndarray[Any, Any]:
+    """For each pair, how many positions of another's prompt can stand in its own's place; 0 for all where any number can."""
     places: Positions = battery.acts_at
     prompts = [pair.prompt(battery.target) for pair in tokens]
     if isinstance(places, Named):
-        lengths = np.array([len(indices(places, len(prompt.tokens), prompt.spans)) for prompt in prompts])
-    else:
-        lengths = np.array([0 if places == "last" else len(prompt.tokens) for prompt in prompts])
-    everyone = np.arange(len(tokens))
-    return [everyone[(lengths == length) & (everyone != b)] for b, length in enumerate(lengths)]
+        return np.array([len(indices(places, len(prompt.tokens), prompt.spans)) for prompt in prompts])
+    return np.array([0 if places == "last" else len(prompt.tokens) for prompt in prompts])
 
 
 def check_vectors(cells: Iterable[Cell], model: CausalModel) -> None:
