@@ -11,7 +11,7 @@ BITS := .venv-bits
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-bits test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real bench-large findings constraints clean
+.PHONY: demo test test-bits test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real bench-large findings site constraints clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -72,6 +72,10 @@ statistics: $(VENV)/.dev ## simulations of known truth: coverage, false claims, 
 schemas: $(VENV)/.dev ## write docs/schemas anew, from the models of the JSON documents
 	$(BIN)/python -m tinylab.records.schemas
 
+site: $(VENV)/.dev ## the documentation as a site, in site/; fails on a broken link
+	$(INSTALL) -e '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 check: $(VENV)/.dev ## lint, types, and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -118,7 +122,7 @@ extras-ray := dev,ray
 # A version that is in a file stays where it still fits: renewed is what a bound of pyproject.toml moved, and what is deleted there.
 LOCK := UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --no-annotate --custom-compile-command "make constraints"
 constraints: $(VENV)/.dev ## resolve the three constraints files anew, after a change of pyproject.toml
-	$(LOCK) pyproject.toml $(foreach one,dev peers notebook slurm gguf large bitsandbytes,--extra $(one)) -o constraints.txt
+	$(LOCK) pyproject.toml $(foreach one,dev site peers notebook slurm gguf large bitsandbytes,--extra $(one)) -o constraints.txt
 	$(LOCK) pyproject.toml --extra dev --extra ray -o constraints-ray.txt
 	echo transformers==5.0.0 | $(LOCK) pyproject.toml - --extra dev -o constraints-oldest.txt
 
