@@ -165,7 +165,7 @@ def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
         log.info("no sham of %s: such operations declare none (Operation.sham)", ", ".join(silent))
     variants = [cell.variant for cell in prepared.cells]
     value_bias = convention(biases_for(model, variants))
-    return Ready(model, device, prepared, choose_engine(model, config.engine, prepared.tokens, variants), value_bias)
+    return Ready(model, device, prepared, choose_engine(model, config.engine, prepared.read, variants), value_bias)
 
 
 def _tell_bos(model: CausalModel, chat: dict[str, Any] | None) -> None:

@@ -245,4 +245,5 @@ def _plain(resolved: Resolved) -> dict[str, Any]:
     """The resolved config as plain data."""
     battery = resolved.config.battery
     cls = type(battery)
-    return {**asdict(resolved.config), "battery": {"_target_": f"{cls.__module__}.{cls.__qualname__}", **asdict(battery)}}
+    plain = {key: value for key, value in asdict(resolved.config).items() if key != "reference" or value is not None}
+    return {**plain, "battery": {"_target_": f"{cls.__module__}.{cls.__qualname__}", **asdict(battery)}}

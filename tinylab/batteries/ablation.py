@@ -80,12 +80,15 @@ class Ablation(Battery):
                 with_it = [value for value, names in USES.items() if name in names]
                 raise ConfigError(f"battery.{name}={getattr(self, name)} beside battery.ablation={self.ablation}, which does not "
                                   f"use it; leave it out, or choose battery.ablation={' or '.join(with_it)}.")
-        if self.reference not in ("condition", "template"):
-            raise ConfigError(f"battery.reference={self.reference}: expected condition (all pairs of the corpus) or template "
-                              "(those of an example's own).")
+        if not isinstance(self.reference, str) or not self.reference.strip():
+            raise ConfigError(f"battery.reference={self.reference}: expected condition (all pairs of the corpus), template (those "
+                              "of an example's own), or the name of another condition.")
         if self.ablation in ("noise", "vector") and self.reference == "template":
             raise ConfigError(f"battery.reference=template beside battery.ablation={self.ablation}: means alone can be those of "
                               "a template; use battery.reference=condition.")
+        if self.vector is not None and self.reference != "condition":
+            raise ConfigError(f"battery.reference={self.reference} beside battery.vector={self.vector}: a file's vector is made of "
+                              "no reference set; leave one of them out.")
         if self.sigma <= 0:
             raise ConfigError(f"battery.sigma={self.sigma}: expected a positive number of standard deviations.")
         if self.site not in HEADS and self.heads is not None:
@@ -197,5 +200,6 @@ class Ablation(Battery):
             return f"← {self.donors} other example{'s' * (self.donors > 1)}"
         if self.ablation == "noise" and rule is not None:
             return f"+ noise of {self.sigma:g} standard deviations over {rule.describe()}"
-        what = "clean mean − corrupt mean" if self.vector is None else f"vector {read_vector(self.vector).digest[:12]}"
+        where = f" of {rule.of}" if rule is not None and rule.elsewhere is not None else ""
+        what = f"clean mean − corrupt mean{where}" if self.vector is None else f"vector {read_vector(self.vector).digest[:12]}"
         return f"+ {self.alpha:g} × ({what})"

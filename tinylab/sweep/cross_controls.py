@@ -228,7 +228,7 @@ def _tried(
     model = kept_model(config.model, resolved.device or resolve_device(config.device.type), resolved.model)
     prepared = prepare(config, load_condition(config.condition), model)
     variants = _variants(prepared, member, members)
-    engine = choose_engine(model, _engine(config, member), prepared.tokens, variants).engine
+    engine = choose_engine(model, _engine(config, member), prepared.read, variants).engine
     some = [prepared.tokens[b] for b in (range(len(prepared.tokens)) if examples is None else examples)]
     found = engine.evaluate(some, variants, Scorer((LOGIT_DIFF,)))
     battery = config.battery

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinylab.batteries.base import Battery, Cell
 from tinylab.errors import ConfigError
-from tinylab.interventions.sources import RUNS, Difference, Donor, Mean, Noise, Reference, RunName, Source, Vector
+from tinylab.interventions.sources import RUNS, Difference, Donor, Mean, Noise, Reference, ReferenceRule, RunName, Source, Vector
 from tinylab.interventions.variants import Named, Positions, indices
 from tinylab.models.network import CausalModel
 from tinylab.task.corpus import Condition, PromptPair, drop
@@ -83,10 +83,12 @@ def fill_in(
             used = [replace(own, group=names[str(pair.template)]) for own, pair in zip(used, pairs, strict=True)]
         sets = {over: _reference(whole, names, over) for over in {rule.over, *(RUNS if rule.over == "both" else ())}}
         if any(isinstance(source, Mean) and source.by_position for source in sources):
-            _check_aligned(sets[rule.over], used, battery.target)
+            _check_aligned(sets[rule.over], used, battery.target, rule)
         own = sets[rule.over]
         told = {"of": rule.of, "over": rule.over, "prompts": len(own.prompts), "tokens": sum(map(len, own.prompts)),
                 "groups": own.count, "digest": own.digest}
+        if rule.elsewhere is not None:
+            told["corpus"] = {"path": whole[0].path, "sha256": whole[0].sha256, "kept": len(whole[1]), "dropped": whole[0].dropped}
     over = "" if rule is None else rule.over
     return Filled(used, [one for cell in cells for one in _bound(cell, sets, over, seeds, battery.draws)], told)
 
@@ -171,7 +173,7 @@ def _reference(whole: Corpus, names: dict[str, int] | None, over: str) -> Refere
     return Reference(hashlib.sha256(text.encode()).hexdigest(), prompts, groups)
 
 
-def _check_aligned(reference: Reference, used: Sequence[TokenPair], run: RunName) -> None:
+def _check_aligned(reference: Reference, used: Sequence[TokenPair], run: RunName, rule: ReferenceRule) -> None:
     """Means by position are of prompts of one length, in each template.
 
     Raises:
@@ -184,6 +186,7 @@ def _check_aligned(reference: Reference, used: Sequence[TokenPair], run: RunName
         lengths[pair.group].add(len(pair.prompt(run).tokens))
     for found in lengths.values():
         if len(found) > 1:
-            finer = "battery.mean_by=all" if reference.count > 1 else "battery.reference=template, or battery.mean_by=all"
+            coarse = reference.count == 1 and rule.elsewhere is None
+            finer = "battery.reference=template, or battery.mean_by=all" if coarse else "battery.mean_by=all"
             raise ConfigError(f"battery.mean_by=position: prompts of {min(found)} to {max(found)} tokens do not align; "
                               f"use {finer}.")
