@@ -221,7 +221,11 @@ def _effects(
 
 
 def _as_before(resolved: Resolved, finished: dict[str, Any]) -> Resolved:
-    """The run as it was computed: where its self-check failed, by the reference engine, so that no table mixes two."""
+    """The run as it was computed, so that no table mixes two: where its self-check failed, by the reference engine.
+
+    What its screen found stays.
+    """
+    resolved = replace(resolved, screen=finished["provenance"].get("screen"))
     if finished["provenance"].get("engine") != "reference":
         return resolved
     return replace(resolved, config=replace(resolved.config, engine=replace(resolved.config.engine, name="reference")))

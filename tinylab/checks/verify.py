@@ -104,13 +104,15 @@ def _covers(folder: RunFolder, manifest: dict[str, Any], config: Config) -> bool
 
 def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, manifest: dict[str, Any]) -> dict[str, Any]:
     from tinylab.engine.reference import ReferenceEngine
+    from tinylab.engine.screen import screened
 
     config = resolved.config
     assert asked.device is not None and asked.dtype is not None and asked.n_examples is not None and asked.sample is not None
     elsewhere = asked.device != manifest["provenance"]["device"]  # where the limits of the run's devices say nothing
     limits = None if elsewhere else config.model.max_memory
     model = kept_model(replace(config.model, dtype=asked.dtype, max_memory=limits), asked.device, resolved.model)
-    prepared = prepare(config, load_condition(config.condition), model)
+    prepared = screened(prepare(config, load_condition(config.condition), model), config.battery, model,
+                        manifest["provenance"].get("screen"))
     names = [pair.template for pair in prepared.condition.pairs]
     some = slice_of(names, asked.n_examples, asked.sample)
     seen = _tell_templates(names, some, asked)

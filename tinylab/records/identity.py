@@ -52,6 +52,7 @@ class Resolved:
     device: str | None  # the type that the config's device means on this machine
     threads: int | None = None  # torch's, in this process
     chosen_from: dict[str, Any] | None = None  # the finished run whose components the battery was given, as the manifest tells it
+    screen: dict[str, Any] | None = None  # what the battery's screen found when the run was computed before; it stays
     reference: str | None = None  # sha256 of the corpus of the other condition that the battery's reference set is made of
 
     @cached_property
@@ -119,7 +120,7 @@ def resolve(config: Config, threads: int | None = None) -> Resolved:
         return Resolved(config, corpus, model, device, threads, reference=reference)
     components, chosen_from = strongest_of_run(asked, Path(config.output_dir), model)
     battery = config.battery.with_components(components)
-    return Resolved(replace(config, battery=battery), corpus, model, device, threads, chosen_from, reference)
+    return Resolved(replace(config, battery=battery), corpus, model, device, threads, chosen_from, reference=reference)
 
 
 def battery_identity(battery: Battery) -> dict[str, Any]:

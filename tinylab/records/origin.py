@@ -26,6 +26,7 @@ from tinylab.records.checking import (
     Text,
     Time,
 )
+from tinylab.records.made_of import ReferenceSet, Screen
 
 Run = Literal["clean", "corrupt"]
 
@@ -154,38 +155,6 @@ class Corpus(OpenRecord):
         return used
 
 
-class OtherCorpus(OpenRecord):
-    """The prompt pairs of another condition, of which a reference set was made; open for other versions."""
-
-    path: Name
-    """As that condition's config names it."""
-    sha256: Sha256
-    """Of the file."""
-    kept: Count
-    """Pairs that can be used, whatever their split."""
-    dropped: dict[Name, Count]
-    """Rows that cannot be used, by the reason."""
-
-
-class ReferenceSet(OpenRecord):
-    """What means and deviations were taken over; open for other versions."""
-
-    of: Name
-    """condition, template, or the name of another condition."""
-    over: Name
-    """Which prompts of each pair: clean, corrupt or both."""
-    prompts: Count
-    """How many, duplicates too."""
-    tokens: Count
-    """How many they have together."""
-    groups: Count
-    """Sets that were kept apart: one, or one for each template."""
-    digest: Sha256
-    """Of the prompts' tokens."""
-    corpus: OtherCorpus | None = None
-    """The other condition's pairs; left out where they are the run's own."""
-
-
 class SelfCheck(OpenRecord):
     """The comparison of the engines before a run; open for other versions."""
 
@@ -225,6 +194,8 @@ class Provenance(OpenRecord):
     """The prompt pairs."""
     reference: ReferenceSet | None = None
     """What means and deviations were taken over, where they were."""
+    screen: Screen | None = None
+    """How the units of the cells were found, where a screen found them."""
     position_tokens: list[Text | None] | None = None
     """Of `positions=each`: the token at each position that every prompt has, null where prompts differ."""
     device: Name

@@ -40,6 +40,7 @@ class Prepared:
     chat: dict[str, Any] | None = None  # the template and the first prompt's tokens, where prompts are turns
     reference: dict[str, Any] | None = None  # what means and deviations are taken over
     position_tokens: list[str | None] | None = None  # what stands at each position, where each has cells of its own
+    screen: dict[str, Any] | None = None  # what found the units of the cells (`tinylab.engine.screen`), where something did
     elsewhere: list[TokenPair] = field(default_factory=list)  # of another condition, where means are taken over its pairs
 
     @property
@@ -89,7 +90,7 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     strata = strata if strata.total() == kept else Counter()
     return Prepared(cut, tokens, seeds, filled.cells, kept, dict(strata), bos, chat, filled.reference,
                     _position_tokens(config.battery, tokens, model),
-                    [] if whole is None or config.reference is None else whole[1])
+                    elsewhere=[] if whole is None or config.reference is None else whole[1])
 
 
 def _turns(settings: ConditionConfig, model: CausalModel) -> Turns | None:

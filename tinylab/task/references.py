@@ -146,6 +146,8 @@ def check_vectors(cells: Iterable[Cell], model: CausalModel) -> None:
         lines, width = source.values.shape
         for one in cell.variant.interventions:
             expected = model.taken(one.layer) if one.site.units == "heads" else int(model.config.hidden_size)
+            if one.site.units == "neurons":
+                expected = model.sizes.n_neurons[one.layer] or width  # the trial refuses a layer that has none
             if width != expected or lines not in (1, model.n_layers):
                 raise ConfigError(f"battery.vector: has {lines} lines of {width} numbers, expected [{expected}] or "
                                   f"[{model.n_layers}, {expected}] for {one.site} of {model.identity.name}.")
