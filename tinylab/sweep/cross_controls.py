@@ -118,7 +118,11 @@ def _comparable(folder: Path) -> list[list[Child]]:
             summary = read_document(RunSummary, run.file("summary"))
             children.append(Child(run, manifest, summary, job.get("settings") or {}))
     groups = alike([child for child in children if child.kind.of_units])
-    return [group for group in groups if len({child.manifest["condition"] for child in group}) > 1]
+    several = [group for group in groups if len({child.manifest["condition"] for child in group}) > 1]
+    same = [group for group in several if len({child.screened for child in group}) == 1]
+    if len(same) < len(several):
+        log.info("conditions whose screens chose different components are not tried with each other's")
+    return same
 
 
 def _members(group: Sequence[Child]) -> list[Member]:
