@@ -82,6 +82,9 @@ class Ablation(Battery):
 
     def _check_used(self) -> None:
         """Refuse a setting that this ablation does not look at."""
+        if self.vector is not None and self.reference != "condition":
+            raise ConfigError(f"battery.reference={self.reference} beside battery.vector={self.vector}: a file's vector is made of "
+                              "no reference set; leave one of them out.")
         own = USES[self.ablation]
         for name in dict.fromkeys(name for names in USES.values() for name in names):
             if name not in own and name in self.unlike_default():
@@ -94,9 +97,6 @@ class Ablation(Battery):
         if self.ablation in ("noise", "vector") and self.reference == "template":
             raise ConfigError(f"battery.reference=template beside battery.ablation={self.ablation}: means alone can be those of "
                               "a template; use battery.reference=condition.")
-        if self.vector is not None and self.reference != "condition":
-            raise ConfigError(f"battery.reference={self.reference} beside battery.vector={self.vector}: a file's vector is made of "
-                              "no reference set; leave one of them out.")
         if self.sigma <= 0:
             raise ConfigError(f"battery.sigma={self.sigma}: expected a positive number of standard deviations.")
         if self.site not in HEADS and self.heads is not None:
