@@ -83,8 +83,8 @@ class Ablation(Battery):
     def _check_used(self) -> None:
         """Refuse a setting that this ablation does not look at."""
         if self.vector is not None and self.reference != "condition":
-            raise ConfigError(f"battery.reference={self.reference} beside battery.vector={self.vector}: a file's vector is made of "
-                              "no reference set; leave one of them out.")
+            raise ConfigError(f"battery.reference={self.reference} beside battery.vector={self.vector}: a file's vector is made "
+                              "of no reference set; leave one of them out.")
         own = USES[self.ablation]
         for name in dict.fromkeys(name for names in USES.values() for name in names):
             if name not in own and name in self.unlike_default():
@@ -92,8 +92,8 @@ class Ablation(Battery):
                 raise ConfigError(f"battery.{name}={getattr(self, name)} beside battery.ablation={self.ablation}, which does not "
                                   f"use it; leave it out, or choose battery.ablation={' or '.join(with_it)}.")
         if not isinstance(self.reference, str) or not self.reference.strip():
-            raise ConfigError(f"battery.reference={self.reference}: expected condition (all pairs of the corpus), template (those "
-                              "of an example's own), or the name of another condition.")
+            raise ConfigError(f"battery.reference={self.reference}: expected condition (all pairs of the corpus), template "
+                              "(those of an example's own), or the name of another condition.")
         if self.ablation in ("noise", "vector") and self.reference == "template":
             raise ConfigError(f"battery.reference=template beside battery.ablation={self.ablation}: means alone can be those of "
                               "a template; use battery.reference=condition.")

@@ -49,7 +49,7 @@ class OfRun:
 
 @dataclass(frozen=True)
 class Screen:
-    """Of each layer the k units whose activation differs most between a pair's two prompts, which a battery still has to be given.
+    """Of each layer the k units whose activation differs most between a pair's prompts: a battery still has to be given them.
 
     Its cells, of one intervention each, are listed by places in what will be found, 0 to k − 1, in place of the units.
     """

@@ -62,7 +62,8 @@ def neurons_of(layer: int, sizes: Sizes, neurons: Sequence[int] | None, top: int
     if top is None:
         return chosen("battery.neurons", neurons, max(neurons or [0]) + 1 if known is None else known)
     if known is not None and top > known:
-        raise ConfigError(f"battery.top_neurons={top}: layer {layer} of this model has {known} neurons; expected at most {known}.")
+        raise ConfigError(f"battery.top_neurons={top}: layer {layer} of this model has {known} neurons; expected at most "
+                          f"{known}.")
     return list(range(top))
 
 

@@ -201,7 +201,7 @@ def _main_side(folder: RunFolder, verified: Impact) -> dict[str, Side]:
     examples = {pair.row: b for b, pair in enumerate(verified.pairs)}
     shape = (len(cells), len(examples))
     found = {name: Side(np.full(shape, np.nan), np.full(shape[1], np.nan)) for name in verified.values}
-    kept = table[table["example"].isin(list(examples))]
+    kept = table[table["example"].isin(list(examples)) & table["metric"].isin(list(found))]  # a run may have further metrics
     for metric, rows in kept.groupby("metric"):
         v = [cells[key] for key in rows[keys].itertuples(index=False, name=None)]
         b = [examples[row] for row in rows["example"]]

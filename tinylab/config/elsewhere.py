@@ -54,5 +54,4 @@ def _hydra_of(composed: DictConfig) -> Any:
     """The `hydra` node that a config was composed with; None where nothing tells."""
     if "hydra" in composed:
         return composed.hydra
-    job = HydraConfig.instance().cfg
-    return None if job is None else job.hydra
+    return HydraConfig.get() if HydraConfig.initialized() else None

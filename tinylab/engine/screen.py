@@ -1,6 +1,6 @@
 """A screen: of each layer the k units whose activation differs most between the two prompts of a pair, at their last tokens.
 
-It goes the plain way, one prompt at a time, whichever engine then evaluates the cells: what is chosen does not depend on the engine.
+It goes the plain way, one prompt at a time, whichever engine then evaluates the cells: what is chosen does not depend on that.
 A large difference is no effect: it says which units are tried, and what is tried is intervened on exactly.
 
 Letters: B examples, W units of a layer.

@@ -1,7 +1,7 @@
 """What makes two runs the same: a hash of everything that determines the numbers, and of nothing else.
 
-In the hash: the battery's kind, name and settings, the condition's settings with its corpus' sha256 in place of the path (and those
-of another condition that a reference set is made of, but for its split and its n_examples, which that does not heed), the
+In the hash: the battery's kind, name and settings, the condition's settings with its corpus' sha256 in place of the path, those
+of another condition that a reference set is made of (but for its split and n_examples, which do not matter there), the
 model's commit or weights digest in place of its path, its dtype, quantisation and BOS policy, the device type that `auto` chose,
 the engine, the seeds, and `RESULTS_VERSION`. Settings at their defaults are left out, so that an option that comes later changes
 no identity; where code lies is not in it. Neither are names, folders, launcher, logging, plots, threads, `verify_slice`,

@@ -1,4 +1,4 @@
-"""What a run's cells were made of beside its own settings, as its manifest says it: reference sets, and units that a screen found."""
+"""What cells were made of beside a battery's settings, as a manifest says it: reference sets, and units that a screen found."""
 
 from __future__ import annotations
 

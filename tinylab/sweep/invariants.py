@@ -24,8 +24,8 @@ from tinylab.sweep.conjunction import conjunction, notes_on_effects, sign_agreem
 from tinylab.sweep.effects import Effects
 
 Component = tuple[int, ...]
-OWN_SCREENS = ("each run's screen chose components of its own: one that is not in all of them was not tried in every condition, and "
-               "what chance gives is not reckoned")
+OWN_SCREENS = ("each run's screen chose components of its own: one that is not in all of them was not tried in every condition, "
+               "and what chance gives is not reckoned")
 ALWAYS = (HEAD_IMPACT.plural, LAYER_IMPACT.plural)
 """Kinds of components that invariants.json has a key for, whether or not there are any."""
 

@@ -118,7 +118,7 @@ def _read(settings: ConditionConfig, condition: Condition, model: CausalModel, *
 
 
 def _whole(config: Config, model: CausalModel) -> Corpus | None:
-    """The pairs that reference sets are made of, whatever their split, where there are such sets: another condition's, or its own.
+    """The pairs that reference sets are made of, where there are such sets, of every split: its own, or another condition's.
 
     Raises:
         CorpusError: the model cannot use them.

@@ -88,7 +88,8 @@ def fill_in(
         told = {"of": rule.of, "over": rule.over, "prompts": len(own.prompts), "tokens": sum(map(len, own.prompts)),
                 "groups": own.count, "digest": own.digest}
         if rule.elsewhere is not None:
-            told["corpus"] = {"path": whole[0].path, "sha256": whole[0].sha256, "kept": len(whole[1]), "dropped": whole[0].dropped}
+            other, kept = whole
+            told["corpus"] = {"path": other.path, "sha256": other.sha256, "kept": len(kept), "dropped": other.dropped}
     over = "" if rule is None else rule.over
     return Filled(used, [one for cell in cells for one in _bound(cell, sets, over, seeds, battery.draws)], told)
 
