@@ -34,7 +34,7 @@ from tinylab.task.notes import ADVICE, look_swapped
 from tinylab.task.preparation import Prepared, prepare
 
 if TYPE_CHECKING:
-    from tinylab.engine.base import Checkpointer, Evaluation
+    from tinylab.engine.base import Checkpointer, Evaluation, Prediction
     from tinylab.engine.choose import Choice
     from tinylab.interventions.variants import Variant
     from tinylab.models.network import CausalModel
@@ -93,11 +93,7 @@ def compute(
     if begin is not None:
         begin()
     engine_began = time.monotonic()
-    checkpoint = Checkpoint(folder.checkpoint, {
-        "run_id": resolved.run_id, "threads": resolved.threads, "engine": engine.name, "device": ready.device,
-        "metrics": list(metrics), "forwards": prediction.forwards, "states": prediction.states, "packages": package_versions(),
-        **({} if prepared.screen is None else {"screen": digest(prepared.screen)}),
-    })
+    checkpoint = _checkpoint(resolved, folder, metrics, ready, prediction)
     if config.overwrite:
         checkpoint.discard()
     evaluation = _evaluate(config, ready, telling := Telling(checkpoint, len(prepared.tokens)), scored(metrics))
@@ -129,6 +125,18 @@ def compute(
         "engine_seconds": round(engine_seconds, 3),
         "peak_memory_bytes": peak_memory_bytes(),
     }, ready)
+
+
+def _checkpoint(
+    resolved: Resolved, folder: RunFolder, metrics: Sequence[str], ready: Ready, prediction: Prediction
+) -> Checkpoint:
+    """What an attempt at this very evaluation keeps, for another to go on from."""
+    screen = ready.prepared.screen
+    return Checkpoint(folder.checkpoint, {
+        "run_id": resolved.run_id, "threads": resolved.threads, "engine": ready.choice.engine.name, "device": ready.device,
+        "metrics": list(metrics), "forwards": prediction.forwards, "states": prediction.states, "packages": package_versions(),
+        **({} if screen is None else {"screen": digest(screen)}),
+    })
 
 
 def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
