@@ -19,6 +19,8 @@ from families import LAYERS, UNALIGNED, answered, family
 from planted import Typed, examples, model, pairs
 from tinylab.batteries.ablation import Ablation
 from tinylab.batteries.activation_patch import ActivationPatch
+from tinylab.batteries.neurons import with_units
+from tinylab.batteries.shams import shams
 from tinylab.engine import screen
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
@@ -142,7 +144,11 @@ def test_a_run_says_what_was_chosen_and_later_commands_keep_to_it(
         return set(map(tuple, table[["layer", "neuron"]].to_numpy().tolist()))
 
     assert neurons() == chosen and len(chosen) == 4 and chosen != {(layer, unit) for layer in (0, 2) for unit in (0, 1)}
-    monkeypatch.setattr(screen, "differences", None)  # nothing is chosen again
+
+    def again(*_: object) -> None:
+        raise AssertionError("a screen for a run that had one")
+
+    monkeypatch.setattr(screen, "differences", again)
     assert tinylab(*asked, "metrics=[kl_div]", "+verify_slice.dtype=float64") == 0
     assert neurons() == chosen
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -182,6 +188,18 @@ def test_cells_are_listed_by_places_and_the_number_alone_is_the_identity() -> No
     named = ablation(neurons=[7, 0], layers=[0])
     assert [cell.key["neuron"] for cell in named.cells_of(SIZES)] == [0, 7] and named.screen is None
     assert named.describe() == "neurons, neuron × 0, layers [0], neurons [7, 0]"
+
+
+def test_the_chosen_take_the_places_by_which_cells_are_listed() -> None:
+    battery = ablation(top_neurons=2, layers=[0, 2])
+    assert battery.screen is not None
+    cells = battery.cells_of(SIZES)
+    filled = with_units([*cells, *shams(cells, True)], battery.screen, {0: [5, 9], 2: [1, 47]})
+    assert [(cell.key["layer"], cell.key["neuron"]) for cell in filled[:4]] == [(0, 5), (0, 9), (2, 1), (2, 47)]
+    assert {cell.control for cell in filled[4:]} == {"sham"}
+    for cell in filled:
+        (one,) = cell.variant.interventions
+        assert (one.layer, one.head) == (cell.key["layer"], cell.key["neuron"])
 
 
 @pytest.mark.parametrize(("make", "settings", "told"), [
