@@ -25,7 +25,7 @@ from tinylab.models.device import resolve_device
 from tinylab.models.loading import kept_model
 from tinylab.models.weights import identify
 from tinylab.records.checkpoint import Checkpoint
-from tinylab.records.identity import IDENTITY_VERSION, RESULTS_VERSION, Resolved
+from tinylab.records.identity import IDENTITY_VERSION, RESULTS_VERSION, Resolved, digest
 from tinylab.records.manifest import RunFolder
 from tinylab.records.provenance import package_versions, peak_memory_bytes, provenance
 from tinylab.schema import Config
@@ -34,7 +34,7 @@ from tinylab.task.notes import ADVICE, look_swapped
 from tinylab.task.preparation import Prepared, prepare
 
 if TYPE_CHECKING:
-    from tinylab.engine.base import Checkpointer, Evaluation
+    from tinylab.engine.base import Checkpointer, Evaluation, Prediction
     from tinylab.engine.choose import Choice
     from tinylab.interventions.variants import Variant
     from tinylab.models.network import CausalModel
@@ -87,15 +87,13 @@ def compute(
     config = resolved.config
     ready = get_ready(resolved, warning)
     engine, prepared = ready.choice.engine, ready.prepared
+    found = None if resolved.screen is not None else prepared.screen  # by a screen of this very command
     prediction = engine.plan(prepared.tokens, ready.variants)
     log.info("%s engine: %s", engine.name, prediction.sentence())
     if begin is not None:
         begin()
     engine_began = time.monotonic()
-    checkpoint = Checkpoint(folder.checkpoint, {
-        "run_id": resolved.run_id, "threads": resolved.threads, "engine": engine.name, "device": ready.device,
-        "metrics": list(metrics), "forwards": prediction.forwards, "states": prediction.states, "packages": package_versions(),
-    })
+    checkpoint = _checkpoint(resolved, folder, metrics, ready, prediction)
     if config.overwrite:
         checkpoint.discard()
     evaluation = _evaluate(config, ready, telling := Telling(checkpoint, len(prepared.tokens)), scored(metrics))
@@ -121,12 +119,24 @@ def compute(
         "self_check_max_difference": ready.choice.max_difference,
         "self_check": ready.choice.verdict,
         "seeds": list(config.seeds),
-        "forwards": evaluation.forwards,
-        "states": evaluation.states,
+        "forwards": evaluation.forwards + (0 if found is None else found["forwards"]),
+        "states": evaluation.states + (0 if found is None else found["states"]),
         "wall_seconds": round(time.monotonic() - began, 3),
         "engine_seconds": round(engine_seconds, 3),
         "peak_memory_bytes": peak_memory_bytes(),
     }, ready)
+
+
+def _checkpoint(
+    resolved: Resolved, folder: RunFolder, metrics: Sequence[str], ready: Ready, prediction: Prediction
+) -> Checkpoint:
+    """What an attempt at this very evaluation keeps, for another to go on from."""
+    screen = ready.prepared.screen
+    return Checkpoint(folder.checkpoint, {
+        "run_id": resolved.run_id, "threads": resolved.threads, "engine": ready.choice.engine.name, "device": ready.device,
+        "metrics": list(metrics), "forwards": prediction.forwards, "states": prediction.states, "packages": package_versions(),
+        **({} if screen is None else {"screen": digest(screen)}),
+    })
 
 
 def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
@@ -147,6 +157,7 @@ def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
     with large_import("transformers"):
         from tinylab.engine.biases import biases_for, convention
         from tinylab.engine.choose import choose_engine
+        from tinylab.engine.screen import screened
 
     set_threads(resolved.threads)
     device = resolved.device or resolve_device(config.device.type)
@@ -165,7 +176,8 @@ def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
         log.info("no sham of %s: such operations declare none (Operation.sham)", ", ".join(silent))
     variants = [cell.variant for cell in prepared.cells]
     value_bias = convention(biases_for(model, variants))
-    return Ready(model, device, prepared, choose_engine(model, config.engine, prepared.tokens, variants), value_bias)
+    choice = choose_engine(model, config.engine, prepared.read, variants)  # tries the sites, before anything is read there
+    return Ready(model, device, screened(prepared, config.battery, model, resolved.screen), choice, value_bias)
 
 
 def _tell_bos(model: CausalModel, chat: dict[str, Any] | None) -> None:

@@ -225,7 +225,11 @@ def _effects(
 
 
 def _as_before(resolved: Resolved, finished: dict[str, Any]) -> Resolved:
-    """The run as it was computed: where its self-check failed, by the reference engine, so that no table mixes two."""
+    """The run as it was computed, so that no table mixes two: where its self-check failed, by the reference engine.
+
+    What its screen found stays.
+    """
+    resolved = replace(resolved, screen=finished["provenance"].get("screen"))
     if finished["provenance"].get("engine") != "reference":
         return resolved
     return replace(resolved, config=replace(resolved.config, engine=replace(resolved.config.engine, name="reference")))
@@ -249,4 +253,5 @@ def _plain(resolved: Resolved) -> dict[str, Any]:
     """The resolved config as plain data."""
     battery = resolved.config.battery
     cls = type(battery)
-    return {**asdict(resolved.config), "battery": {"_target_": f"{cls.__module__}.{cls.__qualname__}", **asdict(battery)}}
+    plain = {key: value for key, value in asdict(resolved.config).items() if key != "reference" or value is not None}
+    return {**plain, "battery": {"_target_": f"{cls.__module__}.{cls.__qualname__}", **asdict(battery)}}

@@ -82,6 +82,7 @@ def forecast(config: Config) -> tuple[int, int, Prediction, str | None]:
     condition = load_condition(config.condition)
     from tinylab.engine.cost import Shape, plain_cost
     from tinylab.engine.forked.budget import Budget, predict
+    from tinylab.engine.screen import screen_cost
 
     model = skeleton(config.model)
     prepared = prepare(config, condition, model)
@@ -92,6 +93,9 @@ def forecast(config: Config) -> tuple[int, int, Prediction, str | None]:
         device = resolve_device(config.device.type)
         budget = Budget.of(device, config.engine.max_states)
         cost = predict(Shape.of(model), device, prepared.tokens, variants, budget)
+    if config.battery.screen is not None:
+        forwards, states = screen_cost(prepared.tokens, model.n_layers)
+        cost = replace(cost, forwards=cost.forwards + forwards, states=cost.states + states)
     if config.model.quantize != "none":
         cost = replace(cost, weights=loaded_bytes(config.model) or cost.weights)
     decides = prospect(prepared, config.effects) if LOGIT_DIFF in config.metric_names else None

@@ -83,6 +83,7 @@ class Config(RootConfig):
     controls: ControlsConfig
     tracker: TrackerConfig
     invariants: InvariantsConfig
+    reference: ConditionConfig | None = None  # another condition, of whose pairs the battery's reference set is made
 
     def __post_init__(self) -> None:
         """Check what involves several groups."""
@@ -124,9 +125,11 @@ def validate(cfg: DictConfig) -> Config:
         ConfigError: an unknown key, a value of the wrong type, a value that is not an option.
     """
     raw = _plain(cfg)
+    told = raw.pop("reference", None)  # in the config.yaml of a finished run
     groups = {name: _typed(name, cls, raw.pop(name, None) or {}) for name, cls in _GROUPS.items()}
     battery = _battery(raw.pop("battery", None) or {})
-    known = [f.name for f in fields(Config)]
+    reference = _reference(battery, told, cfg)
+    known = [f.name for f in fields(Config) if f.name != "reference"]
     for key in raw:
         if key not in known:
             raise ConfigError(f"{key}: unknown key; {options(key, known)}.")
@@ -134,7 +137,22 @@ def validate(cfg: DictConfig) -> Config:
     if missing:
         raise ConfigError(f"{missing[0]}: missing from the composed config; conf/config.yaml sets it.")
     root = _typed("", RootConfig, raw)
-    return Config(battery=battery, **groups, **vars(root))
+    return Config(battery=battery, reference=reference, **groups, **vars(root))
+
+
+def _reference(battery: Battery, told: Any, cfg: DictConfig) -> ConditionConfig | None:
+    """The other condition of whose pairs the battery's reference set is made, composed by its name unless it is told."""
+    from tinylab.interventions.sources import OWN_SETS
+
+    rule = battery.reference_set
+    if rule is None or (name := rule.elsewhere) is None:
+        if told is not None:
+            raise ConfigError("reference: nothing uses it here; name the condition with battery.reference=…, and leave it out.")
+        return None
+    from tinylab.config.elsewhere import other_condition
+
+    values = other_condition("battery.reference", name, OWN_SETS, cfg) if told is None else dict(told)
+    return _typed(f"battery.reference={name}: condition", ConditionConfig, values)
 
 
 def _battery(values: dict[str, Any]) -> Battery:

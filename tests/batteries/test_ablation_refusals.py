@@ -20,7 +20,7 @@ MISTAKES = {
     "an ablation that there is not": (["battery.ablation=median"], "battery.ablation=median: not an option"),
     "a setting of another ablation": (["battery.ablation=mean", "battery.sigma=2"], "beside battery.ablation=mean"),
     "scales of a mean": (["battery.ablation=mean", "battery.scales=[0.5]"], "choose battery.ablation=zero"),
-    "another reference": (["battery.ablation=mean", "battery.reference=cond_b"], "expected condition"),
+    "another reference": (["battery.ablation=mean", "battery.reference=cond_c"], "did you mean 'cond_b'? known: condition,"),
     "a template's noise": (["battery.ablation=noise", "battery.reference=template"], "use battery.reference=condition"),
     "no noise": (["battery.ablation=noise", "battery.sigma=0"], "expected a positive number"),
     "no donors": (["battery.ablation=resample", "battery.donors=0"], "at least 1"),

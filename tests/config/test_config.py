@@ -354,7 +354,7 @@ def test_help_tells_the_groups_and_examples_in_about_a_second_without_anything_h
     assert HEAVY & set(modules) == set()
     assert float(seconds) < 2.5
     for word in [
-        "battery: blocks, h1, h2",
+        "battery: attention, blocks, grid, h1, h2",
         "cond_a",
         "llama-3.2-1b",
         "scan_h1",

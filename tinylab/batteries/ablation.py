@@ -10,15 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tinylab.batteries.activation_patch import SITE_OF as GRANULARITIES
-from tinylab.batteries.base import Battery, Cell, Key, chosen
+from tinylab.batteries.activation_patch import SITE_OF
+from tinylab.batteries.base import Battery, Cell, Key, Screen, chosen
+from tinylab.batteries.neurons import check_neurons, described, neurons_of, screen_of
 from tinylab.batteries.positions import EACH, check_positions, meant_positions
 from tinylab.batteries.vectors import read_vector
 from tinylab.config.checks import at_least, distinct, one_of
 from tinylab.errors import ConfigError
-from tinylab.interventions.components import HEAD_IMPACT, HEAD_POSITION_IMPACT, LAYER_IMPACT, POSITION_IMPACT, TableKind
+from tinylab.interventions.components import (
+    HEAD_IMPACT,
+    HEAD_POSITION_IMPACT,
+    LAYER_IMPACT,
+    NEURON_IMPACT,
+    POSITION_IMPACT,
+    TableKind,
+)
 from tinylab.interventions.operations import Add, Operation, Patch, Scale
-from tinylab.interventions.sites import HEAD_OUT, MLP_NEURONS, UNIT, K, Q, Sizes, V
+from tinylab.interventions.sites import HEAD_OUT, MLP_NEURONS, UNIT, K, Q, Site, Sizes, V
 from tinylab.interventions.sources import Difference, Donor, Mean, Noise, ReferenceRule, RunName, Source
 from tinylab.interventions.variants import Intervention, Positions, Variant
 
@@ -34,13 +42,11 @@ SAME = {"scale": "zero"}
 """Another name of the same thing."""
 HEADS = tuple(site.name for site in (HEAD_OUT, Q, K, V))
 """The sites that are cut into heads."""
-SITE_OF = {name: site for name, site in GRANULARITIES.items() if site != MLP_NEURONS}
-"""The sites by the names that tables give them."""
 
 
 @dataclass(kw_only=True)
 class Ablation(Battery):
-    """Every chosen head, MLP or block of the clean run, ablated at the chosen positions."""
+    """Every chosen head, neuron, MLP or block of the clean run, ablated at the chosen positions."""
 
     site: str = "head_out"
     ablation: str = "zero"
@@ -56,6 +62,8 @@ class Ablation(Battery):
     positions: Any = "all"
     layers: list[int] | None = None
     heads: list[int] | None = None
+    neurons: list[int] | None = None
+    top_neurons: int | None = None
 
     kind: ClassVar[str] = "ablation"
     target: ClassVar[RunName] = "clean"
@@ -74,15 +82,18 @@ class Ablation(Battery):
 
     def _check_used(self) -> None:
         """Refuse a setting that this ablation does not look at."""
+        if self.vector is not None and self.reference != "condition":
+            raise ConfigError(f"battery.reference={self.reference} beside battery.vector={self.vector}: a file's vector is made "
+                              "of no reference set; leave one of them out.")
         own = USES[self.ablation]
         for name in dict.fromkeys(name for names in USES.values() for name in names):
             if name not in own and name in self.unlike_default():
                 with_it = [value for value, names in USES.items() if name in names]
                 raise ConfigError(f"battery.{name}={getattr(self, name)} beside battery.ablation={self.ablation}, which does not "
                                   f"use it; leave it out, or choose battery.ablation={' or '.join(with_it)}.")
-        if self.reference not in ("condition", "template"):
-            raise ConfigError(f"battery.reference={self.reference}: expected condition (all pairs of the corpus) or template "
-                              "(those of an example's own).")
+        if not isinstance(self.reference, str) or not self.reference.strip():
+            raise ConfigError(f"battery.reference={self.reference}: expected condition (all pairs of the corpus), template "
+                              "(those of an example's own), or the name of another condition.")
         if self.ablation in ("noise", "vector") and self.reference == "template":
             raise ConfigError(f"battery.reference=template beside battery.ablation={self.ablation}: means alone can be those of "
                               "a template; use battery.reference=condition.")
@@ -98,13 +109,16 @@ class Ablation(Battery):
             raise ConfigError(f"battery.scales={self.scales} beside battery.site={self.site}: its table has no column for "
                               "scales; sweep over them with -m 'battery.scales=[0],[0.5]'.")
         check_positions(self.positions)
+        check_neurons("battery.site", self.site, self.neurons, self.top_neurons, each=self.each)
         if self.each and len(self.scales) > 1:
             raise ConfigError(f"battery.scales={self.scales} beside battery.positions=each: its table has no column for scales; "
                               "sweep over them with -m 'battery.scales=[0],[0.5]'.")
 
     @property
     def table(self) -> TableKind:
-        """Heads have a table of their own, and so have positions."""
+        """Heads have a table of their own, and so have neurons and positions."""
+        if self.site == MLP_NEURONS.name:
+            return NEURON_IMPACT
         if self.each:
             return HEAD_POSITION_IMPACT if self.site in HEADS else POSITION_IMPACT
         return HEAD_IMPACT if self.site in HEADS else LAYER_IMPACT
@@ -122,6 +136,11 @@ class Ablation(Battery):
         return ReferenceRule(str(self.reference), self.over if self.ablation != "vector" else "both")
 
     @property
+    def screen(self) -> Screen | None:
+        """What finds the neurons of each layer, where they are not named."""
+        return screen_of(self.top_neurons)
+
+    @property
     def draws(self) -> int:
         """Of donors; noise is drawn once for each seed."""
         return self.donors
@@ -136,26 +155,36 @@ class Ablation(Battery):
         return self.cells_of(Sizes(n_layers, n_heads))
 
     def cells_of(self, sizes: Sizes) -> list[Cell]:
-        """One cell per layer, or per head (of keys and values per key-value head), and scale.
+        """One cell per layer, head (of keys and values key-value head) or neuron, and scale.
 
         In a table of heads `scale` is what is left of the head's own output: 1 where something is added to it, 0 where something
         else stands in its place. A table of positions has none.
         """
         site = SITE_OF[self.site]
-        heads = chosen("battery.heads", self.heads, sizes.heads(site)) if self.site in HEADS else [None]
         return [
             Cell(
-                Variant((Intervention(site, layer, operation, head),), self.target, source, self.acts_at),
-                self._key(layer, head, left),
+                Variant((Intervention(site, layer, operation, unit),), self.target, source, self.acts_at),
+                self._key(layer, unit, left),
             )
             for layer in chosen("battery.layers", self.layers, sizes.n_layers)
-            for head in heads
+            for unit in self._units(sizes, site, layer)
             for operation, source, left in self._operations()
         ]
 
-    def _key(self, layer: int, head: int | None, left: float) -> Key:
-        unit: Key = {"granularity": self.site} if head is None else {"head": head} if self.each else {"head": head, "scale": left}
-        return {"layer": layer, **unit, **({"position": 0} if self.each else {})}
+    def _units(self, sizes: Sizes, site: Site, layer: int) -> list[int | None]:
+        """The heads or neurons of a layer, each alone; None for the whole of a site."""
+        if self.site in HEADS:
+            return [*chosen("battery.heads", self.heads, sizes.heads(site))]
+        return [*neurons_of(layer, sizes, self.neurons, self.top_neurons)] if site == MLP_NEURONS else [None]
+
+    def _key(self, layer: int, unit: int | None, left: float) -> Key:
+        if unit is None:
+            part: Key = {"granularity": self.site}
+        elif self.site == MLP_NEURONS.name:
+            part = {"neuron": unit}
+        else:
+            part = {"head": unit} if self.each else {"head": unit, "scale": left}
+        return {"layer": layer, **part, **({"position": 0} if self.each else {})}
 
     def _operations(self) -> list[tuple[Operation, Source | None, float]]:
         """The operations, their source, and what they leave of the activation itself."""
@@ -178,14 +207,14 @@ class Ablation(Battery):
 
     def describe(self) -> str:
         """Such as `h1, head × 0, 0.5, value bias kept` or `heads, head ← mean of clean prompts of the condition`."""
-        unit = self.site
+        unit = UNIT[MLP_NEURONS.units] if self.site == MLP_NEURONS.name else self.site
         if self.site in HEADS:
             unit = "head" if self.site == HEAD_OUT.name else f"{self.site} of {UNIT[SITE_OF[self.site].units]}"
         words = [self.name, f"{unit} {self._described()}"]
         words += ["value bias kept"] if self.keep_value_bias else []
         words += [f"at {self.positions}{' position' * self.each}"] if self.positions != "all" else []
         words += [f"{what} {chosen}" for what, chosen in (("layers", self.layers), ("heads", self.heads)) if chosen is not None]
-        return ", ".join(words)
+        return ", ".join([*words, *described(self.neurons, self.top_neurons)])
 
     def _described(self) -> str:
         if self.ablation == "zero":
@@ -197,5 +226,6 @@ class Ablation(Battery):
             return f"← {self.donors} other example{'s' * (self.donors > 1)}"
         if self.ablation == "noise" and rule is not None:
             return f"+ noise of {self.sigma:g} standard deviations over {rule.describe()}"
-        what = "clean mean − corrupt mean" if self.vector is None else f"vector {read_vector(self.vector).digest[:12]}"
+        where = f" of {rule.of}" if rule is not None and rule.elsewhere is not None else ""
+        what = f"clean mean − corrupt mean{where}" if self.vector is None else f"vector {read_vector(self.vector).digest[:12]}"
         return f"+ {self.alpha:g} × ({what})"

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tinylab.batteries.base import Battery, Cell, Key, chosen
+from tinylab.batteries.base import Battery, Cell, Key, Screen, chosen
+from tinylab.batteries.neurons import check_neurons, described, neurons_of, screen_of
 from tinylab.batteries.positions import EACH, check_positions, meant_positions
-from tinylab.config.checks import at_least, distinct, one_of
+from tinylab.config.checks import distinct, one_of
 from tinylab.errors import ConfigError
 from tinylab.interventions.components import (
     HEAD_IMPACT,
@@ -43,7 +44,7 @@ class ActivationPatch(Battery):
     """Every chosen layer, patched at the chosen positions.
 
     `head_out`, `q`, `k` and `v` patch all heads of the layer together, with `per_head` each of them alone: of keys and values
-    each key-value head. Of `mlp_neurons` each of `neurons` is patched alone.
+    each key-value head. Of `mlp_neurons` each of `neurons` is patched alone, or of each layer the `top_neurons` of a screen.
     """
 
     granularity: str = "layer_resid"
@@ -53,6 +54,7 @@ class ActivationPatch(Battery):
     per_head: bool = False
     sham_control: bool = False
     neurons: list[int] | None = None
+    top_neurons: int | None = None
 
     kind: ClassVar[str] = "activation_patch"
 
@@ -65,22 +67,8 @@ class ActivationPatch(Battery):
         if self.per_head and self.granularity not in PER_HEAD:
             raise ConfigError(f"battery.per_head=true with battery.granularity={self.granularity}: only attention has heads; "
                               "use battery.granularity=head_out, q, k or v, or battery.per_head=false.")
-        self._check_neurons()
+        check_neurons("battery.granularity", self.granularity, self.neurons, self.top_neurons, each=self.each)
         self._check_positions()
-
-    def _check_neurons(self) -> None:
-        distinct("battery.neurons", self.neurons)
-        if self.granularity == MLP_NEURONS.name and not self.neurons:
-            raise ConfigError(f"battery.granularity={MLP_NEURONS}: expected the neurons to patch, each alone; choose some with "
-                              "battery.neurons, such as battery.neurons=[0,7].")
-        if self.granularity == MLP_NEURONS.name and self.each:
-            raise ConfigError(f"battery.positions=each with battery.granularity={MLP_NEURONS}: there is no table of neurons by "
-                              "position; use positions=last, all or a list, or another granularity.")
-        if self.granularity != MLP_NEURONS.name and self.neurons is not None:
-            raise ConfigError(f"battery.neurons={self.neurons} with battery.granularity={self.granularity}: only MLPs have "
-                              f"neurons; use battery.granularity={MLP_NEURONS}, or leave battery.neurons out.")
-        for neuron in self.neurons or []:
-            at_least("battery.neurons", neuron, 0)
 
     def _check_positions(self) -> None:
         check_positions(self.positions)
@@ -103,6 +91,11 @@ class ActivationPatch(Battery):
     def each(self) -> bool:
         """Whether every position is patched by itself."""
         return bool(self.positions == EACH)
+
+    @property
+    def screen(self) -> Screen | None:
+        """What finds the neurons of each layer, where they are not named."""
+        return screen_of(self.top_neurons)
 
     @property
     def source(self) -> Own:
@@ -145,8 +138,7 @@ class ActivationPatch(Battery):
         """The units of a layer that are patched alone, None for all together."""
         if site != MLP_NEURONS:
             return [*range(sizes.heads(site))] if self.per_head else [None]
-        known = sizes.n_neurons[layer] if sizes.n_neurons else None
-        return [*chosen("battery.neurons", self.neurons, max(self.neurons or [0]) + 1 if known is None else known)]
+        return [*neurons_of(layer, sizes, self.neurons, self.top_neurons)]
 
     def _key(self, unit: int | None) -> Key:
         if self.granularity == MLP_NEURONS.name and unit is not None:
@@ -157,11 +149,11 @@ class ActivationPatch(Battery):
 
     def describe(self) -> str:
         """Such as `h2, layer_resid clean->corrupt at last`."""
-        alone = self.per_head or self.neurons is not None
+        alone = self.per_head or self.granularity == MLP_NEURONS.name
         one = f" of one {UNIT[SITE_OF[self.granularity].units]}" if alone else ""
         words = [f"{self.name}, {self.granularity}{one} {self.patch_direction} at {self.positions}{' position' * self.each}"]
-        words += [f"{what} {some}" for what, some in (("layers", self.layers), ("neurons", self.neurons)) if some is not None]
-        return ", ".join(words)
+        words += [] if self.layers is None else [f"layers {self.layers}"]
+        return ", ".join([*words, *described(self.neurons, self.top_neurons)])
 
     def check_prompts(self, lengths: Sequence[tuple[int, int]]) -> None:
         """As every battery, and no patch of the whole residual stream covers all of every prompt.

@@ -47,6 +47,18 @@ class OfRun:
     k: int
 
 
+@dataclass(frozen=True)
+class Screen:
+    """Of each layer the k units whose activation differs most between a pair's prompts: a battery still has to be given them.
+
+    Its cells, of one intervention each, are listed by places in what will be found, 0 to k − 1, in place of the units.
+    """
+
+    key: str  # of the config, for messages
+    column: str  # of a cell's key that has the unit
+    k: int
+
+
 @dataclass(kw_only=True)
 class Battery(ABC):
     """Which interventions to make. What is declared here may be a class variable or a property of a battery."""
@@ -96,6 +108,11 @@ class Battery(ABC):
     def with_components(self, components: Sequence[tuple[int, ...]]) -> Battery:
         """The same battery of these components: what it is then, wherever they came from."""
         raise NotImplementedError(f"{type(self).__name__} asks for components (of_run), and takes none")
+
+    @property
+    def screen(self) -> Screen | None:
+        """The screen that finds the units of its cells; None where it names them."""
+        return None
 
     @property
     def each(self) -> bool:

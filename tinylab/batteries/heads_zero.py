@@ -26,4 +26,4 @@ class HeadsZero(Ablation):
         super().__post_init__()
         if self.site not in HEADS:
             raise ConfigError(f"battery.site={self.site} beside battery={self.name}: it is of heads ({', '.join(HEADS)}); use "
-                              "battery=mlps or battery=blocks.")
+                              "battery=mlps, battery=neurons or battery=blocks.")

@@ -104,13 +104,15 @@ def _covers(folder: RunFolder, manifest: dict[str, Any], config: Config) -> bool
 
 def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, manifest: dict[str, Any]) -> dict[str, Any]:
     from tinylab.engine.reference import ReferenceEngine
+    from tinylab.engine.screen import screened
 
     config = resolved.config
     assert asked.device is not None and asked.dtype is not None and asked.n_examples is not None and asked.sample is not None
     elsewhere = asked.device != manifest["provenance"]["device"]  # where the limits of the run's devices say nothing
     limits = None if elsewhere else config.model.max_memory
     model = kept_model(replace(config.model, dtype=asked.dtype, max_memory=limits), asked.device, resolved.model)
-    prepared = prepare(config, load_condition(config.condition), model)
+    prepared = screened(prepare(config, load_condition(config.condition), model), config.battery, model,
+                        manifest["provenance"].get("screen"))
     names = [pair.template for pair in prepared.condition.pairs]
     some = slice_of(names, asked.n_examples, asked.sample)
     seen = _tell_templates(names, some, asked)
@@ -199,7 +201,7 @@ def _main_side(folder: RunFolder, verified: Impact) -> dict[str, Side]:
     examples = {pair.row: b for b, pair in enumerate(verified.pairs)}
     shape = (len(cells), len(examples))
     found = {name: Side(np.full(shape, np.nan), np.full(shape[1], np.nan)) for name in verified.values}
-    kept = table[table["example"].isin(list(examples))]
+    kept = table[table["example"].isin(list(examples)) & table["metric"].isin(list(found))]  # a run may have further metrics
     for metric, rows in kept.groupby("metric"):
         v = [cells[key] for key in rows[keys].itertuples(index=False, name=None)]
         b = [examples[row] for row in rows["example"]]

@@ -9,6 +9,7 @@ search path of a command line. When a new Hydra breaks one of these (tests/confi
 | `run_hydra` | the entry point behind `hydra.main` | takes parsed flags, a task; looks in `config_path` before `config_dir` |
 | `search_path`, `main_hydra` | composing as the entry point will | as in `hydra._internal.utils._run_hydra` |
 | `split_arguments` | the jobs of a multirun | as `BasicSweeper` splits them |
+| `loader_of` | composing another option of a group inside a job | sources as `hydra.runtime.config_sources` tells them |
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.override_parser.types import Override
 
@@ -67,3 +71,16 @@ def split_arguments(overrides: Sequence[Override]) -> list[list[list[str]]]:
     """The overrides of each job of a multirun, in batches (one, without a limit on their size)."""
     batches: list[list[list[str]]] = BasicSweeper.split_arguments(list(overrides), None)
     return batches
+
+
+def loader_of(sources: Sequence[tuple[str, str]]) -> ConfigLoader:
+    """What composes from the places of a composed config, and leaves Hydra's own state alone.
+
+    Args:
+        sources: provider and address of each, in order, without the schemas, which go last.
+    """
+    path = ConfigSearchPathImpl()
+    for provider, address in sources:
+        path.append(provider, address)
+    path.append("schema", "structured://")
+    return ConfigLoaderImpl(path)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 RunName = Literal["clean", "corrupt"]
 """The two runs of a prompt pair. `target` and `source` say which of them is intervened on, and which one gives activations."""
 RUNS: tuple[RunName, ...] = ("clean", "corrupt")
+OWN_SETS = ("condition", "template")
+"""Reference sets of the run's own corpus: of all of it, or of an example's template."""
 MOST_POSITIONS = 2**20
 """No prompt has more tokens."""
 
@@ -69,15 +71,20 @@ class Reference:
 
 @dataclass(frozen=True)
 class ReferenceRule:
-    """Which prompts a reference set has: of all usable pairs of the corpus, whatever their split, or of an example's template."""
+    """Which prompts a reference set has: of all usable pairs of a corpus, whatever their split, or of an example's template."""
 
-    of: str  # condition | template
+    of: str  # condition | template | the name of another condition
     over: str  # clean | corrupt | both: of each pair
 
+    @property
+    def elsewhere(self) -> str | None:
+        """The name of the other condition whose pairs they are; None where they are of the run's own."""
+        return None if self.of in OWN_SETS else self.of
+
     def describe(self) -> str:
-        """Such as `clean prompts of the condition`."""
+        """Such as `clean prompts of the condition` or `clean prompts of facts`."""
         prompts = "prompts of both runs" if self.over == "both" else f"{self.over} prompts"
-        return f"{prompts} of the {self.of}"
+        return f"{prompts} of {'the ' * (self.elsewhere is None)}{self.of}"
 
 
 @dataclass(frozen=True)

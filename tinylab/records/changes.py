@@ -69,6 +69,8 @@ def _same_settings(path: Path, manifest: dict[str, Any], resolved: Resolved) -> 
 def _without_what_changes(identity: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in identity.items() if key not in ("identity_version", "results_version")}
     kept["condition"] = {key: value for key, value in identity["condition"].items() if key not in ("sha256", "path")}
+    if "reference" in identity:
+        kept["reference"] = {key: value for key, value in identity["reference"].items() if key not in ("sha256", "path")}
     kept["model"] = {key: value for key, value in identity["model"].items() if key in ("dtype", "add_bos", "quantize")}
     return kept
 
@@ -91,6 +93,7 @@ def _differences(manifest: dict[str, Any], resolved: Resolved) -> dict[str, str]
     versions = {**provenance, **(provenance.get("identity") or {})}
     values = [
         ("corpus", provenance["corpus"]["sha256"], resolved.corpus),
+        ("corpus of the reference set", *(one.get("reference", {}).get("sha256") for one in (versions, now))),
         ("weights", *(one["digest"] or one["revision"] for one in (provenance["model"], now["model"]))),
         *((what, versions.get(key := what.replace(" ", "_"), before), now[key]) for what, before in UNRECORDED.items()),
     ]

@@ -1,6 +1,7 @@
 """What makes two runs the same: a hash of everything that determines the numbers, and of nothing else.
 
-In the hash: the battery's kind, name and settings, the condition's settings with its corpus' sha256 in place of the path, the
+In the hash: the battery's kind, name and settings, the condition's settings with its corpus' sha256 in place of the path, those
+of another condition that a reference set is made of (but for its split and n_examples, which do not matter there), the
 model's commit or weights digest in place of its path, its dtype, quantisation and BOS policy, the device type that `auto` chose,
 the engine, the seeds, and `RESULTS_VERSION`. Settings at their defaults are left out, so that an option that comes later changes
 no identity; where code lies is not in it. Neither are names, folders, launcher, logging, plots, threads, `verify_slice`,
@@ -21,6 +22,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tinylab.batteries.base import Battery, default_of
+from tinylab.config.groups import ConditionConfig
 from tinylab.errors import CorpusError, DeviceError, ModelError
 from tinylab.models.device import resolve_device
 from tinylab.models.weights import ModelIdentity, identify
@@ -50,6 +52,8 @@ class Resolved:
     device: str | None  # the type that the config's device means on this machine
     threads: int | None = None  # torch's, in this process
     chosen_from: dict[str, Any] | None = None  # the finished run whose components the battery was given, as the manifest tells it
+    screen: dict[str, Any] | None = None  # what the battery's screen found when the run was computed before; it stays
+    reference: str | None = None  # sha256 of the corpus of the other condition that the battery's reference set is made of
 
     @cached_property
     def run_id(self) -> str:
@@ -60,8 +64,6 @@ class Resolved:
     def identity(self) -> dict[str, Any]:
         """Everything that determines the run's numbers. What could not be found is there by the name that the config gives it."""
         config = self.config
-        condition = unlike_default(config.condition)
-        path = condition.pop("path")
         model = {"name": config.model.name, "path": config.model.path, "revision": config.model.revision}
         if self.model is not None:
             model = {"name": self.model.name, "revision": self.model.revision, "digest": self.model.digest}
@@ -72,12 +74,21 @@ class Resolved:
             "identity_version": IDENTITY_VERSION,
             "results_version": RESULTS_VERSION,
             "battery": battery_identity(config.battery),
-            "condition": {**condition, **({"path": path} if self.corpus is None else {"sha256": self.corpus})},
+            "condition": _condition_identity(config.condition, self.corpus),
+            **({} if config.reference is None else {
+                "reference": _condition_identity(replace(config.reference, split=None, n_examples=None), self.reference)}),
             "model": {**model, "dtype": config.model.dtype, "add_bos": config.model.add_bos, **quantized},
             "device": config.device.type if self.device is None else self.device,
             "engine": config.engine.name,
             "seeds": config.seeds,
         }
+
+
+def _condition_identity(settings: ConditionConfig, corpus: str | None) -> dict[str, Any]:
+    """A condition's settings that are not at their defaults, with its corpus' sha256 in place of the path."""
+    found = unlike_default(settings)
+    path = found.pop("path")
+    return {**found, **({"path": path} if corpus is None else {"sha256": corpus})}
 
 
 def resolve(config: Config, threads: int | None = None) -> Resolved:
@@ -88,9 +99,13 @@ def resolve(config: Config, threads: int | None = None) -> Resolved:
     Raises:
         ConfigError: there is no such run, or it is not one to take components from.
     """
-    corpus = model = device = None
+    corpus = model = device = reference = None
     try:
         corpus = corpus_sha256(config.condition.path)
+    except CorpusError:
+        pass
+    try:
+        reference = None if config.reference is None else corpus_sha256(config.reference.path)
     except CorpusError:
         pass
     try:
@@ -102,10 +117,10 @@ def resolve(config: Config, threads: int | None = None) -> Resolved:
     except DeviceError:
         pass
     if (asked := config.battery.of_run) is None:
-        return Resolved(config, corpus, model, device, threads)
+        return Resolved(config, corpus, model, device, threads, reference=reference)
     components, chosen_from = strongest_of_run(asked, Path(config.output_dir), model)
     battery = config.battery.with_components(components)
-    return Resolved(replace(config, battery=battery), corpus, model, device, threads, chosen_from)
+    return Resolved(replace(config, battery=battery), corpus, model, device, threads, chosen_from, reference=reference)
 
 
 def battery_identity(battery: Battery) -> dict[str, Any]:

@@ -156,7 +156,8 @@ class Group(OpenRecord):
     per_metric: dict[Name, Strongest]
     """The strongest by each metric."""
     expected_by_chance: Size | None
-    """The mean size of an intersection of random sets of the same sizes; null where there are no components."""
+    """The mean size of an intersection of random sets of the same sizes; null where there are no components,
+    or where screens chose others in each run."""
     notes: list[Text]
     """What limits the claim."""
 
@@ -190,7 +191,8 @@ class Invariants(OpenRecord):
     per_metric: dict[Name, dict[Name, Strongest]]
     """Of the only group of each kind: the strongest, by kind and metric."""
     expected_by_chance: dict[Name, Size | None]
-    """Of the only group of each kind: the mean size of an intersection of random sets; null where there are no components."""
+    """Of the only group of each kind: the mean size of an intersection of random sets; null where there are no components,
+    or where screens chose others in each run."""
     conditions: list[Name]
     """The conditions that have runs."""
     groups: list[Group]

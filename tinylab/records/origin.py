@@ -26,6 +26,7 @@ from tinylab.records.checking import (
     Text,
     Time,
 )
+from tinylab.records.made_of import ReferenceSet, Screen
 
 Run = Literal["clean", "corrupt"]
 
@@ -191,6 +192,10 @@ class Provenance(OpenRecord):
     """How prompts were made turns of a conversation, where they were."""
     corpus: Corpus
     """The prompt pairs."""
+    reference: ReferenceSet | None = None
+    """What means and deviations were taken over, where they were."""
+    screen: Screen | None = None
+    """How the units of the cells were found, where a screen found them."""
     position_tokens: list[Text | None] | None = None
     """Of `positions=each`: the token at each position that every prompt has, null where prompts differ."""
     device: Name

@@ -186,4 +186,4 @@ def _group(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) 
         told["settings"] = settings_apart
     runs = [ConditionRun(child.manifest["condition"], rankings[child.folder.path], child.folder.path.name, child.corpus)
             for child in children]
-    return Group(first.kind, told, runs, effects_of(children))
+    return Group(first.kind, told, runs, effects_of(children), alike=len({child.screened for child in children}) == 1)

@@ -118,7 +118,11 @@ def _comparable(folder: Path) -> list[list[Child]]:
             summary = read_document(RunSummary, run.file("summary"))
             children.append(Child(run, manifest, summary, job.get("settings") or {}))
     groups = alike([child for child in children if child.kind.of_units])
-    return [group for group in groups if len({child.manifest["condition"] for child in group}) > 1]
+    several = [group for group in groups if len({child.manifest["condition"] for child in group}) > 1]
+    same = [group for group in several if len({child.screened for child in group}) == 1]
+    if len(same) < len(several):
+        log.info("conditions whose screens chose different components are not tried with each other's")
+    return same
 
 
 def _members(group: Sequence[Child]) -> list[Member]:
@@ -228,7 +232,7 @@ def _tried(
     model = kept_model(config.model, resolved.device or resolve_device(config.device.type), resolved.model)
     prepared = prepare(config, load_condition(config.condition), model)
     variants = _variants(prepared, member, members)
-    engine = choose_engine(model, _engine(config, member), prepared.tokens, variants).engine
+    engine = choose_engine(model, _engine(config, member), prepared.read, variants).engine
     some = [prepared.tokens[b] for b in (range(len(prepared.tokens)) if examples is None else examples)]
     found = engine.evaluate(some, variants, Scorer((LOGIT_DIFF,)))
     battery = config.battery

@@ -24,6 +24,8 @@ from tinylab.sweep.conjunction import conjunction, notes_on_effects, sign_agreem
 from tinylab.sweep.effects import Effects
 
 Component = tuple[int, ...]
+OWN_SCREENS = ("each run's screen chose components of its own: one that is not in all of them was not tried in every condition, "
+               "and what chance gives is not reckoned")
 ALWAYS = (HEAD_IMPACT.plural, LAYER_IMPACT.plural)
 """Kinds of components that invariants.json has a key for, whether or not there are any."""
 
@@ -68,6 +70,7 @@ class Group:
     describe: dict[str, Any]  # model, battery, device, …
     runs: Sequence[ConditionRun]
     effects: Effects | None = None  # what the runs say of each component
+    alike: bool = True  # whether all of them tried the same components: screens may have chosen others in each
 
 
 def independent(runs: Sequence[ConditionRun]) -> list[list[int]]:
@@ -107,7 +110,7 @@ def run_names(runs: Sequence[ConditionRun]) -> list[str]:
 def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
     """One group's entry: what is claimed, the top k of each condition by each metric, and notes on what limits them."""
     conditions = independent(group.runs)
-    notes = _notes_on_conditions(group.runs, conditions)
+    notes = _notes_on_conditions(group.runs, conditions) + ([] if group.alike else [OWN_SCREENS])
     names = run_names(group.runs)
     per_metric: dict[str, Any] = {}
     common: list[Component] | None = None
@@ -128,7 +131,7 @@ def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
             group.kind.plural: _listed(shared, group.kind),
             "top_k": {condition: _listed(ranking.top, group.kind) for condition, ranking in rankings.items()},
             "by_chance": overlap_by_chance(len(shared), [*rankings.values()])
-            if whole and len(conditions) == len(group.runs) else dict(NOTHING),
+            if whole and group.alike and len(conditions) == len(group.runs) else dict(NOTHING),
         }
         common = shared if common is None else [component for component in common if component in shared]
     claimed, tested, limits = _claimed(group, settings, conditions, names)
@@ -144,7 +147,7 @@ def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
         "conjunction": tested,
         "sign_agreement": None if group.effects is None else sign_agreement(group.effects, common or []),
         "per_metric": per_metric,
-        "expected_by_chance": by_chance(_fewest(group.runs, conditions, settings, size), size) if size else None,
+        "expected_by_chance": by_chance(_fewest(group.runs, conditions, settings, size), size) if size and group.alike else None,
         "notes": list(dict.fromkeys([*notes, *limits])),
     }
 

@@ -53,6 +53,12 @@ class Child:
         return corpus_of(condition) if "sha256" in condition else ""
 
     @property
+    def screened(self) -> frozenset[tuple[int, int]]:
+        """The components that its own screen chose, (layer, unit) each; none where they were named."""
+        screen = self.manifest["provenance"].get("screen") or {"chosen": []}
+        return frozenset((one["layer"], one["unit"]) for one in screen["chosen"])
+
+    @property
     def labels(self) -> dict[str, str]:
         """What the matrices say about each row's run."""
         manifest, provenance = self.manifest, self.manifest["provenance"]

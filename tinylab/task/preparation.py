@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from jaxtyping import Bool
 
 from tinylab.batteries.base import Battery, Cell
 from tinylab.batteries.shams import shams
-from tinylab.config.groups import AUTO
+from tinylab.config.groups import AUTO, ConditionConfig
+from tinylab.errors import CorpusError
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Named
 from tinylab.models.network import CausalModel
@@ -21,7 +21,7 @@ from tinylab.schema import Config
 from tinylab.task.chat import Turns
 from tinylab.task.corpus import Condition, load_condition, subsamples
 from tinylab.task.positions import at_each_position, common_tokens, lacking
-from tinylab.task.references import check_vectors, fill_in, needs_donors, with_donors
+from tinylab.task.references import Corpus, check_vectors, fill_in, needs_donors, with_donors
 from tinylab.task.spans import at_parts
 from tinylab.task.tokens import TokenPair, tokenise
 
@@ -40,6 +40,13 @@ class Prepared:
     chat: dict[str, Any] | None = None  # the template and the first prompt's tokens, where prompts are turns
     reference: dict[str, Any] | None = None  # what means and deviations are taken over
     position_tokens: list[str | None] | None = None  # what stands at each position, where each has cells of its own
+    screen: dict[str, Any] | None = None  # what found the units of the cells (`tinylab.engine.screen`), where something did
+    elsewhere: list[TokenPair] = field(default_factory=list)  # of another condition, where means are taken over its pairs
+
+    @property
+    def read(self) -> list[TokenPair]:
+        """All pairs whose prompts the model reads."""
+        return [*self.tokens, *self.elsewhere]
 
     @property
     def lacking(self) -> Bool[np.ndarray, "V B"]:
@@ -57,25 +64,9 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     """
     cells = config.battery.cells_of(model.sizes)
     check_vectors(cells, model)
-    turns = Turns(model.tokenizer, model.identity.name, config.condition.system) if config.condition.chat else None
-    read = partial(
-        tokenise,
-        encode=model.encode,
-        bos=None if turns is not None and model.add_bos == AUTO else model.bos,  # a template puts it where it belongs
-        unknown=model.unknown,
-        lost=model.lost,
-        specials=model.specials,
-        context=model.context,
-        single_token=config.condition.single_token,
-        aligned=config.battery.aligned,
-        strict=config.condition.strict,
-        turn=turns,
-        spell=model.spelt,
-    )
-    whole = None
-    if config.battery.reference_set is not None:
-        whole = read(load_condition(replace(config.condition, split=None)))
-    condition, tokens = read(condition)
+    turns = _turns(config.condition, model)
+    whole = _whole(config, model)
+    condition, tokens = _read(config.condition, condition, model, aligned=config.battery.aligned)
     if isinstance(part := config.battery.acts_at, Named):
         condition, tokens = at_parts(condition, tokens, part, _runs(config.battery), offsets=model.offsets, turn=turns,
                                      strict=config.condition.strict)
@@ -98,7 +89,49 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     seeds = {seed: [place[b] for b in examples] for seed, examples in drawn.items()}
     strata = strata if strata.total() == kept else Counter()
     return Prepared(cut, tokens, seeds, filled.cells, kept, dict(strata), bos, chat, filled.reference,
-                    _position_tokens(config.battery, tokens, model))
+                    _position_tokens(config.battery, tokens, model),
+                    elsewhere=[] if whole is None or config.reference is None else whole[1])
+
+
+def _turns(settings: ConditionConfig, model: CausalModel) -> Turns | None:
+    """What makes prompts turns of a conversation, where they are to be."""
+    return Turns(model.tokenizer, model.identity.name, settings.system) if settings.chat else None
+
+
+def _read(settings: ConditionConfig, condition: Condition, model: CausalModel, *, aligned: bool) -> Corpus:
+    """A condition's pairs as tokens, without those that the model cannot use."""
+    turns = _turns(settings, model)
+    return tokenise(
+        condition,
+        encode=model.encode,
+        bos=None if turns is not None and model.add_bos == AUTO else model.bos,  # a template puts it where it belongs
+        unknown=model.unknown,
+        lost=model.lost,
+        specials=model.specials,
+        context=model.context,
+        single_token=settings.single_token,
+        aligned=aligned,
+        strict=settings.strict,
+        turn=turns,
+        spell=model.spelt,
+    )
+
+
+def _whole(config: Config, model: CausalModel) -> Corpus | None:
+    """The pairs that reference sets are made of, where there are such sets, of every split: its own, or another condition's.
+
+    Raises:
+        CorpusError: the model cannot use them.
+    """
+    if config.battery.reference_set is None:
+        return None
+    settings = replace(config.reference or config.condition, split=None)
+    try:
+        return _read(settings, load_condition(settings), model, aligned=config.battery.aligned)
+    except CorpusError as error:
+        if config.reference is None:
+            raise
+        raise CorpusError(f"battery.reference={config.battery.reference_set.of}: {error}") from error
 
 
 def _position_tokens(battery: Battery, tokens: Sequence[TokenPair], model: CausalModel) -> list[str | None] | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tinylab.batteries.base import Battery, Cell
 from tinylab.errors import ConfigError
-from tinylab.interventions.sources import RUNS, Difference, Donor, Mean, Noise, Reference, RunName, Source, Vector
+from tinylab.interventions.sources import RUNS, Difference, Donor, Mean, Noise, Reference, ReferenceRule, RunName, Source, Vector
 from tinylab.interventions.variants import Named, Positions, indices
 from tinylab.models.network import CausalModel
 from tinylab.task.corpus import Condition, PromptPair, drop
@@ -83,10 +83,13 @@ def fill_in(
             used = [replace(own, group=names[str(pair.template)]) for own, pair in zip(used, pairs, strict=True)]
         sets = {over: _reference(whole, names, over) for over in {rule.over, *(RUNS if rule.over == "both" else ())}}
         if any(isinstance(source, Mean) and source.by_position for source in sources):
-            _check_aligned(sets[rule.over], used, battery.target)
+            _check_aligned(sets[rule.over], used, battery.target, rule)
         own = sets[rule.over]
         told = {"of": rule.of, "over": rule.over, "prompts": len(own.prompts), "tokens": sum(map(len, own.prompts)),
                 "groups": own.count, "digest": own.digest}
+        if rule.elsewhere is not None:
+            other, kept = whole
+            told["corpus"] = {"path": other.path, "sha256": other.sha256, "kept": len(kept), "dropped": other.dropped}
     over = "" if rule is None else rule.over
     return Filled(used, [one for cell in cells for one in _bound(cell, sets, over, seeds, battery.draws)], told)
 
@@ -148,6 +151,8 @@ def check_vectors(cells: Iterable[Cell], model: CausalModel) -> None:
         lines, width = source.values.shape
         for one in cell.variant.interventions:
             expected = model.taken(one.layer) if one.site.units == "heads" else int(model.config.hidden_size)
+            if one.site.units == "neurons":
+                expected = model.sizes.n_neurons[one.layer] or width  # the trial refuses a layer that has none
             if width != expected or lines not in (1, model.n_layers):
                 raise ConfigError(f"battery.vector: has {lines} lines of {width} numbers, expected [{expected}] or "
                                   f"[{model.n_layers}, {expected}] for {one.site} of {model.identity.name}.")
@@ -175,7 +180,7 @@ def _reference(whole: Corpus, names: dict[str, int] | None, over: str) -> Refere
     return Reference(hashlib.sha256(text.encode()).hexdigest(), prompts, groups)
 
 
-def _check_aligned(reference: Reference, used: Sequence[TokenPair], run: RunName) -> None:
+def _check_aligned(reference: Reference, used: Sequence[TokenPair], run: RunName, rule: ReferenceRule) -> None:
     """Means by position are of prompts of one length, in each template.
 
     Raises:
@@ -188,6 +193,7 @@ def _check_aligned(reference: Reference, used: Sequence[TokenPair], run: RunName
         lengths[pair.group].add(len(pair.prompt(run).tokens))
     for found in lengths.values():
         if len(found) > 1:
-            finer = "battery.mean_by=all" if reference.count > 1 else "battery.reference=template, or battery.mean_by=all"
+            coarse = reference.count == 1 and rule.elsewhere is None
+            finer = "battery.reference=template, or battery.mean_by=all" if coarse else "battery.mean_by=all"
             raise ConfigError(f"battery.mean_by=position: prompts of {min(found)} to {max(found)} tokens do not align; "
                               f"use {finer}.")
