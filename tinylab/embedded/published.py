@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tinylab.embedded.corpora import Row, to_jsonl
+from tinylab.embedded.frames import Filled, filled, spans
 
 FOLDER: Final = Path(__file__).parent.parent / "assets" / "published"
 """Where the shipped files are."""
@@ -29,13 +30,17 @@ class Frame:
 
     def pair(self, actor: str, other: str) -> Row:
         """The pair in whose clean prompt `actor` acts."""
+        clean, corrupt = self._filled(actor), self._filled(other)
+        acts, receives = ("first", "second") if actor == self.first else ("second", "first")
+        parts = spans(clean, corrupt, subject="actor", io=(receives, acts), s1=(acts, receives), s2="actor", name1="first",
+                      name2="second")
         return {
-            "clean": self._filled(actor), "corrupt": self._filled(other), "target": f" {other}", "foil": f" {actor}",
-            "template": self.name,
+            "clean": clean.text, "corrupt": corrupt.text, "target": f" {other}", "foil": f" {actor}", "template": self.name,
+            "spans": parts,
         }
 
-    def _filled(self, actor: str) -> str:
-        return self.text.format(first=self.first, second=self.second, actor=actor)
+    def _filled(self, actor: str) -> Filled:
+        return filled(self.text, first=self.first, second=self.second, actor=actor)
 
 
 IOI_DEMO: Final = (
