@@ -56,9 +56,23 @@ BOS_DEMO: Final = Frame(
 )
 """TransformerLens, demos/Main_Demo.ipynb, the section on prepend_bos; there Mary acts."""
 
+MCQA_DEMO: Final = "The {subject} is {colour}. What color is the {subject}?\nM. {m}\nZ. {z}\nAnswer:"
+"""goodfire-ai/causalab, demos/onboarding_tutorial/02_ablation_attention.md: a red cup, M orange, Z red. The corrupt prompt is ours."""
+
+
+def _choice(subject: str, colour: str, other: str) -> Row:
+    """The pair in whose clean prompt Z is right; in the corrupt one the two options are exchanged."""
+    clean, corrupt = (
+        filled(MCQA_DEMO, subject=subject, colour=colour, m=m, z=z) for m, z in ((other, colour), (colour, other))
+    )
+    parts = spans(clean, corrupt, subject="subject", colour="colour", m="m", z="z")
+    return {"clean": clean.text, "corrupt": corrupt.text, "target": " Z", "foil": " M", "template": "choice", "spans": parts}
+
+
 FILES: Final[dict[str, list[Row]]] = {
     "ioi_demo": [row for f in IOI_DEMO for row in (f.pair(f.first, f.second), f.pair(f.second, f.first))],
     "bos_demo": [BOS_DEMO.pair("Mary", "Claire")],
+    "mcqa_demo": [_choice("cup", "red", "orange")],
 }
 
 
