@@ -53,9 +53,9 @@ STATES_NOTE = """A state is the output of one block for one token prefix under o
 the distinct ones, from the prompts alone: all prefixes of the unmodified runs, and for each intervention the distinct
 changed prefixes from the first changed position and block on; in the last block reading rows only. Where both
 prompts begin alike, a patch puts in what was there before: nothing changes, and nothing has to be computed."""
-GRIDS_NOTE = """`battery.positions=each`: every layer at every position of the longest prompt is an intervention of its own. (a) runs
-whole prompts for each; (b) computes the prefixes from the position and the block on, of prompts that have the position. Counted
-with the layers and heads of the model and {width} numbers a head: widths count no states."""
+GRIDS_NOTE = """`battery.positions=each`: every layer at every position of the longest prompt is an intervention of its own. (a)
+runs whole prompts for each; (b) computes the prefixes from the position and the block on, of prompts that have the position.
+Counted with the layers and heads of the model and {width} numbers a head: widths count no states."""
 PEAK_NOTE = """The peak is the best matmul of the model's own MLP sizes, measured in each round. Operations are those of
 matmuls and attention, counted by torch's FlopCounterMode on every operator that is called; attention counts with its
 padding and with what its mask hides. For (b) the same code runs on tensors without data, with one intervention per

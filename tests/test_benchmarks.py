@@ -47,8 +47,8 @@ PAIRS = [TokenPair((1, 2, 3), (1, 2, 4), 0, 1), TokenPair((1, 5, 6), (1, 2, 3), 
 """Clean: 1, 12, 15, 123, 156. Corrupt: 1, 12, 124, 123. Together 6 prefixes, 3 whole prompts."""
 
 TITLES = (
-    "Machine", "Targets", "Speed", "States", "States of grids", "Matmul peak", "Correctness", "Memory", "Curves", "Layout", "Profile",
-    "Profile of the embedded model", "Start-up", "Aggregate", "Effects",
+    "Machine", "Targets", "Speed", "States", "States of grids", "Matmul peak", "Correctness", "Memory", "Curves", "Layout",
+    "Profile", "Profile of the embedded model", "Start-up", "Aggregate", "Effects",
 )
 
 

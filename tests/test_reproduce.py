@@ -34,8 +34,7 @@ def reproduced(folder: Path, *words: str) -> int:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `gpt` and `qwen`: GPT-2 small's and Qwen2.5 1.5B's shapes but for widths, random; tokens are the prompts' words.
-    """
+    """A folder with `gpt` and `qwen`: random models, GPT-2 small's and Qwen2.5 1.5B's shapes but for widths; tokens are words."""
     folder = tmp_path_factory.mktemp("desk")
     text = [row[field] for rows in FILES.values() for row in rows for field in ("clean", "corrupt", "target", "foil")]
     tokenizer = Tokenizer(models.BPE())
@@ -243,7 +242,8 @@ LAST = slice(-1, None)
 
 def part_of(name: str, block: Any, number: published.Expected) -> Part:
     """What an experiment patches for one of its numbers: 12 heads of width 4, queries, keys and values side by side."""
-    own = slice(0) if number.head is None else slice(4 * number.head, 4 * number.head + 4)
+    begin = 4 * (number.head or 0)
+    own, keys, values = (slice(start + begin, start + begin + 4) for start in (0, 48, 96))
     at = slice(0) if number.position is None else slice(number.position, number.position + 1)
     return {
         "ioi_patch": (block.attn.c_proj, "in", EVERYWHERE, own),
@@ -252,8 +252,8 @@ def part_of(name: str, block: Any, number: published.Expected) -> Part:
         "ioi_attn_grid": (block.attn, "out", at, EVERYWHERE),
         "ioi_mlp_grid": (block.mlp, "out", at, EVERYWHERE),
         "ioi_queries": (block.attn.c_attn, "out", EVERYWHERE, own),
-        "ioi_keys": (block.attn.c_attn, "out", EVERYWHERE, slice(48 + own.start, 48 + own.stop) if own.start is not None else own),
-        "ioi_values": (block.attn.c_attn, "out", EVERYWHERE, slice(96 + own.start, 96 + own.stop) if own.start is not None else own),
+        "ioi_keys": (block.attn.c_attn, "out", EVERYWHERE, keys),
+        "ioi_values": (block.attn.c_attn, "out", EVERYWHERE, values),
     }[name]
 
 

@@ -335,7 +335,8 @@ def by_kind(pairs: list[TokenPair]) -> dict[str, tuple[Source, Operation, Given]
         return rows
 
     return {
-        "mean": (Mean(reference), Patch(), mean), "mean by position": (Mean(reference, by_position=True), Patch(), mean_by_position),
+        "mean": (Mean(reference), Patch(), mean),
+        "mean by position": (Mean(reference, by_position=True), Patch(), mean_by_position),
         "resample": (Donor(0), Patch(), donor),
     }
 
@@ -414,10 +415,9 @@ def test_all_logits_of_a_grid_are_those_of_transformer_lens(family_name: str, gr
         layer, position, head = int(cell.key["layer"]), int(cell.key["position"]), cell.key.get("head")
         name = hook.format(layer)
         for b, pair in enumerate(pairs):
-            prompt = pair.clean if zeroed else pair.corrupt
+            prompt, own = pair.clean if zeroed else pair.corrupt, peer.activations(pair.clean)[name]
 
-            def change(value: torch.Tensor, hook: object, kept: Any = peer.activations(pair.clean)[name], at: int = position,
-                       head: Any = head) -> torch.Tensor:
+            def change(value: torch.Tensor, hook: object, kept: Any = own, at: int = position, head: Any = head) -> torch.Tensor:
                 value = value.clone()
                 if at < value.shape[1]:
                     chosen = (0, at) if head is None else (0, at, head)

@@ -65,7 +65,7 @@ def test_a_run_at_a_part_of_the_shipped_prompts_is_what_a_plain_script_computes(
             (word,) = tokenizer.encode(gives, add_special_tokens=False)
             _, place = (number for number, token in enumerate(ids) if token == word)
 
-            def at_s2(_module: object, _args: object, output: Any, place: int = place) -> Any:
+            def at_s2(_module: object, _args: object, output: Any, place: int = place, kept: list[torch.Tensor] = kept) -> Any:
                 hidden = (output[0] if isinstance(output, tuple) else output).clone()
                 kept.append(hidden[0, place].clone())
                 hidden[0, place] = kept[0]
