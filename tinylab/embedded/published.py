@@ -57,7 +57,7 @@ BOS_DEMO: Final = Frame(
 """TransformerLens, demos/Main_Demo.ipynb, the section on prepend_bos; there Mary acts."""
 
 MCQA_DEMO: Final = "The {subject} is {colour}. What color is the {subject}?\nM. {m}\nZ. {z}\nAnswer:"
-"""goodfire-ai/causalab, demos/onboarding_tutorial/02_ablation_attention.md: a red cup, M orange, Z red; the corrupt one is ours"""
+"""goodfire-ai/causalab, demos/onboarding_tutorial/02_ablation_attention.md: a red cup, M orange, Z red. Corrupt is ours"""
 
 
 def _choice(subject: str, colour: str, other: str) -> Row:
