@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks import aggregate, conclusions
 from benchmarks.curves import PROMPT_TOKENS, LayoutPoint, Point
 from benchmarks.document import kept
+from benchmarks.grids import NARROW, Grid
 from benchmarks.memory import PLAIN_PASSES, Style
 from benchmarks.profiles import BIASES, EMBEDDED, FEW, HEADS_PER_LAYER, KINDS, MANY, OTHER, OUTSIDE, UNEMBEDDING, Profile
 from benchmarks.side_by_side import ENOUGH_ROUNDS, SAMPLE, Case
@@ -52,6 +53,9 @@ STATES_NOTE = """A state is the output of one block for one token prefix under o
 the distinct ones, from the prompts alone: all prefixes of the unmodified runs, and for each intervention the distinct
 changed prefixes from the first changed position and block on; in the last block reading rows only. Where both
 prompts begin alike, a patch puts in what was there before: nothing changes, and nothing has to be computed."""
+GRIDS_NOTE = """`battery.positions=each`: every layer at every position of the longest prompt is an intervention of its own. (a)
+runs whole prompts for each; (b) computes the prefixes from the position and the block on, of prompts that have the position.
+Counted with the layers and heads of the model and {width} numbers a head: widths count no states."""
 PEAK_NOTE = """The peak is the best matmul of the model's own MLP sizes, measured in each round. Operations are those of
 matmuls and attention, counted by torch's FlopCounterMode on every operator that is called; attention counts with its
 padding and with what its mask hides. For (b) the same code runs on tensors without data, with one intervention per
@@ -104,6 +108,7 @@ class Results:
     dtype: str
     parameters: int = 0
     cases: list[Case] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
     tools: dict[str, str] = field(default_factory=dict)  # other tools that were measured, with their versions
     memory: dict[Style, float] = field(default_factory=dict)
     curves: list[Point] = field(default_factory=list)
@@ -166,6 +171,8 @@ def sheets(results: Results) -> list[Sheet]:
     if results.cases:
         cases = results.cases
         found += [_verdicts(cases), _speed(cases), _states(cases), _peaks(cases), _differences(cases)]
+    if results.grids:
+        found.insert(_behind(found, "States"), _grids(results.grids))
     if results.tools:
         found.append(_beside(results))
     if results.memory:
@@ -254,6 +261,22 @@ def _states(cases: Sequence[Case]) -> Sheet:
         "battery", "prompts", "rows of (a)", "states of (b)", "lower bound", "beyond it", "passes of (b)",
     )
     return Sheet("States", STATES_NOTE, columns, rows)
+
+
+def _behind(found: Sequence[Sheet], title: str) -> int:
+    """The place behind a table, or behind all of them."""
+    return next((number + 1 for number, sheet in enumerate(found) if sheet.title == title), len(found))
+
+
+def _grids(grids: Sequence[Grid]) -> Sheet:
+    rows = [
+        (grid.battery, grid.prompts, f"{grid.interventions:,} × {grid.pairs}", f"{grid.rows:,}", f"{grid.states:,}",
+         f"{grid.bound:,}", f"{grid.excess:+.1%}", f"{grid.forwards}")
+        for grid in grids
+    ]
+    columns = ("battery", "prompts", "interventions × pairs", "rows of (a)", "states of (b)", "lower bound", "beyond it",
+               "passes of (b)")
+    return Sheet("States of grids", GRIDS_NOTE.format(width=NARROW), columns, rows)
 
 
 def _plain_rows(case: Case) -> int:
@@ -382,7 +405,7 @@ def _raw(results: Results) -> dict[str, Any]:
         }
         for case in results.cases
     ]
-    tables = ("curves", "layouts", "profiles", "sweeps", "effects")
+    tables = ("grids", "curves", "layouts", "profiles", "sweeps", "effects")
     rest: dict[str, Any] = {name: [asdict(point) for point in getattr(results, name)] for name in tables}
     rest |= {name: getattr(results, name) for name in ("tools", "memory", "startup")}
     return {"machine": machine(results), "cases": cases, **rest}

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from benchmarks import aggregate, conclusions
 from benchmarks.curves import curves, layouts
+from benchmarks.grids import grids
 from benchmarks.memory import STYLES, Style, peak_memory
 from benchmarks.peers import installed, tools
 from benchmarks.profiles import profiles
@@ -29,7 +30,7 @@ DOCUMENT = ROOT / "docs/benchmarks.md"
 RAW = ROOT / "outputs/benchmarks"
 STANDARD = "gpt2-cpu-float32"
 """The run that docs/benchmarks.md is about; others are written beside the raw numbers."""
-SECTIONS = ("memory", "curves", "layout", "profile", "startup", "aggregate", "effects", "engines")
+SECTIONS = ("grids", "memory", "curves", "layout", "profile", "startup", "aggregate", "effects", "engines")
 """The last one takes the time that the others leave."""
 
 
@@ -102,7 +103,9 @@ def _engines(results: Results, corpora: Sequence[str], pairs: int, until: float,
 
 def _measure(section: str, results: Results, extent: Extent, pairs: int) -> None:
     """One of the other sections, into the results."""
-    if section == "memory":
+    if section == "grids":
+        results.grids = grids(results.shape, embedded_model(), pairs, extent.corpora)
+    elif section == "memory":
         results.memory = peak_memory(results.shape, results.device, results.dtype, pairs, extent.styles)
     elif section == "curves":
         results.curves = curves(results.device, results.dtype, extent.width, extent.steps, extent.repeats)

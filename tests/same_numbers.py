@@ -42,6 +42,7 @@ ALLOWED = (
     Allowed("manifest.json", "provenance.git.*", DIFFER, "one tree is a checkout, the other its commit without git"),
     Allowed("manifest.json", "provenance.packages.*", DIFFER, "the version of tinylab itself"),
     Allowed("manifest.json", "provenance.results_version", DIFFER, "raised since, for prompts of other kinds than these"),
+    Allowed("manifest.json", "provenance.corpus.sha256", DIFFER, "rows of the shipped corpora name parts of their prompts"),
     Allowed("manifest.json", "provenance.self_check_max_difference", DIFFER, "the self-check tries fewer interventions"),
     Allowed("manifest.json", "provenance.config_digest", DIFFER, "a hash of the config, which may gain keys"),
     Allowed("manifest.json", "failures.*.error.message", DIFFER, "words for a person"),

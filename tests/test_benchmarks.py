@@ -25,6 +25,7 @@ from benchmarks.baselines import PlainRuns
 from benchmarks.bound import lower_bound
 from benchmarks.document import LARGE, put
 from benchmarks.end_to_end import Failed, Ran
+from benchmarks.grids import TASKS as GRIDS
 from benchmarks.measure import counted
 from benchmarks.peers import KINDS, PeerRuns, installed
 from benchmarks.report import Results, write
@@ -36,7 +37,7 @@ from tinylab.engine.forked.passes import Pass
 from tinylab.interventions.operations import Operation, Patch, Scale
 from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
 from tinylab.interventions.sources import Own
-from tinylab.interventions.variants import Intervention, Positions, Variant
+from tinylab.interventions.variants import Each, Intervention, Positions, Variant
 from tinylab.measures.metrics import METRICS
 from tinylab.task.tokens import TokenPair
 
@@ -46,8 +47,8 @@ PAIRS = [TokenPair((1, 2, 3), (1, 2, 4), 0, 1), TokenPair((1, 5, 6), (1, 2, 3), 
 """Clean: 1, 12, 15, 123, 156. Corrupt: 1, 12, 124, 123. Together 6 prefixes, 3 whole prompts."""
 
 TITLES = (
-    "Machine", "Targets", "Speed", "States", "Matmul peak", "Correctness", "Memory", "Curves", "Layout", "Profile",
-    "Profile of the embedded model", "Start-up", "Aggregate", "Effects",
+    "Machine", "Targets", "Speed", "States", "States of grids", "Matmul peak", "Correctness", "Memory", "Curves", "Layout",
+    "Profile", "Profile of the embedded model", "Start-up", "Aggregate", "Effects",
 )
 
 
@@ -72,9 +73,18 @@ def test_a_scale_at_all_positions_costs_every_clean_prefix_from_its_block_on(sit
     assert beyond_unmodified(variant(site, layer, ZERO)) == expected
 
 
-@pytest.mark.parametrize(("positions", "expected"), [("last", 2 + 2), ((1,), 4 + 2), ((2,), 2 + 2), ((0, 2), 5 + 2)])
+@pytest.mark.parametrize(("positions", "expected"), [
+    ("last", 2 + 2), ((1,), 4 + 2), ((2,), 2 + 2), ((0, 2), 5 + 2), (Each(1), 4 + 2), (Each(2), 2 + 2), (Each(3), 0),
+])
 def test_states_in_front_of_the_first_change_cost_nothing(positions: Positions, expected: int) -> None:
     assert beyond_unmodified(variant(HEAD_OUT, 1, ZERO, positions)) == expected
+
+
+def test_a_grid_costs_what_each_of_its_positions_costs() -> None:
+    every = [variant(HEAD_OUT, 1, ZERO, Each(position)) for position in range(3)]
+    assert beyond_unmodified(*every) == (5 + 2) + (4 + 2) + (2 + 2)
+    patches = [variant(MLP_OUT, 1, Patch(), Each(position)) for position in range(3)]
+    assert beyond_unmodified(*patches) == 0 + (2 + 1) + (2 + 2)  # 1 is 1 in both, 12 is 12 in the first
 
 
 def test_a_patch_costs_nothing_where_it_puts_in_what_was_there_before() -> None:
@@ -189,6 +199,9 @@ def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
         assert case["difference"] < case["effect"], case
         assert set(case["beside"]) == (set(installed()) if case["kind"] == "distinct" else set())
         assert all(difference <= 1e-4 for difference in case["beside_difference"].values()), case
+    grids = measured["grids"]
+    assert {grid["battery"] for grid in grids} == {task.label for task in GRIDS}
+    assert all(0 < grid["states"] == grid["bound"] < grid["rows"] for grid in grids), grids
     assert [(sweep["runs"], sweep["rows"]) for sweep in measured["sweeps"]] == [(4, 4 * 400 * 4 * 3)]
     assert all(sweep[part] > 0 for sweep in measured["sweeps"] for part in ("whole", "mebibytes", "read", "join", "rank"))
     concluded = [(point["correction"], point["rows"]) for point in measured["effects"]]

@@ -61,7 +61,7 @@ def test_a_command_of_the_documents_runs(user: Callable[..., int], command: str,
     words = shlex.split(command)[3:]
     in_process = "hydra/launcher=" not in command
     small = [] if "n_examples" in command else SMALL
-    small += MINE if "gguf" in command else []  # whose words the small file knows
+    small = [*small, *(MINE if "gguf" in command else [])]  # whose words the small file knows
     if in_process:
         assert user(*words, *small) == 0
     else:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from conftest import only
 from tinylab import load_run, reproduce
@@ -34,7 +34,7 @@ def reproduced(folder: Path, *words: str) -> int:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `gpt`: a GPT-2 of GPT-2 small's shape but for its width, random, whose tokens are the prompts' words."""
+    """A folder with `gpt` and `qwen`: random models, GPT-2 small's and Qwen2.5 1.5B's shapes but for widths; tokens are words."""
     folder = tmp_path_factory.mktemp("desk")
     text = [row[field] for rows in FILES.values() for row in rows for field in ("clean", "corrupt", "target", "foil")]
     tokenizer = Tokenizer(models.BPE())
@@ -43,18 +43,29 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(text, trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|end|>", eos_token="<|end|>").save_pretrained(folder / "gpt")
-    shape = GPT2Config(vocab_size=tokenizer.get_vocab_size(), n_positions=32, n_embd=48, n_layer=12, n_head=12,
-                       bos_token_id=0, eos_token_id=0)
-    model, numbers = GPT2LMHeadModel(shape), torch.Generator().manual_seed(0)
-    for weights in model.parameters():
-        if weights.dim() > 1:  # by hand: versions of transformers draw them in different orders
-            weights.data.normal_(0.0, 0.5, generator=numbers)
-    model.save_pretrained(folder / "gpt")
+    words = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|end|>", eos_token="<|end|>")
+    ends = {"vocab_size": tokenizer.get_vocab_size(), "bos_token_id": 0, "eos_token_id": 0}
+    gpt = GPT2LMHeadModel(GPT2Config(n_positions=32, n_embd=48, n_layer=12, n_head=12, **ends))
+    qwen = Qwen2ForCausalLM(Qwen2Config(hidden_size=48, intermediate_size=96, num_hidden_layers=28, num_attention_heads=12,
+                                        num_key_value_heads=2, max_position_embeddings=64, **ends))
+    for name, model in (("gpt", gpt), ("qwen", qwen)):
+        numbers = torch.Generator().manual_seed(0)
+        for weights in model.parameters():
+            if weights.dim() > 1:  # by hand: versions of transformers draw them in different orders
+                weights.data.normal_(0.0, 0.5, generator=numbers)
+        model.save_pretrained(folder / name)
+        words.save_pretrained(folder / name)
     return folder
 
 
 OWN_WEIGHTS = ("model=local", "model.path=gpt", "plots=false", "threads=1")
+SMALL = {"openai-community/gpt2": "gpt", "Qwen/Qwen2.5-1.5B": "qwen"}
+"""The stand-in of each model of the hub."""
+
+
+def own_weights(name: str) -> tuple[str, ...]:
+    """The stand-in's weights for an experiment."""
+    return "model=local", f"model.path={SMALL[str(composed(f'experiment={name}').model.name)]}", "plots=false", "threads=1"
 
 
 # --- what is shipped ---
@@ -71,7 +82,8 @@ def test_every_published_number_names_one_cell_of_an_experiment_that_composes(na
             assert set(number.cell) == set(config.battery.table.keys)
             assert number.metric in config.metric_names
         else:
-            assert number.run in ("clean", "corrupt") and number.cell == {} and number.metric == "logit_diff"
+            assert number.run in ("clean", "corrupt") and number.cell == {}
+            assert number.metric in ("logit_diff", *config.metric_names)
         assert number.tolerance > 0
     places = [(number.place, number.metric) for number in shipped.numbers]
     assert len(set(places)) == len(places) > 0
@@ -81,8 +93,10 @@ def test_every_published_number_names_one_cell_of_an_experiment_that_composes(na
 def test_a_users_own_weights_take_the_place_of_the_hubs(name: str) -> None:
     own = composed(f"experiment={name}", "model=local", "model.path=my_model")
     hub = composed(f"experiment={name}")
-    assert (own.model.path, own.model.name, hub.model.name) == ("my_model", None, "openai-community/gpt2")
-    assert replace(own.model, path=None, name=hub.model.name) == hub.model
+    assert (own.model.path, own.model.name) == ("my_model", None)
+    assert f"({hub.model.name})" in str(published.load(name).weights) and hub.model.name in SMALL
+    assert replace(own.model, path=None, name=hub.model.name, add_bos=hub.model.add_bos) == hub.model
+    assert own.model.add_bos == hub.model.add_bos or name == "mcqa_heads"  # auto: a tokenizer without BOS puts none
     assert (own.battery, own.condition) == (hub.battery, hub.condition)
 
 
@@ -115,7 +129,7 @@ def test_without_a_name_it_lists_what_can_be_reproduced(tmp_path: Path, capsys: 
     assert reproduced(tmp_path) == 0
     said = capsys.readouterr().out
     assert [name for name in published.names() if name not in said] == []
-    assert "openai-community/gpt2" in said
+    assert [hub for hub in SMALL if hub not in said] == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,9 +180,10 @@ def test_the_planted_numbers_are_reproduced_by_a_run(name: str, tmp_path: Path, 
 def test_with_other_weights_the_experiment_runs_through_and_disagrees(
     name: str, desk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduced(desk, name, *OWN_WEIGHTS) == 1
+    own = own_weights(name)
+    assert reproduced(desk, name, *own) == 1
     said = capsys.readouterr().out
-    run = only(desk, f"outputs/runs/{name}_*")
+    run = only(desk, f"outputs/runs/{name}_{'[0-9a-f]' * 12}")
     comparisons = published.compare(published.load(name), load_run(str(run)))
     assert all(one.found is not None for one in comparisons)
     assert said.count("differs") == sum(not one.agrees for one in comparisons) > 0
@@ -177,41 +192,78 @@ def test_with_other_weights_the_experiment_runs_through_and_disagrees(
     for one in comparisons:
         assert f"{one.found:.4f}" in said
     before = snapshot(run)
-    assert reproduced(desk, name, *OWN_WEIGHTS) == 1
+    assert reproduced(desk, name, *own) == 1
     assert {path: seen for path, seen in snapshot(run).items() if path != "run.log"} == {
         path: seen for path, seen in before.items() if path != "run.log"
     }
 
 
-def patched_level(model: Any, tokenizer: Any, module: Any, columns: slice | None) -> float:
+Part = tuple[Any, str, slice, slice]
+"""A module, its side (`in` or `out`), positions and columns of what it gets or gives."""
+
+
+def put(hidden: torch.Tensor, kept: list[torch.Tensor], part: Part) -> torch.Tensor:
+    """The first activation that comes by is kept; of every other one the part is that one's."""
+    kept.append(hidden.clone())
+    changed = hidden.clone()
+    changed[:, part[2], part[3]] = kept[0][:, part[2], part[3]]
+    return changed
+
+
+def patched_level(model: Any, tokenizer: Any, part: Part) -> float:
     """The demo's mean logit difference in its corrupt prompts, with part of a module's activation taken from the clean ones.
 
-    The plain way: one hook, all eight prompts in a batch, as they are equally long. `columns`: those of the module's
-    input, at every position; None: the last position of its output.
+    The plain way: one hook, all eight prompts in a batch, as they are equally long.
     """
     kept: list[torch.Tensor] = []
 
-    def into(_module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
-        kept.append(inputs[0].clone())
-        inputs[0][..., columns] = kept[0][..., columns]
+    def before(_module: Any, inputs: tuple[torch.Tensor, ...]) -> Any:
+        return (put(inputs[0], kept, part), *inputs[1:])
 
-    def out_of(_module: Any, _inputs: Any, output: Any) -> None:
-        state = output[0] if isinstance(output, tuple) else output
-        kept.append(state.clone())
-        state[:, -1] = kept[0][:, -1]
+    def behind(_module: Any, _inputs: Any, output: Any) -> Any:
+        return (put(output[0], kept, part), *output[1:]) if isinstance(output, tuple) else put(output, kept, part)
 
-    hook = module.register_forward_hook(out_of) if columns is None else module.register_forward_pre_hook(into)
+    module = part[0]
+    hook = module.register_forward_pre_hook(before) if part[1] == "in" else module.register_forward_hook(behind)
     for side in ("clean", "corrupt"):
         logits = model(torch.tensor([[0, *tokenizer.encode(row[side])] for row in FILES["ioi_demo"]])).logits[:, -1]
     hook.remove()
+    return mean_difference(logits, tokenizer)
+
+
+def mean_difference(logits: torch.Tensor, tokenizer: Any) -> float:
     right, wrong = (torch.tensor([tokenizer.encode(row[side]) for row in FILES["ioi_demo"]]) for side in ("target", "foil"))
     return float((logits.gather(1, right) - logits.gather(1, wrong)).mean())
 
 
-@pytest.mark.parametrize("name", ["ioi_patch", "ioi_resid"])
+EVERYWHERE = slice(None)
+LAST = slice(-1, None)
+
+
+def part_of(name: str, block: Any, number: published.Expected) -> Part:
+    """What an experiment patches for one of its numbers: 12 heads of width 4, queries, keys and values side by side."""
+    begin = 4 * (number.head or 0)
+    own, keys, values = (slice(start + begin, start + begin + 4) for start in (0, 48, 96))
+    at = slice(0) if number.position is None else slice(number.position, number.position + 1)
+    return {
+        "ioi_patch": (block.attn.c_proj, "in", EVERYWHERE, own),
+        "ioi_resid": (block, "out", LAST, EVERYWHERE),
+        "ioi_resid_grid": (block, "in", at, EVERYWHERE),
+        "ioi_attn_grid": (block.attn, "out", at, EVERYWHERE),
+        "ioi_mlp_grid": (block.mlp, "out", at, EVERYWHERE),
+        "ioi_queries": (block.attn.c_attn, "out", EVERYWHERE, own),
+        "ioi_keys": (block.attn.c_attn, "out", EVERYWHERE, keys),
+        "ioi_values": (block.attn.c_attn, "out", EVERYWHERE, values),
+    }[name]
+
+
+PATCHED = ("ioi_patch", "ioi_resid", "ioi_resid_grid", "ioi_attn_grid", "ioi_mlp_grid", "ioi_queries", "ioi_keys", "ioi_values")
+
+
+@pytest.mark.parametrize("name", PATCHED)
 def test_the_run_computes_what_the_source_describes(name: str, desk: Path) -> None:
     assert reproduced(desk, name, *OWN_WEIGHTS) == 1
-    run = load_run(str(only(desk, f"outputs/runs/{name}_*")))
+    run = load_run(str(only(desk, f"outputs/runs/{name}_{'[0-9a-f]' * 12}")))
     model = GPT2LMHeadModel.from_pretrained(desk / "gpt").eval().requires_grad_(False)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(desk / "gpt")
     clean, corrupt = (run.summary["baselines"][side]["logit_diff"]["mean"] for side in ("clean", "corrupt"))
@@ -219,19 +271,66 @@ def test_the_run_computes_what_the_source_describes(name: str, desk: Path) -> No
     checked = 0
     for number in published.load(name).numbers:
         if number.layer is not None:
-            block = model.transformer.h[number.layer]
-            head = None if number.head is None else slice(4 * number.head, 4 * number.head + 4)  # 12 heads of width 4
-            level = patched_level(model, tokenizer, block if head is None else block.attn.c_proj, head)
+            level = patched_level(model, tokenizer, part_of(name, model.transformer.h[number.layer], number))
             recovery = (level - corrupt) / (clean - corrupt)
             assert number.found_in(run) == pytest.approx(recovery, abs=1e-4)
             checked += 1
     assert checked > 10
 
 
+def test_a_name_movers_head_is_zeroed_at_the_last_position_and_its_value_bias_stays(desk: Path) -> None:
+    assert reproduced(desk, "ioi_backup", *OWN_WEIGHTS) == 1
+    run = load_run(str(only(desk, f"outputs/runs/ioi_backup_{'[0-9a-f]' * 12}")))
+    model = GPT2LMHeadModel.from_pretrained(desk / "gpt").eval().requires_grad_(False)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(desk / "gpt")
+    attention, own = model.transformer.h[9].attn, slice(36, 40)
+    bias = attention.c_attn.bias[96 + own.start : 96 + own.stop]
+
+    def zero(_module: Any, inputs: tuple[torch.Tensor, ...]) -> Any:
+        z = inputs[0].clone()
+        z[:, -1, own] = bias
+        return (z,)
+
+    hook = attention.c_proj.register_forward_pre_hook(zero)
+    logits = model(torch.tensor([[0, *tokenizer.encode(row["clean"])] for row in FILES["ioi_demo"]])).logits[:, -1]
+    hook.remove()
+    (number,) = (number for number in published.load("ioi_backup").numbers if number.layer is not None)
+    assert number.found_in(run) == pytest.approx(mean_difference(logits, tokenizer), abs=1e-4)
+
+
+def test_four_heads_are_zeroed_together_at_the_last_token_of_the_question(desk: Path) -> None:
+    assert reproduced(desk, "mcqa_heads", *own_weights("mcqa_heads")) == 1
+    run = load_run(str(only(desk, f"outputs/runs/mcqa_heads_{'[0-9a-f]' * 12}")))
+    model = Qwen2ForCausalLM.from_pretrained(desk / "qwen").eval().requires_grad_(False)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(desk / "qwen")
+    (row,) = FILES["mcqa_demo"]
+    ids = torch.tensor([tokenizer.encode(row["clean"])])
+    z, m = (tokenizer.encode(word)[0] for word in (" Z", " M"))
+    before = model(ids).logits[0, -1]
+    hooks = []
+    for layer, heads in ((21, (9, 11)), (22, (7, 9))):
+        def zero(_module: Any, inputs: tuple[torch.Tensor, ...], heads: tuple[int, ...] = heads) -> Any:
+            values = inputs[0].clone()
+            for head in heads:
+                values[:, -1, 4 * head : 4 * head + 4] = 0
+            return (values,)
+
+        hooks.append(model.model.layers[layer].self_attn.o_proj.register_forward_pre_hook(zero))
+    after = model(ids).logits[0, -1]
+    for hook in hooks:
+        hook.remove()
+    level = run.impact.query("metric == 'logit_diff'")["value"].item()
+    assert level == pytest.approx(float(after[z] - after[m]), abs=1e-4)
+    assert abs(level - float(before[z] - before[m])) > 0.1
+    before, after = before.softmax(-1), after.softmax(-1)
+    expected = [float(before[z] - before[m]), float(before[z] - after[z]), float(after[z] - after[m])]
+    assert [number.found_in(run) for number in published.load("mcqa_heads").numbers] == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize(("name", "start"), [("ioi_with_bos", [0]), ("ioi_without_bos", [])])
 def test_the_level_is_read_with_and_without_bos(name: str, start: list[int], desk: Path) -> None:
     assert reproduced(desk, name, *OWN_WEIGHTS) == 1
-    run = load_run(str(only(desk, f"outputs/runs/{name}_*")))
+    run = load_run(str(only(desk, f"outputs/runs/{name}_{'[0-9a-f]' * 12}")))
     model = GPT2LMHeadModel.from_pretrained(desk / "gpt").eval()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(desk / "gpt")
     (row,) = FILES["bos_demo"]
@@ -267,7 +366,7 @@ def test_numbers_agree_up_to_their_tolerance_and_not_beyond(
     offset: float, code: int, desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduced(desk, "ioi_resid", *OWN_WEIGHTS) == 1
-    numbers = as_expected(only(desk, "outputs/runs/ioi_resid_*"), offset, tolerance=0.01)
+    numbers = as_expected(only(desk, f"outputs/runs/ioi_resid_{'[0-9a-f]' * 12}"), offset, tolerance=0.01)
     publish(tmp_path, numbers, monkeypatch)
     capsys.readouterr()
     assert reproduced(desk, "ioi_resid", *OWN_WEIGHTS) == code
@@ -278,7 +377,7 @@ def test_one_wrong_number_is_enough_to_disagree(
     desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduced(desk, "ioi_resid", *OWN_WEIGHTS) == 1
-    numbers = as_expected(only(desk, "outputs/runs/ioi_resid_*"), 0.0, tolerance=0.01)
+    numbers = as_expected(only(desk, f"outputs/runs/ioi_resid_{'[0-9a-f]' * 12}"), 0.0, tolerance=0.01)
     numbers[3]["value"] += 1.0
     publish(tmp_path, numbers, monkeypatch)
     capsys.readouterr()

@@ -116,6 +116,23 @@ def test_states_are_predicted_and_none_but_the_bounds(name: str, max_states: int
         assert found.states == lower_bound(prompts, variants, LAYERS)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("positions", ["last", [0, 2]])
+def test_a_set_is_scaled_at_the_chosen_positions_alone(name: str, positions: Any) -> None:
+    model = family(name)
+    prompts = answered(model, PAIRS[torch.float64])
+    sets = HeadsSubsetZero(name="subset", sets=[["1.1"], ["0.1", "2.2"]], positions=positions).cells(LAYERS, HEADS)
+    alone = HeadsZero(name="h1", layers=[1], heads=[1], positions=positions).cells(LAYERS, HEADS)
+    everywhere = HeadsSubsetZero(name="subset", sets=[["1.1"], ["0.1", "2.2"]]).cells(LAYERS, HEADS)
+    variants = [cell.variant for cell in (*sets, *alone, *everywhere)]
+    found, plain = (engine(model).evaluate(prompts, variants, LOGITS) for engine in ENGINES)
+    assert abs(found.values - plain.values).max() <= ROUNDING[torch.float32]
+    one, two, same, one_everywhere, two_everywhere = plain.values
+    assert (one == same).all()
+    assert abs(one - one_everywhere).max() > 1e-3 < abs(two - two_everywhere).max()
+    assert found.states == lower_bound(prompts, variants, LAYERS)
+
+
 # Names of heads
 
 
@@ -310,6 +327,8 @@ MISTAKES = {
     "an empty set": (["battery=subset", "battery.sets={a: []}"], ["battery.sets.a=[]", "1 or more"]),
     "heads that are no set": (["battery=subset", "battery.sets=['0.1','0.2']"], ["battery.sets.set1=0.1", "layer.head"]),
     "a set with a head twice": (["battery=subset", "battery.sets=[['0.1','0.1']]"], ["battery.sets.set1", "each of them once"]),
+    "sets at each position": (["battery=subset", "battery.sets=[['0.1']]", "battery.positions=each"], ["positions=each", "-m"]),
+    "a set nowhere": (["battery=subset", "battery.sets=[['0.1']]", "battery.positions=end"], ["battery.positions=end", "last"]),
     "a metric that needs a source": (["battery=pairs", SOME, "metrics=[recovery]"], ["recovery"]),
 }
 OF_A_MODEL = {

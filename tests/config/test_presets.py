@@ -27,6 +27,7 @@ PRESETS: dict[str, tuple[str, bool]] = {
     "smollm2-360m": ("HuggingFaceTB/SmolLM2-360M", False),
     "gemma-3-270m": ("google/gemma-3-270m", True),
     "gemma-3-1b": ("google/gemma-3-1b-pt", True),
+    "qwen2.5-1.5b": ("Qwen/Qwen2.5-1.5B", False),
     "qwen3-0.6b": ("Qwen/Qwen3-0.6B-Base", False),
 }
 

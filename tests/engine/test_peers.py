@@ -8,13 +8,14 @@ and the metrics are computed anew in plain torch, so nothing but the weights and
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
@@ -26,11 +27,15 @@ from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.effects.impact import assemble
 from tinylab.engine.choose import AllLogits
 from tinylab.engine.forked.engine import ForkedEngine
-from tinylab.interventions.sources import RUNS
+from tinylab.interventions.operations import Add, Operation, Patch
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, Site
+from tinylab.interventions.sources import RUNS, Donor, Mean, Reference, Source, Vector
+from tinylab.interventions.variants import Intervention, Variant
 from tinylab.measures.metrics import Scorer, available
 from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.task.corpus import PromptPair
-from tinylab.task.tokens import TokenPair
+from tinylab.task.positions import at_each_position
+from tinylab.task.tokens import Prompt, TokenPair
 
 pytest.importorskip("transformer_lens", reason="TransformerLens is not installed: make test-peers has it")
 
@@ -288,6 +293,143 @@ def test_all_logits_of_every_prompt_are_those_of_transformer_lens(name: str, set
     for cell, values in zip(cells, found.values, strict=True):
         gaps.append((torch.tensor(values) - expected.cells[tuple(cell.key.items())]).abs().max())
     within("peers, logits", float(max(gaps)), TOLERANCE)
+
+
+# Ablations and grids
+
+
+ABLATED = ("gpt2", "llama")
+"""Without and with grouped queries."""
+OTHERS = tuple((prompt, prompt[::-1]) for prompt in ((5, 7, 9, 11), (4, 8, 9, 3), (5, 7, 9, 12, 13, 14), (6, 7, 2, 12, 1, 3)))
+"""Pairs whose clean prompts have another of their length each."""
+FEW = (ALIGNED[0], ALIGNED[3], ALIGNED[9])
+"""Pairs of 3, 6 and 5 tokens."""
+ALPHA = 0.7
+ACTS: dict[Site, tuple[str, int | None]] = {
+    HEAD_OUT: (HOOKS["head_out"], 1), MLP_OUT: (HOOKS["mlp_out"], None), RESID_POST: (HOOKS["layer_resid"], None),
+}
+"""The hook of each site, and the head that is ablated there."""
+Given = Callable[[Lens, str, TokenPair], torch.Tensor]
+"""What stands in a hook's activation for an example, or is added to it, [T or 1, …]."""
+
+
+def rows_of(peer: Lens, hook_name: str, prompts: list[tuple[int, ...]]) -> list[torch.Tensor]:
+    """A hook's activation [T, …] in the unmodified run of each prompt."""
+    return [peer.activations(prompt)[hook_name][0] for prompt in prompts]
+
+
+def by_kind(pairs: list[TokenPair]) -> dict[str, tuple[Source, Operation, Given]]:
+    """The same ablations as tinylab and as TransformerLens are told them; the reference set has prompts of several lengths."""
+    clean = [pair.clean for pair in pairs]
+    reference = Reference("clean", tuple(clean), (0,) * len(clean))
+
+    def mean(peer: Lens, hook_name: str, pair: TokenPair) -> torch.Tensor:
+        return torch.cat(rows_of(peer, hook_name, clean)).mean(dim=0, keepdim=True)
+
+    def mean_by_position(peer: Lens, hook_name: str, pair: TokenPair) -> torch.Tensor:
+        kept = rows_of(peer, hook_name, clean)
+        return torch.stack([torch.stack([rows[t] for rows in kept if len(rows) > t]).mean(dim=0) for t in range(len(pair.clean))])
+
+    def donor(peer: Lens, hook_name: str, pair: TokenPair) -> torch.Tensor:
+        (rows,) = rows_of(peer, hook_name, [pair.donors[0].tokens])
+        return rows
+
+    return {
+        "mean": (Mean(reference), Patch(), mean),
+        "mean by position": (Mean(reference, by_position=True), Patch(), mean_by_position),
+        "resample": (Donor(0), Patch(), donor),
+    }
+
+
+def with_donors(pairs: list[TokenPair]) -> list[TokenPair]:
+    """Each with the other clean prompt of its length as its donor."""
+    found = []
+    for pair in pairs:
+        (other,) = (one.clean for one in pairs if len(one.clean) == len(pair.clean) and one != pair)
+        found.append(replace(pair, donors=(Prompt(other),)))
+    return found
+
+
+def ablated(peer: Lens, pair: TokenPair, hook_name: str, head: int | None, positions: str, given: torch.Tensor, add: bool) -> Any:
+    """Logits with an activation [1, T, …] of the clean run ablated at the last token or at all of them."""
+    own = given if head is None or given.dim() < 3 else given[:, head]
+
+    def change(value: torch.Tensor, hook: object) -> torch.Tensor:
+        value = value.clone()
+        places = slice(-1, None) if positions == "last" else slice(None)
+        chosen = (0, places) if head is None else (0, places, head)
+        put = own if len(own) == 1 else own[places]
+        value[chosen] = value[chosen] + ALPHA * put if add else put
+        return value
+
+    return peer.logits(pair.clean, (hook_name, change))
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+@pytest.mark.parametrize("kind", ["mean", "mean by position", "resample", "vector"])
+@pytest.mark.parametrize("family_name", ABLATED)
+def test_all_logits_of_an_ablation_are_those_of_transformer_lens(
+    family_name: str, kind: str, positions: str, within: Within
+) -> None:
+    peer, pairs = lens(family_name), with_donors(answered(family_name, OTHERS))
+    model, variants, expected = family(family_name), [], []
+    for (site, (hook, head)), layer in product(ACTS.items(), range(LAYERS)):
+        if kind == "vector":
+            width = model.taken(layer) if site == HEAD_OUT else int(model.config.hidden_size)
+            values = np.random.default_rng(layer).normal(size=(1, width))
+            source, operation = Vector(f"{site} {layer}", values), Add(ALPHA)
+            own = torch.tensor(values, dtype=torch.float32)
+            own = own if head is None else own.reshape(1, HEADS, -1)
+            wanted = [own] * len(pairs)
+        else:
+            source, operation, given = by_kind(pairs)[kind]
+            wanted = [given(peer, hook.format(layer), pair) for pair in pairs]
+        variants.append(Variant((Intervention(site, layer, operation, head),), "clean", source, positions))
+        expected.append(torch.stack([
+            ablated(peer, pair, hook.format(layer), head, positions, one, add=kind == "vector")
+            for pair, one in zip(pairs, wanted, strict=True)
+        ]))
+    found = torch.tensor(ForkedEngine(model).evaluate(pairs, variants, LOGITS).values)
+    plain = torch.stack([peer.logits(pair.clean) for pair in pairs])
+    within("peers, logits", float((found - torch.stack(expected)).abs().max()), TOLERANCE)
+    assert min(float((logits - plain).abs().max()) for logits in expected) > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("granularity", ["resid_pre", "mlp_out", "v", "zeroed heads"])
+@pytest.mark.parametrize("family_name", ABLATED)
+def test_all_logits_of_a_grid_are_those_of_transformer_lens(family_name: str, granularity: str, within: Within) -> None:
+    """Every layer, or head, at every position by itself; prompts that end before a position stay what they are."""
+    model, peer = family(family_name), lens(family_name)
+    pairs = answered(family_name, FEW)
+    zeroed, heads = granularity == "zeroed heads", granularity in ("v", "zeroed heads")
+    battery: Any = HeadsZero(name="h1", heads=[0, 3], positions="each") if zeroed else ActivationPatch(
+        name="h2", granularity=granularity, positions="each", per_head=heads)
+    longest = max(len(pair.corrupt) for pair in pairs)
+    cells = at_each_position(battery.cells_of(model.sizes), longest)
+    units = {"v": model.n_kv_heads, "zeroed heads": 2}.get(granularity, 1)
+    assert len(cells) == LAYERS * units * longest
+    found = torch.tensor(ForkedEngine(model).evaluate(pairs, [cell.variant for cell in cells], LOGITS).values)
+    hook, gaps, shown = HOOKS["head_out" if zeroed else granularity], [], 0.0
+    unmodified = {prompt: peer.logits(prompt) for pair in pairs for prompt in (pair.clean, pair.corrupt)}
+    for number, cell in enumerate(cells):
+        layer, position, head = int(cell.key["layer"]), int(cell.key["position"]), cell.key.get("head")
+        name = hook.format(layer)
+        for b, pair in enumerate(pairs):
+            prompt, own = pair.clean if zeroed else pair.corrupt, peer.activations(pair.clean)[name]
+
+            def change(value: torch.Tensor, hook: object, kept: Any = own, at: int = position, head: Any = head) -> torch.Tensor:
+                value = value.clone()
+                if at < value.shape[1]:
+                    chosen = (0, at) if head is None else (0, at, head)
+                    value[chosen] = 0.0 if zeroed else kept[chosen]
+                return value
+
+            expected = peer.logits(prompt, (name, change))
+            gaps.append(float((found[number, b] - expected).abs().max()))
+            shown = max(shown, float((expected - unmodified[prompt]).abs().max()))
+            assert position < len(prompt) or torch.equal(expected, unmodified[prompt])
+    within("peers, logits", max(gaps), TOLERANCE)
+    assert shown > 100 * TOLERANCE
 
 
 def test_the_interventions_of_transformer_lens_show_so_that_agreement_means_something(name: str) -> None:

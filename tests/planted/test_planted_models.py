@@ -68,7 +68,7 @@ def test_the_models_are_small_and_their_prompts_fit(condition: str) -> None:
 
 def test_no_pair_stands_twice() -> None:
     for rows in corpora.corpora().values():
-        assert len({tuple(row.values()) for row in rows}) == len(rows)
+        assert len({json.dumps(row) for row in rows}) == len(rows)
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "llama"])  # its RMSNorms: test_planted_llama
@@ -132,7 +132,7 @@ def test_one_unknown_word_is_enough_wherever_it_stands(
     tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     good = corpora.ledger_rows()[0]
-    for field in good:
+    for field in ("clean", "corrupt", "target", "foil"):
         write_jsonl(tmp_path / "mine.jsonl", [good, {**good, field: good[field].replace(good[field].split()[0], "purple")}])
         assert tinylab("model=planted", "condition=jsonl", "condition.path=mine.jsonl") == 2
         assert "row 1 has words that the model's vocabulary lacks (purple)" in capsys.readouterr().err

@@ -9,9 +9,11 @@ import pytest
 
 from tinylab.config.groups import ConditionConfig, ModelConfig
 from tinylab.errors import CorpusError
+from tinylab.interventions.variants import Named
 from tinylab.models.loading import skeleton
 from tinylab.models.network import CausalModel
 from tinylab.task.corpus import SEVERAL, Condition, load_condition
+from tinylab.task.spans import at_parts
 from tinylab.task.tokens import TokenPair, tokenise
 
 pytestmark = pytest.mark.real
@@ -54,6 +56,26 @@ def test_a_shipped_condition_loses_only_answers_of_several_tokens(
     for pair, found in zip(kept.pairs, tokens, strict=True):
         assert [*found.clean, found.target] == tokenizer.encode(pair.clean + pair.target)
         assert [*found.corrupt, found.foil] == tokenizer.encode(pair.corrupt + pair.foil)
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+@pytest.mark.parametrize("model", DROPPED)
+def test_every_named_part_of_a_shipped_condition_is_tokens_that_read_as_its_words(
+    model: str, name: str, request: pytest.FixtureRequest
+) -> None:
+    _, kept, tokens = as_seen(request.getfixturevalue(model), name)
+    own = loaded(request.getfixturevalue(model))
+    for part in kept.pairs[0].parts:
+        found, placed = at_parts(kept, tokens, Named(part.name, "last"), ("clean", "corrupt"), offsets=own.offsets, turn=None,
+                                 strict=True)
+        assert found.pairs == kept.pairs
+        for pair, prompts in zip(found.pairs, placed, strict=True):
+            (words,) = (one for one in pair.parts if one.name == part.name)
+            for told, prompt in ((words.clean, prompts.prompt("clean")), (words.corrupt, prompts.prompt("corrupt"))):
+                ((_, places),) = prompt.spans
+                assert own.tokenizer.decode([prompt.tokens[place] for place in places]).strip() == told.text
+                text = own.tokenizer.decode(prompt.tokens[: places[-1] + 1], skip_special_tokens=True)
+                assert text.endswith(told.text) and text.count(told.text) >= told.place
 
 
 def test_a_strict_condition_names_the_first_row_that_it_would_drop(smollm2: Path) -> None:

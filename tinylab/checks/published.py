@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tinylab.results import Run
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "published"
-CELL = ("layer", "head", "granularity", "scale")
+CELL = ("set", "layer", "head", "granularity", "position", "scale")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,11 @@ class Expected:
     value: float
     tolerance: float
     run: str | None = None  # clean | corrupt
+    set: int | None = None
     layer: int | None = None
     head: int | None = None
     granularity: str | None = None
+    position: int | None = None
     scale: float | None = None
 
     @property

@@ -1,6 +1,6 @@
 """The shipped corpora: ``python -m tinylab.embedded.corpora`` writes ``tinylab/assets/corpora/*.jsonl``.
 
-Each line is one pair: ``clean``, ``corrupt``, ``target``, ``foil``, ``template`` and ``split``. The files are
+Each line is one pair: ``clean``, ``corrupt``, ``target``, ``foil``, ``template``, ``split`` and ``spans``. The files are
 the same, byte for byte, whenever they are written: the pairs are drawn from generators seeded by corpus,
 split and wording. The wordings of ``val`` and ``test`` are held out of the training text of the embedded
 model; those of ``train`` are in it (mostly with other words in their slots).
@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tinylab.embedded.pairs import DRAW, Pair
 from tinylab.embedded.wordings import SPLITS, WORDINGS, Split, Wording
@@ -23,7 +23,7 @@ FOLDER: Final = Path(__file__).parent.parent / "assets" / "corpora"
 PAIRS: Final[dict[Split, int]] = {"train": 160, "val": 60, "test": 120}
 """How many pairs each corpus has in each split."""
 
-Row = dict[str, str]
+Row = dict[str, Any]
 
 
 def corpus(name: str) -> list[Row]:
@@ -34,7 +34,10 @@ def corpus(name: str) -> list[Row]:
     """
     rows: list[Row] = []
     for split in SPLITS:
-        rows += [asdict(pair) | {"split": split} for pair in _split_pairs(name, split)]
+        for pair in _split_pairs(name, split):
+            row = asdict(pair)
+            named = row.pop("spans")
+            rows.append(row | {"split": split, "spans": named})
     return rows
 
 

@@ -3,6 +3,8 @@
 A pair differs in one word (one token), and the replacement is symmetric: the foil is the right answer to the
 corrupt prompt. Each function draws one pair at random. Which of the two possibilities or names decides the answer is
 the kind of the wording, and every wording comes in both kinds: no position gives the answer away.
+
+Pairs name parts of their prompts. Each has a `subject`, what the answer is asked about, and those of its own task.
 """
 
 import random
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tinylab.embedded import tables
+from tinylab.embedded.frames import Filled, Spans, filled, spans
 from tinylab.embedded.wordings import Wording
 
 LIST_LENGTHS: Final = (4, 10)
@@ -27,6 +30,7 @@ class Pair:
         target: An answer of one token, with its leading space.
         foil: Another one.
         template: The name of the wording.
+        spans: Named parts of both prompts.
     """
 
     clean: str
@@ -34,6 +38,7 @@ class Pair:
     target: str
     foil: str
     template: str
+    spans: Spans
 
 
 def fact_pair(wording: Wording, rng: random.Random) -> Pair:
@@ -41,13 +46,8 @@ def fact_pair(wording: Wording, rng: random.Random) -> Pair:
     facts = tables.FACTS[wording.kind]
     subject, answer = rng.choice(facts)
     other, foil = rng.choice([fact for fact in facts if fact[1] != answer])
-    return Pair(
-        wording.frame.format(x=subject),
-        wording.frame.format(x=other),
-        f" {answer}",
-        f" {foil}",
-        wording.template,
-    )
+    sides = filled(wording.frame, x=subject), filled(wording.frame, x=other)
+    return _pair(sides, answer, foil, wording, spans(*sides, subject="x"))
 
 
 def negation_pair(wording: Wording, rng: random.Random) -> Pair:
@@ -55,13 +55,9 @@ def negation_pair(wording: Wording, rng: random.Random) -> Pair:
     first, second, *nouns = rng.choice(tables.OPPOSITES)
     adjective, opposite = rng.sample((first, second), 2)
     noun, affirmer = rng.choice(nouns), rng.choice(tables.AFFIRMERS)
-    return Pair(
-        wording.frame.format(noun=noun, word="not", adjective=adjective),
-        wording.frame.format(noun=noun, word=affirmer, adjective=adjective),
-        f" {opposite}",
-        f" {adjective}",
-        wording.template,
-    )
+    clean, corrupt = (filled(wording.frame, noun=noun, word=word, adjective=adjective) for word in ("not", affirmer))
+    parts = spans(clean, corrupt, subject="noun", negation="word", adjective="adjective")
+    return _pair((clean, corrupt), opposite, adjective, wording, parts)
 
 
 def logic_pair(wording: Wording, rng: random.Random) -> Pair:
@@ -71,13 +67,9 @@ def logic_pair(wording: Wording, rng: random.Random) -> Pair:
     """
     properties, left = rng.sample(tables.PROPERTIES, 2), ("first", "second").index(wording.kind)
     slots = {"name": rng.choice(tables.NAMES), "property1": properties[0], "property2": properties[1]}
-    return Pair(
-        wording.frame.format(**slots, denied=properties[1 - left]),
-        wording.frame.format(**slots, denied=properties[left]),
-        f" {properties[left]}",
-        f" {properties[1 - left]}",
-        wording.template,
-    )
+    clean, corrupt = (filled(wording.frame, **slots, denied=properties[denied]) for denied in (1 - left, left))
+    parts = spans(clean, corrupt, subject="name", property1="property1", property2="property2", denied="denied")
+    return _pair((clean, corrupt), properties[left], properties[1 - left], wording, parts)
 
 
 def ioi_pair(wording: Wording, rng: random.Random) -> Pair:
@@ -89,13 +81,11 @@ def ioi_pair(wording: Wording, rng: random.Random) -> Pair:
         "place": rng.choice(tables.PLACES),
         "gift": rng.choice(tables.GIFTS),
     }
-    return Pair(
-        wording.frame.format(**slots, giver=names[giver]),
-        wording.frame.format(**slots, giver=names[1 - giver]),
-        f" {names[1 - giver]}",
-        f" {names[giver]}",
-        wording.template,
-    )
+    clean, corrupt = (filled(wording.frame, **slots, giver=names[number]) for number in (giver, 1 - giver))
+    gives, receives = f"name{giver + 1}", f"name{2 - giver}"
+    parts = spans(clean, corrupt, subject="giver", io=(receives, gives), s1=(gives, receives), s2="giver", name1="name1",
+                  name2="name2")
+    return _pair((clean, corrupt), names[1 - giver], names[giver], wording, parts)
 
 
 def induction_pair(wording: Wording, rng: random.Random) -> Pair:
@@ -110,12 +100,21 @@ def induction_pair(wording: Wording, rng: random.Random) -> Pair:
     end = start + repeated
     target, other = words[end], [*words[:end], foil, *words[end + 1 :]]
 
-    def prompt(listed: list[str]) -> str:
-        separator = wording.kind
-        text = separator.join([*listed, *listed[start:end]]) + separator
-        return wording.frame.format(words=text).rstrip()
+    def prompt(listed: list[str]) -> Filled:
+        again = [*listed, *listed[start:end]]
+        frame = wording.frame.format(words=wording.kind.join(f"{{word{number}}}" for number in range(len(again))))
+        return filled((frame + wording.kind).rstrip(), **{f"word{number}": word for number, word in enumerate(again)})
 
-    return Pair(prompt(words), prompt(other), f" {target}", f" {foil}", wording.template)
+    clean, corrupt = prompt(words), prompt(other)
+    last = f"word{len(words) + repeated - 1}"
+    parts = spans(clean, corrupt, subject=last, a1=f"word{end - 1}", b=f"word{end}", a2=last)
+    return _pair((clean, corrupt), target, foil, wording, parts)
+
+
+def _pair(sides: tuple[Filled, Filled], target: str, foil: str, wording: Wording, parts: Spans) -> Pair:
+    """A pair of filled-in frames, whose answers follow a space."""
+    clean, corrupt = sides
+    return Pair(clean.text, corrupt.text, f" {target}", f" {foil}", wording.template, parts)
 
 
 DRAW: Final[dict[str, Callable[[Wording, random.Random], Pair]]] = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tinylab.embedded.corpora import Row, to_jsonl
+from tinylab.embedded.frames import Filled, filled, spans
 
 FOLDER: Final = Path(__file__).parent.parent / "assets" / "published"
 """Where the shipped files are."""
@@ -29,13 +30,17 @@ class Frame:
 
     def pair(self, actor: str, other: str) -> Row:
         """The pair in whose clean prompt `actor` acts."""
+        clean, corrupt = self._filled(actor), self._filled(other)
+        acts, receives = ("first", "second") if actor == self.first else ("second", "first")
+        parts = spans(clean, corrupt, subject="actor", io=(receives, acts), s1=(acts, receives), s2="actor", name1="first",
+                      name2="second")
         return {
-            "clean": self._filled(actor), "corrupt": self._filled(other), "target": f" {other}", "foil": f" {actor}",
-            "template": self.name,
+            "clean": clean.text, "corrupt": corrupt.text, "target": f" {other}", "foil": f" {actor}", "template": self.name,
+            "spans": parts,
         }
 
-    def _filled(self, actor: str) -> str:
-        return self.text.format(first=self.first, second=self.second, actor=actor)
+    def _filled(self, actor: str) -> Filled:
+        return filled(self.text, first=self.first, second=self.second, actor=actor)
 
 
 IOI_DEMO: Final = (
@@ -51,9 +56,23 @@ BOS_DEMO: Final = Frame(
 )
 """TransformerLens, demos/Main_Demo.ipynb, the section on prepend_bos; there Mary acts."""
 
+MCQA_DEMO: Final = "The {subject} is {colour}. What color is the {subject}?\nM. {m}\nZ. {z}\nAnswer:"
+"""goodfire-ai/causalab, demos/onboarding_tutorial/02_ablation_attention.md: a red cup, M orange, Z red. Corrupt is ours"""
+
+
+def _choice(subject: str, colour: str, other: str) -> Row:
+    """The pair in whose clean prompt Z is right; in the corrupt one the two options are exchanged."""
+    clean, corrupt = (
+        filled(MCQA_DEMO, subject=subject, colour=colour, m=m, z=z) for m, z in ((other, colour), (colour, other))
+    )
+    parts = spans(clean, corrupt, subject="subject", colour="colour", m="m", z="z")
+    return {"clean": clean.text, "corrupt": corrupt.text, "target": " Z", "foil": " M", "template": "choice", "spans": parts}
+
+
 FILES: Final[dict[str, list[Row]]] = {
     "ioi_demo": [row for f in IOI_DEMO for row in (f.pair(f.first, f.second), f.pair(f.second, f.first))],
     "bos_demo": [BOS_DEMO.pair("Mary", "Claire")],
+    "mcqa_demo": [_choice("cup", "red", "orange")],
 }
 
 
