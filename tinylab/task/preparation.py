@@ -18,6 +18,7 @@ from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Named
 from tinylab.models.network import CausalModel
 from tinylab.schema import Config
+from tinylab.task.answers import check_means
 from tinylab.task.chat import Turns
 from tinylab.task.corpus import Condition, load_condition, subsamples
 from tinylab.task.positions import at_each_position, common_tokens, lacking
@@ -69,6 +70,8 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
         single_token=config.condition.single_token,
         aligned=config.battery.aligned,
         strict=config.condition.strict,
+        answer=config.condition.answer,
+        first_tokens=config.condition.first_tokens,
         turn=turns,
         spell=model.spelt,
     )
@@ -92,6 +95,7 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     cells = [*cells, *shams(cells, config.controls.sham)]
     filled = fill_in(config.battery, cells, (condition, tokens), drawn, whole)
     tokens = filled.tokens
+    check_means((cell.variant for cell in filled.cells), (pair.answers for pair in tokens))
     config.battery.check_prompts([(len(pair.clean), len(pair.corrupt)) for pair in tokens])
     chat = None if turns is None else {**turns.describe(), "tokens": model.spelt(tokens[0].clean)}
     bos = model.describe_bos() if turns is None or model.add_bos != AUTO else _bos_of(model, tokens[0].clean[0])
