@@ -73,6 +73,13 @@ class TokenPair:
         return PROMPT if self.answers is None else self.answers.stems
 
     @property
+    def looked_for(self) -> list[int]:
+        """The tokens of its answers."""
+        if self.answers is None:
+            return [self.target, self.foil]
+        return [token for answer in (self.answers.target, self.answers.foil) for one in answer for token in one]
+
+    @property
     def sequences(self) -> list[Tokens]:
         """The tokens of all runs of its own prompts."""
         return [prompt + stem for prompt in (self.clean, self.corrupt) for stem in self.stems]
