@@ -124,7 +124,7 @@ def _changed(
     """
     every: set[State] = set()
     whole: set[State] = set()
-    for pair, after in ((pair, after) for pair in pairs for after in _after(pair)):
+    for pair, after in [(one, after) for one in pairs for after in _after(one)]:
         prompt = pair.prompt(target)
         tokens = prompt.tokens + after
         changes: list[tuple[int, Hashable]] = []

@@ -203,7 +203,7 @@ def _judge(config: Config, folder: RunFolder) -> None:
     table = read_per_example(folder, manifest)
     if any(name not in table.column_names for name in LATER):
         return  # of a version that kept less
-    effects, told = conclude(table, TableKind.of_manifest(manifest), settings, noise)
+    effects, told = conclude(table, TableKind.of_manifest(manifest), settings, noise, config.labelled)
     kept = {key: value for key, value in manifest.items() if key != "heatmap"}  # a picture of other labels
     with renewing(folder) as new:
         write_table(new.file("effects"), effects)
@@ -216,7 +216,7 @@ def _effects(
 ) -> tuple[pa.Table, dict[str, Any], dict[str, Any]]:
     """The table of effects, its part of the summary, and by what they were judged."""
     settings, noise = Settings.of(config.effects, config.invariants.k), noise_of(controls, verified or {})
-    table, told = conclude(per_example, config.battery.table, settings, noise)
+    table, told = conclude(per_example, config.battery.table, settings, noise, config.labelled)
     return table, told, {**asdict(settings), "noise": noise}
 
 

@@ -27,7 +27,7 @@ from tinylab.config.groups import (
     VerifySliceConfig,
 )
 from tinylab.errors import ConfigError, first_sentence, options
-from tinylab.measures.metrics import available, nameable, named
+from tinylab.measures.metrics import LOGIT_DIFF, LOGPROB_DIFF, SHIPPED, Metric, available, labelled, nameable, named
 
 if TYPE_CHECKING:
     from tinylab.batteries.base import Battery
@@ -88,14 +88,31 @@ class Config(RootConfig):
         for metric in map(named, self.metrics or []):
             if metric.needs_source and self.battery.source is None:
                 one_of(f"battery={self.battery.name} metrics", metric.name, nameable(source=False))
+            self._check_defined(metric)
         for name in self.invariants.metrics:
             named(name)
+
+    def _check_defined(self, metric: Metric) -> None:
+        """Refuse a metric that is not defined for what counts as the answer."""
+        answer = self.condition.answer
+        if answer in metric.answers:
+            return
+        there = ", ".join(nameable(self.battery.source is not None, answer))
+        own = "; a metric of your own says for which answers it is defined (answers=)" if metric not in SHIPPED else ""
+        alike = f"use {LOGPROB_DIFF}, its like for answers of any length"
+        instead = alike if metric.name == LOGIT_DIFF else f"use some of {there}"
+        raise ConfigError(f"metrics={metric.name}: is of one token, not defined for condition.answer={answer}; {instead}{own}.")
+
+    @property
+    def labelled(self) -> str:
+        """The metric by which effects are labelled."""
+        return labelled(self.condition.answer)
 
     @property
     def metric_names(self) -> list[str]:
         """The metrics to compute: the chosen ones, or all that the battery has."""
         if self.metrics is None:
-            return available(self.battery.source is not None)
+            return available(self.battery.source is not None, self.condition.answer)
         return [named(name).name for name in self.metrics]
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from dataclasses import replace
 from typing import Final
 
@@ -12,15 +10,13 @@ import pytest
 import torch
 
 from benchmarks.bound import lower_bound
-from both_engines import ROUNDING, gap, without_head
-from families import HEADS, LAYERS, answered, family, plain_logits
+from both_engines import ROUNDING, gap
+from families import LAYERS, answered, family
 from tinylab.engine.base import Evaluation
-from tinylab.engine.choose import check_prompts
-from tinylab.engine.forked.budget import Budget
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.interventions.operations import Add, Operation, Patch, Scale
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, RESID_PRE, Site
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_PRE, Site
 from tinylab.interventions.sources import Donor, Mean, Noise, Own, Reference, Source
 from tinylab.interventions.variants import Each, Intervention, Positions, Variant
 from tinylab.measures.answers import Answers

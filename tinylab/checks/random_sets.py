@@ -18,7 +18,7 @@ from tinylab.config.groups import AUTO
 from tinylab.effects.random_sets import PART, Circuit, affordable, compared, draw, together
 from tinylab.engine.base import Engine
 from tinylab.interventions.variants import Variant
-from tinylab.measures.metrics import LOGIT_DIFF, Scorer
+from tinylab.measures.metrics import Scorer
 from tinylab.records.checking import write_document
 from tinylab.records.checkpoint import Checkpoint
 from tinylab.records.documents import RunSummary
@@ -60,11 +60,12 @@ def add_random_sets(resolved: Resolved, folder: RunFolder, ready: Ready) -> None
     effects = read_effects(folder, manifest)
     if effects is None:
         return
-    summary, circuit = read_json(folder.file("summary")), Circuit.of(effects, kind)
+    by = resolved.config.labelled
+    summary, circuit = read_json(folder.file("summary")), Circuit.of(effects, kind, by)
     told: dict[str, Any] = {
         "asked": str(asked).lower(), "draws": resolved.config.controls.draws, "seed": resolved.config.seeds[0],
         "at": circuit.at, "circuit": [kind.listed(circuit.components[place]) for place in circuit.members],
-        "n": None, "of": summary["baselines"][manifest["target_run"]][LOGIT_DIFF]["n"], "states": None, "damage": None,
+        "n": None, "of": summary["baselines"][manifest["target_run"]][by]["n"], "states": None, "damage": None,
         **dict.fromkeys(NULLS), "notes": _nothing_to_draw(circuit, kind.plural),
     }
     if _is_there(summary.get("random_sets"), told):
@@ -135,7 +136,7 @@ def _evaluated(
 def _changes(
     resolved: Resolved, folder: RunFolder, engine: Engine, pairs: Sequence[TokenPair], variants: Sequence[Variant]
 ) -> tuple[np.ndarray[Any, Any], float, int]:
-    """The mean change of logit_diff that each variant makes; the level of the unmodified run; states computed."""
+    """The mean change that each variant makes by the metric of labels; the level of the unmodified run; states computed."""
     plan = engine.plan(pairs, variants)
     log.info("random sets: %s", plan.sentence())
     checkpoint = Checkpoint(folder.checkpoint, {
@@ -144,7 +145,7 @@ def _changes(
         "packages": package_versions(),
     })
     with tqdm(total=len(variants), desc="random sets", unit=" sets", disable=None) as bar:
-        found = engine.evaluate(pairs, variants, Scorer((LOGIT_DIFF,)), lambda done: bar.update(done / len(pairs)),
+        found = engine.evaluate(pairs, variants, Scorer((resolved.config.labelled,)), lambda done: bar.update(done / len(pairs)),
                                 checkpointer=checkpoint)
     checkpoint.discard()
     unmodified = found.baselines[variants[0].target][:, 0]

@@ -78,9 +78,9 @@ class ReferenceEngine:
             sources: list[dict[RunName | Donor, Activations]] = [{} for _ in pair.stems]
             logits: dict[RunName | Donor, list[torch.Tensor]] = {run: [] for run in (*RUNS, *donors)}
             for stem, seen in zip(pair.stems, sources, strict=True):
-                for run in logits:
+                for run, read in logits.items():
                     with capture(self._model, sites, seen.setdefault(run, {})):
-                        logits[run].append(self._read(pair.prompt(run).tokens, stem))
+                        read.append(self._read(pair.prompt(run).tokens, stem))
             clean = self._clean(pair, logits["clean"])
             for which, run in enumerate(RUNS):
                 rows = looked_at(pair, logits[run])
@@ -90,7 +90,7 @@ class ReferenceEngine:
                 prompt, read = pair.prompt(variant.target), []
                 for stem, seen in zip(pair.stems, sources, strict=True):
                     here = indices(variant.positions, len(prompt.tokens), prompt.spans, len(stem))
-                    give = giver(variant, pair, here, seen, supply, len(stem))
+                    give = giver(variant, pair, here, seen, supply, following=len(stem))
                     with intervene(self._model, variant, here, give, biases):
                         read.append(self._read(prompt.tokens, stem))
                 found.values[v, b] = scorer.score(looked_at(pair, read), clean)[0].numpy()
@@ -116,10 +116,11 @@ class ReferenceEngine:
         """What the metrics need of the clean run."""
         device = self._model.device
         asked = None if pair.answers is None else Asked.of([pair.answers], device)
-        return clean_run(looked_at(pair, logits), *(torch.tensor([one], device=device) for one in (pair.target, pair.foil)), asked)
+        target, foil = (torch.tensor([one], device=device) for one in (pair.target, pair.foil))
+        return clean_run(looked_at(pair, logits), target, foil, asked)
 
     def _read(self, prompt: Sequence[int], stem: Sequence[int] = ()) -> torch.Tensor:
-        """Logits of a prompt with some of an answer's tokens behind it: at its reading row and at each of these, [1 + stem, W]."""
+        """Logits of a prompt with tokens of an answer behind it: at its reading row and at each of these, [1 + stem, W]."""
         self._forwards += 1
         self._states += len((*prompt, *stem)) * self._model.n_layers
         forget_lengths(self._model)
@@ -160,7 +161,7 @@ def capture(model: CausalModel, sites: set[tuple[Site, int]], into: Activations)
 
 def giver(
     variant: Variant, pair: TokenPair, here: Sequence[int], sources: Mapping[RunName | Donor, Activations], supply: Supply,
-    following: int = 0,
+    *, following: int = 0,
 ) -> Give | None:
     """What gives a variant's source at the tokens of a pair that it acts on.
 

@@ -1,7 +1,7 @@
 """Answers that are more than one first token: which rows of which runs are read for them, and their probabilities.
 
-An answer is a set of alternatives, each a sequence of tokens; a whole answer is a set of one. The probability of an alternative is
-the product over its tokens, each after the prompt and the tokens before it (teacher forcing); an answer's is the sum over its
+An answer is a set of alternatives, each a sequence of tokens; a whole answer is a set of one. The probability of an alternative
+is the product over its tokens, each after the prompt and the tokens before it (teacher forcing); an answer's is the sum over its
 alternatives. None of them begins another, so that what they stand for is counted once.
 
 Letters: B examples, Q rows that are read, A alternatives of an answer at most, T tokens of an alternative at most, W words.

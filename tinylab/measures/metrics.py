@@ -15,10 +15,10 @@ Everything is computed in float32 or better, whatever the model's dtype.
 | target_rank | 1 + words of the vocabulary with a larger logit than the target | away from the unmodified level |
 | iia | fraction of examples whose better of target and foil is the unmodified source run's (patching) | up |
 
-So they are of first tokens. Of whole answers and of sets (`condition.answer`) a probability is that of the answer after its prompt
-(`tinylab.measures.answers`); right is a run whose likeliest token, and the likeliest one after it and so on, give an alternative
-of the target; KL is taken at the prompt's last token; recovery and iia are made of logprob_diff, by which effects are labelled; and
-logit_diff and target_rank, which are of one token, are not defined.
+So they are of first tokens. Of whole answers and of sets (`condition.answer`) a probability is that of the answer after its
+prompt (`tinylab.measures.answers`); right is a run whose likeliest token, and the likeliest one after it and so on, give an
+alternative of the target; KL is taken at the prompt's last token; recovery and iia are made of logprob_diff, by which effects are
+labelled; and logit_diff and target_rank, which are of one token, are not defined.
 
 Sources: logit difference and its companions, Zhang & Nanda 2309.16042; recovery, Heimersheim & Nanda 2404.15255; interchange
 intervention accuracy (iia), Geiger et al. 2106.02997.
@@ -41,7 +41,7 @@ from tinylab.measures.recovery import recovery, same_preference
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float, Float64, Int
+    from jaxtyping import Float, Float64
     from torch import Tensor
 
 
@@ -269,7 +269,7 @@ def labelled(answer: str) -> str:
 
 
 def made_of(one: Metric, computed: Collection[str]) -> str | None:
-    """The metric of which one is made, in a run whose metrics are `computed` (`scored`); None of one that is scored from logits."""
+    """The metric of which one is made in a run that computes these (`scored`); None of one that is scored from logits."""
     return LOGPROB_DIFF if one.made_of == LOGIT_DIFF and LOGIT_DIFF not in computed else one.made_of
 
 
@@ -280,8 +280,7 @@ def available(source: bool, answer: str = FIRST) -> list[str]:
         source: whether the battery has one.
         answer: the kind of `condition.answer`.
     """
-    usual = [one.name for one in SHIPPED if one.chosen and one.usual and (source or not one.needs_source) and answer in one.answers]
-    return list(dict.fromkeys([labelled(answer), *usual]))
+    return list(dict.fromkeys([labelled(answer), *(name for name in nameable(source, answer) if METRICS[name].usual)]))
 
 
 def nameable(source: bool, answer: str = FIRST) -> list[str]:

@@ -60,8 +60,8 @@ class CleanRun:
 
     def of(self, examples: Int[Tensor, " C"]) -> CleanRun:
         """The clean run of some of the examples."""
-        own = (getattr(self, field.name)[examples] for field in fields(self) if field.name != "asked")
-        return CleanRun(*own, None if self.asked is None else self.asked.part(examples))
+        own = {field.name: getattr(self, field.name)[examples] for field in fields(self) if field.name != "asked"}
+        return CleanRun(**own, asked=None if self.asked is None else self.asked.part(examples))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from tinylab.config.groups import FIRST
 from tinylab.errors import ConfigError
@@ -16,26 +18,41 @@ SAME, OVERLAP = "target and foil begin with the same token", "target and foil sh
 """Why a pair cannot be used: what follows a prompt would count for both."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What counts as an answer: `condition.answer`, and whether the answers of a set are their first tokens."""
+
+    name: str = FIRST
+    first_tokens: bool = False
+
+
+FIRST_TOKEN = Kind()
+"""An answer's first token."""
+
+
 def gathered(
-    targets: Sequence[Sequence[int]], foils: Sequence[Sequence[int]], kind: str, *, first_tokens: bool
-) -> tuple[Answers | None, list[str], str | None]:
-    """The answers of a pair where they are more than their first tokens; what is to be known of them; why they are the same.
+    answers: Sequence[Sequence[int]], count: int, kind: Kind
+) -> tuple[tuple[int, int], Answers | None, list[str], str | None]:
+    """The answers of a pair as it needs them.
 
     Args:
-        targets: the alternatives of the right answer.
-        foils: those of the wrong one.
-        kind: of `condition.answer`.
-        first_tokens: whether the first token stands for each of a set.
+        answers: the alternatives of the right answer, then those of the wrong one.
+        count: how many are of the right one.
+        kind: what counts as an answer.
+
+    Returns:
+        The first token of either; all of their tokens where these count; what is to be known of them; and why they are the same.
     """
-    if not all((*targets, *foils)):
-        return None, [], None  # an empty answer, whose pair is not used
-    if kind == FIRST:
-        return None, [], SAME if READOUT.answer(targets[0]) == READOUT.answer(foils[0]) else None
-    cut = 1 if first_tokens else None
-    (target, told), (foil, more) = (_distinct([tuple(one[:cut]) for one in answer]) for answer in (targets, foils))
+    if not all(answers):
+        return (0, 0), None, [], None  # an empty answer, whose pair is not used
+    firsts = READOUT.answer(answers[0]), READOUT.answer(answers[count])
+    if kind.name == FIRST:
+        return firsts, None, [], SAME if firsts[0] == firsts[1] else None
+    cut = 1 if kind.first_tokens else None
+    (target, told), (foil, more) = (_distinct([tuple(one[:cut]) for one in some]) for some in (answers[:count], answers[count:]))
     if any(_begins(one, other) or _begins(other, one) for one in target for other in foil):
-        return None, [], OVERLAP
-    return Answers(target, foil), list(dict.fromkeys([*told, *more])), None
+        return firsts, None, [], OVERLAP
+    return firsts, Answers(target, foil), list(dict.fromkeys([*told, *more])), None
 
 
 def _distinct(alternatives: Sequence[Tokens]) -> tuple[tuple[Tokens, ...], list[str]]:
@@ -48,6 +65,14 @@ def _distinct(alternatives: Sequence[Tokens]) -> tuple[tuple[Tokens, ...], list[
 def _begins(one: Tokens, other: Tokens) -> bool:
     """Whether the other begins with the one."""
     return other[: len(one)] == one
+
+
+def described(kind: str, answers: Iterable[Answers | None]) -> dict[str, Any] | None:
+    """What the manifest says of answers that are more than their first tokens."""
+    every = [one for own in answers if own is not None for one in (own.target, own.foil)]
+    if not every:
+        return None
+    return {"kind": kind, "alternatives": max(map(len, every)), "tokens": max(len(one) for answer in every for one in answer)}
 
 
 def check_means(variants: Iterable[Variant], answers: Iterable[Answers | None]) -> None:

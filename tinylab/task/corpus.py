@@ -151,7 +151,7 @@ def drop(
         return condition
     if strict:
         first = min(reasons)
-        why = f"{reasons[first]}: {details[first]}" if details and first in details else reasons[first]
+        why = f"{reasons[first]}: {details[first]}" if details and details.get(first) else reasons[first]
         raise CorpusError(f"{condition.path}: row {first} cannot be used ({why}) and condition.strict=true; "
                           f"mend it or drop such rows with condition.strict=false ({_counted(Counter(reasons.values()))}).")
     dropped = Counter(condition.dropped) + Counter(reasons.values())
@@ -191,8 +191,7 @@ def _drawn(strata: Sequence[tuple[np.ndarray[Any, Any], int]], seed: int) -> lis
 
 
 def _pair(config: ConditionConfig, row: Row) -> PromptPair:
-    text: dict[str, str] = {}
-    sets: dict[str, tuple[str, ...]] = {}
+    text: dict[str, Any] = {}
     for name in ("clean", "corrupt", "target", "foil"):
         field = getattr(config, f"{name}_field")
         if field not in row.names:
@@ -202,14 +201,14 @@ def _pair(config: ConditionConfig, row: Row) -> PromptPair:
         if value is None:
             raise CorpusError(f"{row.place}: field '{field}' is empty; write its text, or leave the row out.")
         if name in ("target", "foil") and isinstance(value, list):
-            sets[f"{name}s"] = _set(config, row, field, value)
+            text[f"{name}s"] = _set(config, row, field, value)
             value = value[0]
         if not isinstance(value, str):
             raise CorpusError(f"{row.place}: field '{field}' is {reprlib.repr(value)}, expected text.")
         text[name] = _whole(row, field, value)
     item = None if config.item_field is None else _optional(row, config.item_field)
     parts = parts_of(row, config.spans_field)
-    return PromptPair(row=row.number, template=_optional(row, config.template_field), item=item, parts=parts, **text, **sets)
+    return PromptPair(row=row.number, template=_optional(row, config.template_field), item=item, parts=parts, **text)
 
 
 def _set(config: ConditionConfig, row: Row, field: str, value: list[Any]) -> tuple[str, ...]:

@@ -16,12 +16,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from tinylab.config.groups import FIRST
 from tinylab.errors import CorpusError
 from tinylab.interventions.sources import Donor, RunName
 from tinylab.measures.answers import PROMPT, Answers, Tokens
 from tinylab.measures.readings import READOUT
-from tinylab.task.answers import gathered
+from tinylab.task.answers import FIRST_TOKEN, Kind, gathered
 from tinylab.task.corpus import LONG, SEVERAL, UNEQUAL, Condition, PromptPair, drop
 from tinylab.task.notes import APART, BEGUN, JOINED, MERGED, SPECIAL, UNSPACED, text_notes
 
@@ -109,8 +108,7 @@ def tokenise(
     single_token: bool,
     aligned: bool,
     strict: bool,
-    answer: str = FIRST,
-    first_tokens: bool = False,
+    answer: Kind = FIRST_TOKEN,
     turn: Turn | None = None,
     spell: Spell | None = None,
 ) -> tuple[Condition, list[TokenPair]]:
@@ -127,8 +125,7 @@ def tokenise(
         single_token: whether a pair with an answer of several tokens is unusable, where first tokens are scored.
         aligned: whether the positions of both prompts must align, so that unequal lengths are unusable.
         strict: whether a pair that would be dropped is an error.
-        answer: what counts as the answer, see `condition.answer`.
-        first_tokens: whether the answers of a set are their first tokens.
+        answer: what counts as one.
         turn: makes of a prompt the text that the model is given, to which answers come without their space; none for itself.
         spell: tokens as a person reads them, to show an example of answers that lack a space.
 
@@ -147,20 +144,16 @@ def tokenise(
         _check_known(condition, read, encode, unknown, lost)
         clean, corrupt = (_begun(ids, bos) for ids in (encode(read.clean), encode(read.corrupt)))
         answers, told = zip(*(_answer(encode, lost, *seam, begins=turn is not None) for seam in _seams(read)), strict=True)
-        targets, foils = answers[: len(read.answers()[0])], answers[len(read.answers()[0]):]
-        whole, more, same = gathered(targets, foils, answer, first_tokens=first_tokens)
-        if (reason := _unusable(clean, corrupt, answers, bos, aligned, same)) is not None:
-            reasons[pair.row] = reason
-            continue
-        own = TokenPair(clean, corrupt, READOUT.answer(targets[0]), READOUT.answer(foils[0]), answers=whole)
-        if (unfit := _unfit(pair, own, answers, context, single_token and answer == FIRST)) is not None:
-            reasons[pair.row], details[pair.row] = unfit
+        firsts, whole, more, same = gathered(answers, len(read.answers()[0]), answer)
+        own = TokenPair(clean, corrupt, *firsts, answers=whole)
+        single = single_token and whole is None
+        if (why := _unusable(own, answers, bos, aligned, same) or _unfit(pair, own, answers, context, single)):
+            reasons[pair.row], details[pair.row] = why
             continue
         tokens[pair.row] = own
         notes[pair.row] += _token_notes(pair, encode, bos if turn is None else None, specials)
         notes[pair.row] += dict.fromkeys(filter(None, (*told, *more)))
-        if turn is None and any(wants_space(encode, *seam) for seam in _seams(pair)):
-            unspaced.append(pair)
+        unspaced += [pair] * (turn is None and any(wants_space(encode, *seam) for seam in _seams(pair)))
     kept = drop(condition, reasons, strict, details)
     return _noted(kept, notes, unspaced, encode, spell), [tokens[pair.row] for pair in kept.pairs]
 
@@ -214,18 +207,17 @@ def _example(encode: Encode, spell: Spell, pair: PromptPair) -> str:
 
 
 def _unusable(
-    clean: Sequence[int], corrupt: Sequence[int], answers: Sequence[Sequence[int]], bos: int | None, aligned: bool,
-    same: str | None,
-) -> str | None:
-    """Why a pair cannot be used, as far as its tokens tell."""
-    if min(len(clean), len(corrupt)) <= (bos is not None):  # no token beside BOS
-        return "empty prompt"
+    own: TokenPair, answers: Sequence[Sequence[int]], bos: int | None, aligned: bool, same: str | None
+) -> tuple[str, str] | None:
+    """Why a pair cannot be used, as far as its tokens tell; `same`: why its answers cannot be told apart."""
+    if min(len(own.clean), len(own.corrupt)) <= (bos is not None):  # no token beside BOS
+        return "empty prompt", ""
     if not all(answers):
-        return "empty answer"
+        return "empty answer", ""
     if same is not None:
-        return same
-    if aligned and len(clean) != len(corrupt):
-        return UNEQUAL
+        return same, ""
+    if aligned and len(own.clean) != len(own.corrupt):
+        return UNEQUAL, ""
     return None
 
 
@@ -284,5 +276,7 @@ def _unfit(
     length = max(map(len, own.sequences))
     if context is not None and length > context:
         return LONG, f"it has {length} tokens, the model's context is {context}"
+    if not single_token:
+        return None
     several = [name for name, ids in zip(("target", "foil"), answers, strict=True) if len(ids) > 1]
-    return (SEVERAL, f"{several[0]} {getattr(pair, several[0])!r}") if single_token and several else None
+    return (SEVERAL, f"{several[0]} {getattr(pair, several[0])!r}") if several else None

@@ -51,7 +51,7 @@ class AffectedStates:
     cached: IntArray  # [R], how many cached states each one's path starts with
     origin: IntArray  # [R], the node of `both` with the same tokens: the state before any intervention
     read: IntArray  # [read], the states that have to leave the last block, ascending
-    ends: IntArray  # [Q], for each row that is read its place in `read`, NONE where nothing changes; one for each example, or more
+    ends: IntArray  # [Q], for each row that is read its place in `read`, NONE where nothing changes; Q is B or more
     edited: IntArray  # [E], the states at which interventions act, ascending
     source: IntArray  # [E], for each its source's node in `both`, or row of what was made ahead; without a source the position
     above: IntArray  # [R, T], each one's ancestors from the root down: nodes of `both`, then affected states
@@ -141,7 +141,7 @@ class Layout:
         return any((tree.marks == NONE).any() for tree, _ in self._targets.values())
 
     def groups(self, limit: int, most: int) -> Iterator[IntArray]:
-        """Cut the pairs into groups none of whose tries exceeds `limit` nodes, nor its rows that are read `most` (a pair's own may).
+        """Cut the pairs into groups of at most `most` rows that are read and tries of at most `limit` nodes; a pair may exceed.
 
         Pairs are taken in the order of their tokens, so that those with common prefixes meet in one trie.
         """
@@ -209,7 +209,8 @@ class Layout:
             there, from_run = sources[own], isinstance(setting.source, Run)
             if from_run:
                 there = np.where(there == NONE, NONE, np.searchsorted(nodes, there))
-            by_setting[setting] = affected = _affected_states(part, there, paths[setting.target], part.paths[read[setting.target]])
+            ends_here = part.paths[read[setting.target]]
+            by_setting[setting] = affected = _affected_states(part, there, paths[setting.target], ends_here)
             if from_run:
                 needed.append(affected.source[np.isin(affected.edited, affected.read)])
         return Batch(examples, first, both, whole(both, np.unique(np.concatenate(needed)), ends), by_setting)

@@ -235,9 +235,9 @@ class ForkedEngine:
         logits = self._forward(work, self._pass(pass_layout, cache, work.cache_plan), pass_layout)
         clean, corrupt = (logits[torch.from_numpy(ends).to(device)] for ends in (batch.clean_ends(), batch.corrupt_ends()))
         pairs = [work.pairs[b] for b in batch.examples]
-        answers = (torch.tensor([getattr(pair, name) for pair in pairs], device=device) for name in ("target", "foil"))
+        target, foil = (torch.tensor([getattr(pair, name) for pair in pairs], device=device) for name in ("target", "foil"))
         whole = [pair.answers for pair in pairs if pair.answers is not None]
-        reading = clean_run(clean, *answers, Asked.of(whole, device) if whole else None)
+        reading = clean_run(clean, target, foil, Asked.of(whole, device) if whole else None)
         work.state.baselines["clean"][batch.examples] = work.scorer.score(clean, reading).numpy()
         work.state.baselines["corrupt"][batch.examples] = work.scorer.score(corrupt, reading).numpy()
         work.state.ability["clean"][batch.examples] = work.scorer.ability(clean, reading, 0).numpy()
