@@ -214,7 +214,7 @@ def _pair(config: ConditionConfig, row: Row) -> PromptPair:
 def _set(config: ConditionConfig, row: Row, field: str, value: list[Any]) -> tuple[str, ...]:
     """The texts of a list of answers."""
     if config.answer != SET:
-        raise CorpusError(f"{row.place}: field '{field}' is a list, and condition.answer={config.answer} takes text; "
+        raise CorpusError(f"{row.place}: field '{field}' is a list, with condition.answer={config.answer} expected text; "
                           "condition.answer=set takes lists.")
     if not value:
         raise CorpusError(f"{row.place}: field '{field}' is an empty list; expected one answer at least, or leave the row out.")
