@@ -67,7 +67,8 @@ def test_kinds_of_answers_are_groups_of_their_own_in_a_sweep(tinylab: Command, t
     validate_invariants_json(found)
     assert [[*group["per_metric"]] for group in found["groups"]] == [["logit_diff"], ["logprob_diff"]]
     assert [group.get("settings") for group in found["groups"]] == [None, {"condition.answer": "full"}]
-    assert [[(one["layer"], one["head"]) for one in group["heads"]] for group in found["groups"]] == [[(0, 0), (1, 0), (1, 1)]] * 2
+    claimed = [[(one["layer"], one["head"]) for one in group["heads"]] for group in found["groups"]]
+    assert claimed == [[(0, 0), (1, 0), (1, 1)]] * 2
     assert found["metrics"] == ["logit_diff", "logprob_diff"]
 
 

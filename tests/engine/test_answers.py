@@ -16,6 +16,7 @@ from both_engines import ROUNDING, gap, without_head
 from families import LAYERS, VOCABULARY, answered, family, plain_logits
 from tinylab.engine.base import Evaluation
 from tinylab.engine.choose import check_prompts
+from tinylab.engine.forked.batches import Layout
 from tinylab.engine.forked.budget import Budget
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
@@ -99,6 +100,12 @@ def test_groups_that_a_small_budget_cuts_give_the_same_numbers() -> None:
     assert furthest(found, whole) <= 1e-12
     assert (told.states, told.forwards) == (found.states, found.forwards)
     assert found.forwards > whole.forwards
+
+
+def test_groups_are_cut_by_the_rows_that_are_read() -> None:
+    layout = Layout(pairs(family("gpt2")), [])
+    assert [[len(SETS[b].rows) for b in group] for group in layout.groups(10**6, 5)] == [[1, 4], [2]]  # in the order of tokens
+    assert [len(layout.batch(np.array(group)).whole.ends) for group in ([0], [2, 1])] == [8, 6]  # of clean and corrupt runs
 
 
 # against plain transformers, token by token
