@@ -166,7 +166,7 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
     log.info("run %s is already complete in %s; computing what it lacks: %s", resolved.run_id, folder.path, ", ".join(lacking))
     beginning = now()
     computed = compute(_as_before(resolved, finished), folder, lacking)
-    order = list(dict.fromkeys([*METRICS, *finished["metrics"]]))
+    order = list(dict.fromkeys([resolved.config.labelled, *METRICS, *finished["metrics"]]))
     tables, summary = _results(resolved, computed)
     provenance = finished["provenance"]
     kept = {key: value for key, value in finished.items() if key != "heatmap"}  # a picture of fewer numbers

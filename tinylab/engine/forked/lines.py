@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinylab.engine.forked.trie import NONE, IntArray
+from tinylab.engine.forked.trie import IntArray
 from tinylab.task.tokens import TokenPair
 
 
@@ -41,12 +41,9 @@ class Lines:
 
     def read(self, pairs: IntArray) -> tuple[IntArray, IntArray]:
         """[Q, 2] the rows that are read of some pairs, lines counted among theirs; [B] the first of each pair."""
-        chosen = _ranges(self.first_row, pairs)
-        lines, rows = np.full(len(self.pair), NONE), self.rows[chosen].copy()
-        own = self.of_pairs(pairs)
-        lines[own] = np.arange(len(own))
-        rows[:, 0] = lines[rows[:, 0]]
-        counts = np.diff(self.first_row)[pairs]
+        rows = self.rows[_ranges(self.first_row, pairs)].copy()
+        lines, counts = (first[pairs + 1] - first[pairs] for first in (self.first, self.first_row))
+        rows[:, 0] += np.repeat(np.cumsum(lines) - lines - self.first[pairs], counts)
         return rows, np.cumsum(counts) - counts
 
 
