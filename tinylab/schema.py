@@ -97,11 +97,12 @@ class Config(RootConfig):
         answer = self.condition.answer
         if answer in metric.answers:
             return
+        told = f"metrics={metric.name}: not defined for condition.answer={answer}"
+        if metric not in SHIPPED:
+            raise ConfigError(f"{told}: a metric of your own is of first tokens, unless it declares answers=(…).")
         there = ", ".join(nameable(self.battery.source is not None, answer))
-        own = "; a metric of your own says for which answers it is defined (answers=)" if metric not in SHIPPED else ""
-        alike = f"use {LOGPROB_DIFF}, its like for answers of any length"
-        instead = alike if metric.name == LOGIT_DIFF else f"use some of {there}"
-        raise ConfigError(f"metrics={metric.name}: is of one token, not defined for condition.answer={answer}; {instead}{own}.")
+        instead = f"{LOGPROB_DIFF}, its like for answers of any length" if metric.name == LOGIT_DIFF else f"some of {there}"
+        raise ConfigError(f"{told}, it is of one token; use {instead}.")
 
     @property
     def labelled(self) -> str:

@@ -176,7 +176,7 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], file: Path, *asked
 @pytest.mark.parametrize(("asked", "told"), [
     (("condition.answer=whole",), "not an option; known: first, full, set"),
     (("condition.answer=full", "metrics=[logit_diff]"), "use logprob_diff"),
-    (("condition.answer=set", "metrics=[p_drop,target_rank]"), "target_rank: is of one token, not defined for condition.answer="),
+    (("condition.answer=set", "metrics=[p_drop,target_rank]"), "target_rank: not defined for condition.answer=set, it is of"),
     (("condition.answer=full", "condition.first_tokens=true"), "use condition.answer=set"),
     (("condition.answer=full", "condition.strict=true"), "target and foil share an answer, or one begins with the other"),
     (("condition.answer=set",), "none of its 6 rows can be used (target and foil share an answer, or one begins with the other"),
