@@ -4,7 +4,8 @@ A state is the output of one block for one token prefix under one intervention. 
 engine: plain sets of token tuples. What has to be computed:
 
 - unmodified runs: every distinct prefix of the clean and corrupt prompts in all blocks but the last, and the distinct
-  whole prompts in the last block, because only reading rows leave it;
+  whole prompts in the last block, because only reading rows leave it; where whole answers are scored, a prompt goes on with
+  each of their alternatives but for its last token, and every prefix from the whole prompt on is read;
 - a variant that acts on the input of block l or inside it: every distinct changed prefix, at or behind the first changed
   position, in the blocks l … L−2, and the distinct changed whole prompts in the last block;
 - a variant that acts on the output of block l: the same from block l + 1 on;
@@ -38,10 +39,13 @@ def lower_bound(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layer
         variants: the battery.
         n_layers: L.
     """
-    prompts = {prompt for pair in pairs for prompt in (pair.clean, pair.corrupt)}
-    taken = {variant.source for variant in variants if isinstance(variant.source, Donor)}
-    runs = prompts | {pair.prompt(donor).tokens for donor in taken for pair in pairs}
-    total = _count(runs) * (n_layers - 1) + len(prompts | _read_in_last(pairs, variants, n_layers))
+    lines = {(prompt, after) for pair in pairs for after in _after(pair) for prompt in (pair.clean, pair.corrupt)}
+    taken = {(variant.source, variant.positions == "all") for variant in variants if isinstance(variant.source, Donor)}
+    runs = {prompt + after for prompt, after in lines} | {
+        pair.prompt(donor).tokens + (after if everywhere else ()) for donor, everywhere in taken for pair in pairs
+        for after in _after(pair)}
+    read = {prompt + after[:end] for prompt, after in lines for end in range(len(after) + 1)}
+    total = _count(runs) * (n_layers - 1) + len(read | _read_in_last(pairs, variants, n_layers))
     counts: dict[tuple[RunName, Source | None, Positions, bool], tuple[int, int]] = {}
     seen: set[object] = set()
     for variant in sorted(variants, key=lambda variant: len(variant.interventions)):
@@ -64,6 +68,13 @@ def lower_bound(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layer
     return total + sum(_of_reference(reference, places, n_layers) for reference, places in _references(variants).items())
 
 
+def _after(pair: TokenPair) -> list[Tokens]:
+    """What of its answers follows a prompt: nothing, or each alternative without its last token."""
+    if pair.answers is None:
+        return [()]
+    return [one[:-1] for answer in (pair.answers.target, pair.answers.foil) for one in answer]
+
+
 def _count(prompts: Iterable[Tokens]) -> int:
     """Distinct prefixes."""
     return len({prefix for prompt in prompts for prefix in _prefixes(prompt)})
@@ -79,12 +90,13 @@ def _prefixes(prompt: Tokens) -> Iterable[Tokens]:
 
 
 def _read_in_last(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layers: int) -> set[Tokens]:
-    """Whole donor prompts whose last token is taken from inside or behind the last block."""
+    """Whole donor prompts whose last token is taken from inside or behind the last block, and answers' behind them."""
     return {
-        prompt.tokens
+        prompt.tokens + after[:end]
         for variant in variants if isinstance(variant.source, Donor)
         if any(i.operation.needs_source and (i.layer, i.site.order) >= (n_layers - 1, 0) for i in variant.interventions)
         for pair in pairs for prompt in [pair.prompt(variant.source)]
+        for after in _after(pair) for end in range((len(after) if variant.positions == "all" else 0) + 1)
     }
 
 
@@ -106,45 +118,49 @@ def _of_reference(reference: Reference, layers: set[int], n_layers: int) -> int:
 def _changed(
     pairs: Sequence[TokenPair], target: RunName, source: Source | None, positions: Positions, *, keeps: bool
 ) -> tuple[int, int]:
-    """Distinct changed prefixes, and distinct changed whole prompts.
+    """Distinct changed prefixes, and of these the distinct ones that are read: whole prompts, and what of answers is behind them.
 
     `keeps`: what equals the source stays as it is.
     """
     every: set[State] = set()
     whole: set[State] = set()
-    for pair in pairs:
+    for pair, after in [(one, after) for one in pairs for after in _after(one)]:
         prompt = pair.prompt(target)
+        tokens = prompt.tokens + after
         changes: list[tuple[int, Hashable]] = []
-        for place, (position, put_in) in zip(_places(prompt, positions), _put_in(pair, source, positions, prompt), strict=True):
-            if not (keeps and isinstance(source, Run) and put_in == prompt.tokens[: place + 1]):
+        here = _places(prompt, positions, len(after))
+        for place, (position, put_in) in zip(here, _put_in(pair, source, positions, prompt, after), strict=True):
+            if not (keeps and isinstance(source, Run) and put_in == tokens[: place + 1]):
                 changes.append((place, (position, put_in)))
-        for end in range(len(prompt.tokens)):
+        for end in range(len(tokens)):
             made = tuple(change for change in changes if change[0] <= end)
             if made:
-                state = (prompt.tokens[: end + 1], made)
+                state = (tokens[: end + 1], made)
                 every.add(state)
-                if end == len(prompt.tokens) - 1:
+                if end >= len(prompt.tokens) - 1:
                     whole.add(state)
     return len(every), len(whole)
 
 
-def _places(prompt: Prompt, positions: Positions) -> list[int]:
-    """Where a prompt is changed."""
+def _places(prompt: Prompt, positions: Positions, after: int) -> list[int]:
+    """Where a prompt with so many tokens behind it is changed."""
     if isinstance(positions, Named):
         span = dict(prompt.spans)[positions.name]
         return list(span if positions.part == "all" else span[:1] if positions.part == "first" else span[-1:])
     if isinstance(positions, Each):
         return [positions.position] if positions.position < len(prompt.tokens) else []
     length = len(prompt.tokens)
-    return list(range(length)) if positions == "all" else [length - 1] if positions == "last" else sorted(positions)
+    return list(range(length + after)) if positions == "all" else [length - 1] if positions == "last" else sorted(positions)
 
 
-def _put_in(pair: TokenPair, source: Source | None, positions: Positions, prompt: Prompt) -> list[tuple[int, Hashable]]:
+def _put_in(
+    pair: TokenPair, source: Source | None, positions: Positions, prompt: Prompt, after: Tokens
+) -> list[tuple[int, Hashable]]:
     """What is put in at each of these places, as far as states depend on it."""
     if isinstance(source, Run):
         other = pair.prompt(source if isinstance(source, Donor) else source.run)
-        return [(0, other.tokens[: place + 1]) for place in _places(other, positions)]
-    here = _places(prompt, positions)
+        return [(0, (other.tokens + after)[: place + 1]) for place in _places(other, positions, len(after))]
+    here = _places(prompt, positions, len(after))
     if isinstance(source, Mean):
         group = pair.group if source.reference is not None and source.reference.count > 1 else 0
         return [(place if source.by_position else 0, group) for place in here]

@@ -20,7 +20,7 @@ from tinylab.errors import TinylabError
 from tinylab.interventions.sources import RUNS
 from tinylab.machine.imports import large_import
 from tinylab.machine.threads import set_threads
-from tinylab.measures.metrics import LOGIT_DIFF, Scorer, named, scored
+from tinylab.measures.metrics import Scorer, named, scored
 from tinylab.models.device import resolve_device
 from tinylab.models.loading import kept_model
 from tinylab.models.weights import identify
@@ -86,7 +86,7 @@ def compute(
     began = time.monotonic()
     config = resolved.config
     ready = get_ready(resolved, warning)
-    engine, prepared = ready.choice.engine, ready.prepared
+    engine, prepared, names = ready.choice.engine, ready.prepared, scored(metrics, config.condition.answer)
     found = None if resolved.screen is not None else prepared.screen  # by a screen of this very command
     prediction = engine.plan(prepared.tokens, ready.variants)
     log.info("%s engine: %s", engine.name, prediction.sentence())
@@ -96,15 +96,15 @@ def compute(
     checkpoint = _checkpoint(resolved, folder, metrics, ready, prediction)
     if config.overwrite:
         checkpoint.discard()
-    evaluation = _evaluate(config, ready, telling := Telling(checkpoint, len(prepared.tokens)), scored(metrics))
+    evaluation = _evaluate(config, ready, telling := Telling(checkpoint, len(prepared.tokens)), names)
     engine_seconds = time.monotonic() - engine_began
     impact = assemble(config.battery, prepared.cells, prepared.condition.pairs, prepared.seeds, evaluation,
-                      computed=scored(metrics), wanted=metrics, lacking=prepared.lacking)
+                      computed=names, wanted=metrics, lacking=prepared.lacking)
     _check_finite(impact, config)
     told = ability(impact.ability, impact.pairs)
     if (said := sentence(told)) != telling.said:
         tell(said, told)
-    if look_swapped(*(impact.unmodified[run]["logit_diff"] for run in RUNS)):
+    if look_swapped(*(impact.unmodified[run][config.labelled] for run in RUNS)):
         log.warning("after most clean prompts the model prefers the foil, and after most corrupt ones the target: "
                     "are clean and corrupt (condition.clean_field, condition.corrupt_field) swapped?")
     return Computed(impact, {
@@ -170,7 +170,7 @@ def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
     if some := prepared.lacking.any(axis=1).sum():
         log.warning("positions=each: %d of %d cells act at a position that some prompts do not have: their numbers are in "
                     "per_example, and nothing is said of them in other tables", some, len(prepared.cells))
-    if LOGIT_DIFF in config.metric_names:
+    if config.labelled in config.metric_names:
         log.info("%s", prospect(prepared, config.effects))
     if config.controls.sham is not False and (silent := without_sham(prepared.cells)):
         log.info("no sham of %s: such operations declare none (Operation.sham)", ", ".join(silent))

@@ -170,7 +170,7 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
     log.info("run %s is already complete in %s; computing what it lacks: %s", resolved.run_id, folder.path, ", ".join(lacking))
     beginning = now()
     computed = compute(_as_before(resolved, finished), folder, lacking)
-    order = list(dict.fromkeys([*METRICS, *finished["metrics"]]))
+    order = list(dict.fromkeys([resolved.config.labelled, *METRICS, *finished["metrics"]]))
     tables, summary = _results(resolved, computed)
     provenance = finished["provenance"]
     kept = {key: value for key, value in finished.items() if key != "heatmap"}  # a picture of fewer numbers
@@ -207,7 +207,7 @@ def _judge(config: Config, folder: RunFolder) -> None:
     table = read_per_example(folder, manifest)
     if any(name not in table.column_names for name in LATER):
         return  # of a version that kept less
-    effects, told = conclude(table, TableKind.of_manifest(manifest), settings, noise)
+    effects, told = conclude(table, TableKind.of_manifest(manifest), settings, noise, config.labelled)
     kept = {key: value for key, value in manifest.items() if key != "heatmap"}  # a picture of other labels
     with renewing(folder) as new:
         write_table(new.file("effects"), effects)
@@ -220,7 +220,7 @@ def _effects(
 ) -> tuple[pa.Table, dict[str, Any], dict[str, Any]]:
     """The table of effects, its part of the summary, and by what they were judged."""
     settings, noise = Settings.of(config.effects, config.invariants.k), noise_of(controls, verified or {})
-    table, told = conclude(per_example, config.battery.table, settings, noise)
+    table, told = conclude(per_example, config.battery.table, settings, noise, config.labelled)
     return table, told, {**asdict(settings), "noise": noise}
 
 

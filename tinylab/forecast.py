@@ -10,7 +10,6 @@ from rich.table import Table
 
 from tinylab.effects.prospect import prospect
 from tinylab.engine.base import Prediction, readable
-from tinylab.measures.metrics import LOGIT_DIFF
 from tinylab.models.device import resolve_device
 from tinylab.models.loading import skeleton
 from tinylab.models.weights import loaded_bytes
@@ -98,5 +97,5 @@ def forecast(config: Config) -> tuple[int, int, Prediction, str | None]:
         cost = replace(cost, forwards=cost.forwards + forwards, states=cost.states + states)
     if config.model.quantize != "none":
         cost = replace(cost, weights=loaded_bytes(config.model) or cost.weights)
-    decides = prospect(prepared, config.effects) if LOGIT_DIFF in config.metric_names else None
+    decides = prospect(prepared, config.effects) if config.labelled in config.metric_names else None
     return len(prepared.tokens), len(prepared.cells), cost, decides

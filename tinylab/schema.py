@@ -28,7 +28,7 @@ from tinylab.config.groups import (
 )
 from tinylab.config.trackers import TrackerConfig
 from tinylab.errors import ConfigError, first_sentence, options
-from tinylab.measures.metrics import available, nameable, named
+from tinylab.measures.metrics import LOGIT_DIFF, LOGPROB_DIFF, SHIPPED, Metric, available, labelled, nameable, named
 
 if TYPE_CHECKING:
     from tinylab.batteries.base import Battery
@@ -91,14 +91,32 @@ class Config(RootConfig):
         for metric in map(named, self.metrics or []):
             if metric.needs_source and self.battery.source is None:
                 one_of(f"battery={self.battery.name} metrics", metric.name, nameable(source=False))
+            self._check_defined(metric)
         for name in self.invariants.metrics:
             named(name)
+
+    def _check_defined(self, metric: Metric) -> None:
+        """Refuse a metric that is not defined for what counts as the answer."""
+        answer = self.condition.answer
+        if answer in metric.answers:
+            return
+        told = f"metrics={metric.name}: not defined for condition.answer={answer}"
+        if metric not in SHIPPED:
+            raise ConfigError(f"{told}: a metric of your own is of first tokens, unless it declares answers=(…).")
+        there = ", ".join(nameable(self.battery.source is not None, answer))
+        instead = f"{LOGPROB_DIFF}, its like for answers of any length" if metric.name == LOGIT_DIFF else f"some of {there}"
+        raise ConfigError(f"{told}, it is of one token; use {instead}.")
+
+    @property
+    def labelled(self) -> str:
+        """The metric by which effects are labelled."""
+        return labelled(self.condition.answer)
 
     @property
     def metric_names(self) -> list[str]:
         """The metrics to compute: the chosen ones, or all that the battery has."""
         if self.metrics is None:
-            return available(self.battery.source is not None)
+            return available(self.battery.source is not None, self.condition.answer)
         return [named(name).name for name in self.metrics]
 
 

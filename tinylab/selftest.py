@@ -80,7 +80,8 @@ def selftest(config: Config) -> int:
     check_sites(model, prepared.tokens, [cell.variant for cell in prepared.cells])
     tried, unsound = places.sites(model, pairs[0])
     choice, engine = soundness.choose(model, config.engine, prepared.tokens)
-    sound = soundness.Soundness(model, choice, pairs, variants, scored(config.metric_names), unsound=unsound)
+    names = scored(config.metric_names, config.condition.answer)
+    sound = soundness.Soundness(model, choice, pairs, variants, names, unsound=unsound)
     verdicts = [
         engine,
         sound.determinism(),

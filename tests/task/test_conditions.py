@@ -62,7 +62,7 @@ def test_every_format_gives_the_same_pairs(suffix: str, tmp_path: Path) -> None:
     for number, (pair, row) in enumerate(zip(pairs, [*ROWS, tricky], strict=True)):
         found = vars(pair)
         assert found.pop("row") == number
-        assert found.pop("item") is None and found.pop("parts") == ()
+        assert found.pop("item") is None and found.pop("parts") == found.pop("targets") == found.pop("foils") == ()
         assert found == {key: row[key] for key in ("clean", "corrupt", "target", "foil", "template")}
 
 

@@ -30,7 +30,8 @@ def corpus() -> Condition:
 def prepared() -> Any:
     settings: Any = SimpleNamespace(
         battery=HeadsZero(name="h1"), seeds=list(SEEDS),
-        condition=SimpleNamespace(n_examples=DRAWN, single_token=True, strict=False, chat=False, system=None),
+        condition=SimpleNamespace(n_examples=DRAWN, single_token=True, answer="first", first_tokens=False, strict=False,
+                                  chat=False, system=None),
         controls=SimpleNamespace(sham=False),
     )
     model: Any = SimpleNamespace(sizes=Sizes(2, 3), bos=None, unknown=None, lost=nothing_lost, specials=(), context=None,

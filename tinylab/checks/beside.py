@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from tinylab.engine.base import Engine, Evaluation
 from tinylab.interventions.variants import Variant
-from tinylab.measures.metrics import LOGIT_DIFF, Scorer
+from tinylab.measures.metrics import Scorer
 from tinylab.records.checkpoint import Checkpoint
 from tinylab.records.identity import Resolved, digest
 from tinylab.records.manifest import RunFolder
@@ -26,7 +26,7 @@ def evaluated(
     resolved: Resolved, folder: RunFolder, engine: Engine, pairs: Sequence[TokenPair], variants: Sequence[Variant], *,
     what: str, unit: str,
 ) -> Evaluation:
-    """The logit_diff of some variants on some pairs, kept as it is made, so that what is cut off goes on.
+    """Some variants on some pairs by the metric of labels, kept as it is made, so that what is cut off goes on.
 
     Args:
         resolved: the run.
@@ -45,7 +45,7 @@ def evaluated(
         "variants": digest([str(variant) for variant in variants]), "packages": package_versions(),
     })
     with tqdm(total=len(variants), desc=what, unit=unit, disable=None) as bar:
-        found = engine.evaluate(pairs, variants, Scorer((LOGIT_DIFF,)), lambda done: bar.update(done / len(pairs)),
+        found = engine.evaluate(pairs, variants, Scorer((resolved.config.labelled,)), lambda done: bar.update(done / len(pairs)),
                                 checkpointer=checkpoint)
     checkpoint.discard()
     return found

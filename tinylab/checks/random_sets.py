@@ -18,7 +18,6 @@ from tinylab.config.groups import AUTO
 from tinylab.effects.random_sets import PART, Circuit, affordable, compared, draw, together
 from tinylab.engine.base import Engine
 from tinylab.interventions.variants import Variant
-from tinylab.measures.metrics import LOGIT_DIFF
 from tinylab.records.checking import write_document
 from tinylab.records.documents import RunSummary
 from tinylab.records.identity import Resolved
@@ -54,11 +53,12 @@ def add_random_sets(resolved: Resolved, folder: RunFolder, ready: Ready) -> None
     effects = read_effects(folder, manifest)
     if effects is None:
         return
-    summary, circuit = read_json(folder.file("summary")), Circuit.of(effects, kind)
+    by = resolved.config.labelled
+    summary, circuit = read_json(folder.file("summary")), Circuit.of(effects, kind, by)
     told: dict[str, Any] = {
         "asked": str(asked).lower(), "draws": resolved.config.controls.draws, "seed": resolved.config.seeds[0],
         "at": circuit.at, "circuit": [kind.listed(circuit.components[place]) for place in circuit.members],
-        "n": None, "of": summary["baselines"][manifest["target_run"]][LOGIT_DIFF]["n"], "states": None, "damage": None,
+        "n": None, "of": summary["baselines"][manifest["target_run"]][by]["n"], "states": None, "damage": None,
         **dict.fromkeys(NULLS), "notes": _nothing_to_draw(circuit, kind.plural),
     }
     if _is_there(summary.get("random_sets"), told):
@@ -129,7 +129,7 @@ def _evaluated(
 def _changes(
     resolved: Resolved, folder: RunFolder, engine: Engine, pairs: Sequence[TokenPair], variants: Sequence[Variant]
 ) -> tuple[np.ndarray[Any, Any], float, int]:
-    """The mean change of logit_diff that each variant makes; the level of the unmodified run; states computed."""
+    """The mean change that each variant makes by the metric of labels; the level of the unmodified run; states computed."""
     found = evaluated(resolved, folder, engine, pairs, variants, what="random sets", unit=" sets")
     unmodified = found.baselines[variants[0].target][:, 0]
     return (found.values[:, :, 0] - unmodified).mean(axis=1), float(unmodified.mean()), found.states

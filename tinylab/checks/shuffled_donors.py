@@ -22,7 +22,6 @@ from tinylab.engine.base import Engine
 from tinylab.interventions.components import TableKind
 from tinylab.interventions.sources import Donor, Own
 from tinylab.interventions.variants import Variant
-from tinylab.measures.metrics import LOGIT_DIFF
 from tinylab.records.checking import write_document
 from tinylab.records.documents import RunSummary
 from tinylab.records.identity import Resolved
@@ -68,7 +67,7 @@ def add_shuffled_donors(resolved: Resolved, folder: RunFolder, ready: Ready) -> 
     candidates = [{name: one[name] for name in kind.keys} for one in effects["matter"][:MOST]]
     told: dict[str, Any] = {
         "asked": str(asked).lower(), "seed": resolved.config.seeds[0], "candidates": candidates, "n": None,
-        "of": summary["baselines"][manifest["target_run"]][LOGIT_DIFF]["n"],
+        "of": summary["baselines"][manifest["target_run"]][resolved.config.labelled]["n"],
         **dict.fromkeys(("alone", "templates", "same_answer", "states", "survives", "ci95", "median")),
         "cells": [], "notes": _nothing_to_patch(effects, kind.plural),
     }
@@ -77,8 +76,9 @@ def add_shuffled_donors(resolved: Resolved, folder: RunFolder, ready: Ready) -> 
     if not told["notes"]:
         engine, prepared = ready()
         variants = _from_donors(candidates, prepared, kind)
-        told |= _evaluated(resolved, folder, Measured.read(table, kind, LOGIT_DIFF), candidates, variants, engine=engine,
-                           prepared=prepared, states=manifest["provenance"]["states"])
+        measured = Measured.read(table, kind, resolved.config.labelled)
+        told |= _evaluated(resolved, folder, measured, candidates, variants, engine=engine, prepared=prepared,
+                           states=manifest["provenance"]["states"])
     for note in told["notes"]:
         log.info("no shuffled donors: %s", note)
     with renewing(folder) as new:

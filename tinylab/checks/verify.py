@@ -118,7 +118,7 @@ def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, man
     seen = _tell_templates(names, some, asked)
     places = [v for v, cell in enumerate(prepared.cells) if cell.control == "none"]
     real, lacking = [prepared.cells[v] for v in places], prepared.lacking[np.ix_(places, some)]
-    computed = scored(config.metric_names)
+    computed = scored(config.metric_names, config.condition.answer)
     evaluation = ReferenceEngine(model).evaluate(
         [prepared.tokens[b] for b in some], [cell.variant for cell in real], Scorer(computed)
     )
@@ -133,7 +133,7 @@ def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, man
     judged = [name for name in metrics if METRICS[name].judged] or list(metrics)
     complete = all(entry["missing"] == 0 for name, entry in metrics.items() if not METRICS[name].may_be_undefined)
     good = complete and all(metrics[name]["max_abs_diff"] <= (asked.tolerance or 0.0) for name in judged)
-    ranked = "logit_diff" if "logit_diff" in main else next(iter(main))
+    ranked = config.labelled if config.labelled in main else next(iter(main))
     engine, k = str(manifest["provenance"]["engine"]), min(config.invariants.k, max(1, len(real) // 2))
     if (engine, manifest["provenance"]["device"]) == (ReferenceEngine.name, asked.device) and asked.dtype == config.model.dtype:
         log.warning("the run itself used the reference engine on %s in %s: this slice repeats it and checks nothing else",

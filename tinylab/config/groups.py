@@ -28,6 +28,9 @@ QUANTIZATIONS = ("none", "8bit", "4bit")
 MEMORY = re.compile(r"[1-9][0-9]*(KB|MB|GB|KiB|MiB|GiB)")
 """An amount of memory, as accelerate reads it."""
 
+FIRST, FULL, SET = ANSWERS = ("first", "full", "set")
+"""Of condition.answer: an answer's first token, all of its tokens, or any of several answers."""
+
 CORRECTIONS = ("holm", "bh", "maxt")
 """Of effects.correction: see `tinylab.statistics.labels`."""
 
@@ -55,6 +58,8 @@ class ConditionConfig:
     split: str | None = None
     n_examples: int | None = None
     single_token: bool = False
+    answer: str = FIRST
+    first_tokens: bool = False
     strict: bool = False
     chat: bool = False
     system: str | None = None
@@ -70,6 +75,10 @@ class ConditionConfig:
     def __post_init__(self) -> None:
         """Check the values."""
         at_least("condition.n_examples", self.n_examples, 1)
+        one_of("condition.answer", self.answer, ANSWERS)
+        if self.first_tokens and self.answer != SET:
+            raise ConfigError(f"condition.first_tokens=true beside condition.answer={self.answer}: it says that a set is one of "
+                              "first tokens; use condition.answer=set, or leave condition.first_tokens out.")
         if self.system is not None and not self.chat:
             raise ConfigError("condition.system beside condition.chat=false: only a conversation has a system's turn; use "
                               "condition.chat=true, or leave condition.system out.")

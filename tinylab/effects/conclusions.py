@@ -68,7 +68,7 @@ def noise_of(controls: Mapping[str, Mapping[str, float]], verified: Mapping[str,
 
 
 def conclude(
-    table: pa.Table, kind: TableKind, settings: Settings, noise: Mapping[str, float]
+    table: pa.Table, kind: TableKind, settings: Settings, noise: Mapping[str, float], by: str = LOGIT_DIFF
 ) -> tuple[pa.Table, dict[str, Any]]:
     """The effects of a run, a row for each cell and metric, and what summary.json says of them.
 
@@ -77,16 +77,17 @@ def conclude(
         kind: of its impact table.
         settings: how effects are judged.
         noise: by metric the largest difference that a sham or a verify slice found.
+        by: the metric by which effects are labelled.
     """
     metrics = pc.unique(table["metric"]).to_pylist()
     measured = {name: Measured.read(table, kind, name) for name in metrics}
     parts = []
     summary: dict[str, Any] | None = None
     for name, one in measured.items():
-        if name == LOGIT_DIFF:
+        if name == by:
             part, summary = _labelled(one, settings, noise.get(name, 0.0))
         elif one.metric.pooled:
-            part = _pooled(one, measured.get(str(one.metric.made_of)))
+            part = _pooled(one, measured.get(by))
         else:
             part = _unlabelled(one, settings, noise.get(name, 0.0))
         parts.append(part)
@@ -96,7 +97,7 @@ def conclude(
             parts.append(_unlabelled(companion, settings, noise.get(name, 0.0)))
     columns = effects_columns(kind)
     whole = pd.concat([part.reindex(columns=columns) for part in parts], ignore_index=True)
-    return pa.Table.from_pandas(whole, schema=schema(columns, kind), preserve_index=False), summary or _nothing(settings)
+    return pa.Table.from_pandas(whole, schema=schema(columns, kind), preserve_index=False), summary or _nothing(settings, by)
 
 
 def _called(one: Measured, name: str) -> Measured:
@@ -179,7 +180,7 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
     part = part.assign(effect_logits=one.change.mean(axis=1), p_top_k=ranks.probability, label=None, new_templates=None)
     notes = _notes(one, fraction)
     summary: dict[str, Any] = {
-        **asdict(settings), "metric": LOGIT_DIFF, "whole": float(one.whole.mean()), "n": len(one.baseline),
+        **asdict(settings), "metric": one.metric.name, "whole": float(one.whole.mean()), "n": len(one.baseline),
         "templates": _count(one), "cells": len(one.keys),
     }
     if not fraction:
@@ -247,12 +248,12 @@ def _notes(one: Measured, fraction: bool) -> list[str]:
     elif (alone := int((one.templates.sizes == 1).sum())):
         notes.append(f"{alone} of {len(one.templates.sizes)} templates have one example: no interval, no label")
     if not fraction:
-        notes.append(f"the mean that changes would be a fraction of is {float(one.whole.mean()):.3f} logits, less than "
-                     f"{RECOVERY_FLOOR:g}: no fractions, no label")
+        notes.append(f"the mean that changes would be a fraction of is {float(one.whole.mean()):.3f} {one.metric.unit}, less "
+                     f"than {RECOVERY_FLOOR:g}: no fractions, no label")
     return notes
 
 
-def _nothing(settings: Settings) -> dict[str, Any]:
-    return {**asdict(settings), "metric": LOGIT_DIFF, "whole": None, "n": None, "templates": None, "cells": None, "counts": None,
+def _nothing(settings: Settings, by: str) -> dict[str, Any]:
+    return {**asdict(settings), "metric": by, "whole": None, "n": None, "templates": None, "cells": None, "counts": None,
             "matter": [], "mixed": [], "ranking": None, "examples_to_decide": None,
-            "notes": [f"{LOGIT_DIFF} was not asked for: no label"]}
+            "notes": [f"{by} was not asked for: no label"]}

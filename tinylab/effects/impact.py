@@ -12,7 +12,7 @@ from tinylab.arrays import FloatArray
 from tinylab.batteries.base import Battery, Cell, Key
 from tinylab.engine.base import Evaluation
 from tinylab.interventions.sources import RUNS, RunName
-from tinylab.measures.metrics import Metric, named
+from tinylab.measures.metrics import Metric, made_of, named
 from tinylab.task.corpus import PromptPair
 
 
@@ -48,13 +48,18 @@ class Impact:
 
     def ends(self, metric: Metric) -> list[Float64[np.ndarray, " B"]]:
         """What the metric is made of, in the unmodified target and source runs."""
-        assert metric.made_of is not None and self.battery.source is not None
-        return [self.unmodified[run][metric.made_of] for run in (self.battery.target, self.battery.source.run)]
+        assert self.battery.source is not None
+        return [self.unmodified[run][self._made_of(metric)] for run in (self.battery.target, self.battery.source.run)]
 
     def base(self, metric: Metric) -> Float64[np.ndarray, "V B"]:
         """What the metric is made of, whether or not it was asked for in the tables."""
-        assert metric.made_of is not None
-        return self.hidden[metric.made_of] if metric.made_of not in self.values else self.values[metric.made_of]
+        name = self._made_of(metric)
+        return self.hidden[name] if name not in self.values else self.values[name]
+
+    def _made_of(self, metric: Metric) -> str:
+        name = made_of(metric, self.unmodified["clean"])
+        assert name is not None
+        return name
 
     def of_seed(self, seed: int) -> list[list[int]]:
         """The indices of a seed's cells, those that are draws of one together."""
@@ -125,11 +130,11 @@ def assemble(
     values = {name: np.where(lacking, np.nan, evaluation.values[:, :, m]) for m, name in enumerate(computed)}
     unmodified = {run: {name: evaluation.baselines[run][:, m] for m, name in enumerate(computed)} for run in RUNS}
     for metric in map(named, wanted):
-        if metric.made_of is None or metric.relative is None:
+        if (base := made_of(metric, computed)) is None or metric.relative is None:
             continue
         assert battery.source is not None
-        ends = [unmodified[run][metric.made_of] for run in (battery.target, battery.source.run)]
-        values[metric.name] = np.stack([metric.relative(row, *ends) for row in values[metric.made_of]])
+        ends = [unmodified[run][base] for run in (battery.target, battery.source.run)]
+        values[metric.name] = np.stack([metric.relative(row, *ends) for row in values[base]])
         known = [metric.relative(end, *ends) for end in ends]
         if metric.may_be_undefined:  # by its definition, also where it is undefined
             known = [np.zeros(len(pairs)), np.ones(len(pairs))]

@@ -2,8 +2,9 @@
 
 The components that matter or are mixed (the circuit) are intervened on jointly, and so are random sets of as many: drawn from all
 of the battery's components, and drawn so that each layer has as many as in the circuit (layers may matter more than heads do).
-Damage is the size of the mean change of logit_diff. p = (1 + sets with as much damage) / (1 + sets), which is exact for a
-circuit that was drawn like them (Phipson & Smyth 2010). It is not that of a circuit which was chosen on the same examples,
+Damage is the size of the mean change of logit_diff (of logprob_diff where whole answers count).
+p = (1 + sets with as much damage) / (1 + sets), which is exact for a circuit that was drawn like them
+(Phipson & Smyth 2010). It is not that of a circuit which was chosen on the same examples,
 and whose joint damage may be less than what its components do alone: it says how far a random choice would have come.
 """
 
@@ -48,14 +49,15 @@ class Circuit:
     judged: bool  # whether components have labels at all
 
     @staticmethod
-    def of(effects: pa.Table, kind: TableKind) -> Circuit:
-        """From a run's effects on logit_diff; of several values the one that is 0 counts, else the first.
+    def of(effects: pa.Table, kind: TableKind, by: str = LOGIT_DIFF) -> Circuit:
+        """From a run's effects on the metric of labels; of several values the one that is 0 counts, else the first.
 
         Args:
             effects: the run's `effects`.
             kind: of its impact table.
+            by: the metric.
         """
-        rows = effects.filter(pc.equal(effects["metric"], LOGIT_DIFF)).to_pylist()
+        rows = effects.filter(pc.equal(effects["metric"], by)).to_pylist()
         others = (*kind.apart, *kind.varied)
         values = list(dict.fromkeys(tuple(row[name] for name in others) for row in rows))
         value = next((value for value in values if value and set(value) == {0}), values[0] if values else ())

@@ -11,12 +11,13 @@ from tinylab.effects.ability import ability
 from tinylab.effects.impact import Impact
 from tinylab.effects.strength import interval
 from tinylab.interventions.sources import RUNS, RunName
-from tinylab.measures.metrics import named
+from tinylab.measures.metrics import LOGIT_DIFF, LOGPROB_DIFF, named
 
 
 def summarise(impact: Impact) -> dict[str, Any]:
-    """The content of summary.json but for what the manifest knows; the baselines have logit_diff in any case."""
-    reported = dict.fromkeys(["logit_diff", *impact.metrics])
+    """The content of summary.json but for what the manifest knows; the baselines have the metric of labels in any case."""
+    by = LOGIT_DIFF if LOGIT_DIFF in impact.unmodified["clean"] else LOGPROB_DIFF
+    reported = dict.fromkeys([by, *impact.metrics])
     return {
         "ability": ability(impact.ability, impact.pairs),
         "baselines": {run: {metric: _baseline(impact, run, metric) for metric in reported} for run in RUNS},

@@ -201,7 +201,7 @@ def _check_rotary(model: CausalModel, pairs: Sequence[TokenPair]) -> None:
     for rope in layers:
         kind = rope.get("rope_type", "default")
         limit = rope.get("original_max_position_embeddings") or model.context
-        longest = max(len(prompt) for pair in pairs for prompt in (pair.clean, pair.corrupt))
+        longest = max(len(sequence) for pair in pairs for sequence in pair.sequences)
         if kind in ("dynamic", "longrope") and limit is not None and longest > limit:
             raise EngineUnsupported(f"The rotary embedding of {model.identity.name} ({kind}) changes beyond {limit} tokens, and "
                                     f"the longest prompt has {longest}.")
@@ -209,7 +209,7 @@ def _check_rotary(model: CausalModel, pairs: Sequence[TokenPair]) -> None:
 
 def check_prompts(pairs: Sequence[TokenPair]) -> list[TokenPair]:
     """The longest prompt with a partner of its own length; its first half beside the shortest; and the former again."""
-    prompts = [prompt for pair in pairs for prompt in (pair.clean, pair.corrupt)]
+    prompts = [sequence for pair in pairs for sequence in pair.sequences]  # with what is read of answers behind them
     longest, shortest = max(prompts, key=len), min(prompts, key=len)
     whole = _with_partner(longest)
     return [whole, TokenPair(longest[: (len(longest) + 1) // 2], shortest, whole.target, whole.foil), whole]

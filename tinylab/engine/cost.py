@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tinylab.engine.base import Prediction
 from tinylab.engine.donors import Place, counted, needs, runs
 from tinylab.interventions.sites import POINTS, Module, Side
-from tinylab.interventions.sources import Donor, Reference
+from tinylab.interventions.sources import RUNS, Donor, Reference
 from tinylab.interventions.variants import Variant
 from tinylab.models.network import CausalModel
 from tinylab.task.tokens import TokenPair
@@ -60,19 +60,26 @@ class Shape:
 
 
 def plain_cost(shape: Shape, pairs: Sequence[TokenPair], variants: Sequence[Variant]) -> Prediction:
-    """What the reference engine will need: a forward pass of the whole prompt for each variant, and its last row's logits."""
-    lengths = {"clean": [len(pair.clean) for pair in pairs], "corrupt": [len(pair.corrupt) for pair in pairs]}
+    """What the reference engine will need: a forward pass of the whole prompt for each variant, and its last row's logits.
+
+    Of whole answers, one for each of their stems behind the prompt, and the logits from the prompt's last row on.
+    """
+    lengths = {run: [len(pair.prompt(run).tokens) + len(stem) for pair in pairs for stem in pair.stems] for run in RUNS}
     tokens = {run: sum(found) for run, found in lengths.items()}
+    reading = max((1 + len(stem) for pair in pairs for stem in pair.stems), default=1)
+    runs_of = max((len(pair.stems) for pair in pairs), default=1)
     states = shape.layers * (sum(tokens.values()) + sum(tokens[variant.target] for variant in variants))
     donors = [source for source in runs(variants) if isinstance(source, Donor)]
     longest = max((*lengths["clean"], *lengths["corrupt"]), default=1)
     sources = {(i.site, i.layer) for variant in variants for i in variant.interventions if i.operation.needs_source}
-    kept = (2 + len(donors)) * longest * shape.itemsize * sum(
+    kept = runs_of * (2 + len(donors)) * longest * shape.itemsize * sum(
         max(shape.hidden, shape.heads, shape.widths[site.module, site.side]) for site, _ in sources)
     block = shape.itemsize * (block_numbers(shape, longest, longest) + 2 * longest * longest * shape.n_heads)
-    activations = kept + block + logits_bytes(shape, longest if shape.all_rows else 1, 1) + FIXED
-    forwards = len(pairs) * (len(variants) + 2 + len(donors))
-    states += shape.layers * sum(len(pair.prompt(donor).tokens) for donor in donors for pair in pairs)
+    rows = max((sum(1 + len(stem) for stem in pair.stems) for pair in pairs), default=1)
+    activations = kept + block + logits_bytes(shape, longest if shape.all_rows else reading, rows) + FIXED
+    forwards = len(lengths["clean"]) * (len(variants) + 2 + len(donors))
+    states += shape.layers * sum(len(pair.prompt(donor).tokens) + len(stem)
+                                 for donor in donors for pair in pairs for stem in pair.stems)
     for reference, (places, by_position) in needs(variants).items():
         prompts = counted(reference)
         forwards, states = forwards + len(prompts), states + shape.layers * sum(map(len, prompts))

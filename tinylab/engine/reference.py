@@ -25,8 +25,9 @@ from tinylab.interventions.operations import Given
 from tinylab.interventions.sites import Site
 from tinylab.interventions.sources import RUNS, Donor, Reference, Run, RunName
 from tinylab.interventions.variants import Variant, indices
+from tinylab.measures.answers import Asked
 from tinylab.measures.metrics import Scorer
-from tinylab.measures.readings import READOUT, clean_run
+from tinylab.measures.readings import READOUT, CleanRun, clean_run
 from tinylab.models.network import CausalModel
 from tinylab.models.rotary import forget_lengths
 from tinylab.task.tokens import TokenPair
@@ -74,22 +75,25 @@ class ReferenceEngine:
                 if progress is not None:
                     progress(len(variants))
                 continue
-            sources: dict[RunName | Donor, Activations] = {}
-            logits: dict[RunName | Donor, torch.Tensor] = {}
-            for run in (*RUNS, *donors):
-                with capture(self._model, sites, sources.setdefault(run, {})):
-                    logits[run] = self._read(pair.prompt(run).tokens)
-            answers = (torch.tensor([token], device=self._model.device) for token in (pair.target, pair.foil))
-            clean = clean_run(logits["clean"], *answers)
-            for run in RUNS:
-                found.baselines[run][b] = scorer.score(logits[run], clean)[0].numpy()
-                answer = clean.target if run == "clean" else clean.foil
-                found.ability[run][b] = scorer.ability(logits[run], answer)[0].numpy()
+            sources: list[dict[RunName | Donor, Activations]] = [{} for _ in pair.stems]
+            logits: dict[RunName | Donor, list[torch.Tensor]] = {run: [] for run in (*RUNS, *donors)}
+            for stem, seen in zip(pair.stems, sources, strict=True):
+                for run, read in logits.items():
+                    with capture(self._model, sites, seen.setdefault(run, {})):
+                        read.append(self._read(pair.prompt(run).tokens, stem))
+            clean = self._clean(pair, logits["clean"])
+            for which, run in enumerate(RUNS):
+                rows = looked_at(pair, logits[run])
+                found.baselines[run][b] = scorer.score(rows, clean)[0].numpy()
+                found.ability[run][b] = scorer.ability(rows, clean, which)[0].numpy()
             for v, variant in enumerate(variants):
-                prompt = pair.prompt(variant.target)
-                here = indices(variant.positions, len(prompt.tokens), prompt.spans)
-                with intervene(self._model, variant, here, giver(variant, pair, here, sources, supply), biases):
-                    found.values[v, b] = scorer.score(self._read(prompt.tokens), clean)[0].numpy()
+                prompt, read = pair.prompt(variant.target), []
+                for stem, seen in zip(pair.stems, sources, strict=True):
+                    here = indices(variant.positions, len(prompt.tokens), prompt.spans, len(stem))
+                    give = giver(variant, pair, here, seen, supply, following=len(stem))
+                    with intervene(self._model, variant, here, give, biases):
+                        read.append(self._read(prompt.tokens, stem))
+                found.values[v, b] = scorer.score(looked_at(pair, read), clean)[0].numpy()
                 if progress is not None:
                     progress(1)
             found.begun[b] = found.done[:, b] = True
@@ -108,16 +112,29 @@ class ReferenceEngine:
             activations = {place: value[0] for place, value in seen.items()}
             visit(activations, np.repeat(weights[:, None], len(prompt), axis=1), np.arange(len(prompt)))
 
-    def _read(self, prompt: Sequence[int]) -> torch.Tensor:
-        """Logits at the row that is read, [1, W]."""
+    def _clean(self, pair: TokenPair, logits: Sequence[torch.Tensor]) -> CleanRun:
+        """What the metrics need of the clean run."""
+        device = self._model.device
+        asked = None if pair.answers is None else Asked.of([pair.answers], device)
+        target, foil = (torch.tensor([one], device=device) for one in (pair.target, pair.foil))
+        return clean_run(looked_at(pair, logits), target, foil, asked)
+
+    def _read(self, prompt: Sequence[int], stem: Sequence[int] = ()) -> torch.Tensor:
+        """Logits of a prompt with tokens of an answer behind it: at its reading row and at each of these, [1 + stem, W]."""
         self._forwards += 1
-        self._states += len(prompt) * self._model.n_layers
+        self._states += len((*prompt, *stem)) * self._model.n_layers
         forget_lengths(self._model)
-        ids = torch.tensor([prompt], device=self._model.device)
-        row = READOUT.row(len(prompt)) - len(prompt)  # from the end
+        ids = torch.tensor([[*prompt, *stem]], device=self._model.device)
+        row = READOUT.row(len(prompt)) - len(ids[0])  # from the end
         found = self._model.model(input_ids=ids, use_cache=False, **self._model.last_logits(-row))
-        logits: torch.Tensor = found.logits[:, row]
+        logits: torch.Tensor = found.logits[0, row:]
         return logits
+
+
+def looked_at(pair: TokenPair, logits: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The rows in which the pair's answers are looked for, [Q, W], of its runs' logits, one run for each stem."""
+    rows = ((0, 0),) if pair.answers is None else pair.answers.rows
+    return torch.stack([logits[stem][behind] for stem, behind in rows])
 
 
 @contextmanager
@@ -143,7 +160,8 @@ def capture(model: CausalModel, sites: set[tuple[Site, int]], into: Activations)
 
 
 def giver(
-    variant: Variant, pair: TokenPair, here: Sequence[int], sources: Mapping[RunName | Donor, Activations], supply: Supply
+    variant: Variant, pair: TokenPair, here: Sequence[int], sources: Mapping[RunName | Donor, Activations], supply: Supply,
+    *, following: int = 0,
 ) -> Give | None:
     """What gives a variant's source at the tokens of a pair that it acts on.
 
@@ -153,6 +171,7 @@ def giver(
         here: the tokens of the target run.
         sources: activations of the unmodified runs.
         supply: what other sources give.
+        following: tokens of an answer behind its prompts.
     """
     source = variant.source
     if source is None:
@@ -160,7 +179,7 @@ def giver(
     if isinstance(source, Run):
         run: RunName | Donor = source if isinstance(source, Donor) else source.run
         prompt = pair.prompt(run)
-        there = indices(variant.positions, len(prompt.tokens), prompt.spans)
+        there = indices(variant.positions, len(prompt.tokens), prompt.spans, following)
         return lambda site, layer: sources[run][site, layer][:, there]
     positions = np.array(here, dtype=np.int64)
     rows = source.rows(np.full_like(positions, pair.group), np.full_like(positions, pair.number), positions)

@@ -70,7 +70,7 @@ def check_vocabulary(model: CausalModel, pairs: Sequence[TokenPair]) -> None:
         ModelError: tokenizer and weights do not belong together.
     """
     rows = min(int(table.weight.shape[0]) for table in (model.model.get_input_embeddings(), model.model.get_output_embeddings()))
-    largest = max(max(*pair.clean, *pair.corrupt, pair.target, pair.foil) for pair in pairs)
+    largest = max(max(*pair.clean, *pair.corrupt, *pair.looked_for) for pair in pairs)
     if largest >= rows:
         raise ModelError(f"{model.identity.name}: the tokenizer gives token {largest}, but the model has embeddings for {rows} "
                          "(0 first); expected a tokenizer and weights that belong together, so get both from one place.")
@@ -84,7 +84,7 @@ def check_causal(model: CausalModel, pair: TokenPair) -> None:
         ModelError: they do.
     """
     tokens = _tokens(model, pair.clean)
-    other = pair.target if pair.target != tokens[-1] else pair.foil
+    other = next((token for token in pair.looked_for if token != tokens[-1]), pair.foil)
     if len(tokens) == 1:
         return
 

@@ -106,7 +106,7 @@ def _code() -> str:
 
 def _lengths(model: CausalModel, pairs: Sequence[TokenPair]) -> dict[str, Any]:
     """The class of the prompts' lengths."""
-    lengths = [len(prompt) for pair in pairs for prompt in (pair.clean, pair.corrupt)]
+    lengths = [len(sequence) for pair in pairs for sequence in pair.sequences]
     shortest, longest = min(lengths), max(lengths)
     limits = sorted(set(_limits(model.config.to_dict())))
     return {

@@ -107,16 +107,19 @@ class Variant:
         return replace(self, interventions=same, source=source, apart=True) if len(same) == len(shams) else None
 
 
-def indices(positions: Positions, length: int, spans: Sequence[tuple[str, tuple[int, ...]]] = ()) -> list[int]:
-    """The token positions of a prompt that are meant, ascending.
+def indices(
+    positions: Positions, length: int, spans: Sequence[tuple[str, tuple[int, ...]]] = (), following: int = 0
+) -> list[int]:
+    """The token positions of a prompt that are meant, ascending; `all` are those of an answer behind it too.
 
     Args:
         positions: which.
         length: of the prompt, in tokens.
         spans: its named parts.
+        following: tokens of an answer behind it.
     """
     if positions == "all":
-        return list(range(length))
+        return list(range(length + following))
     if positions == "last":
         return [length - 1]
     if isinstance(positions, Each):

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinylab.batteries.base import OfRun
+from tinylab.config.groups import FIRST
 from tinylab.errors import ConfigError, OutputError
 from tinylab.interventions.components import TableKind
-from tinylab.measures.metrics import LOGIT_DIFF
+from tinylab.measures.metrics import labelled
 from tinylab.models.weights import ModelIdentity
 
 RUN_ID = re.compile(r"[0-9a-f]{12}")
@@ -21,7 +22,7 @@ EFFECTS = "effects"
 
 
 def strongest_of_run(asked: OfRun, output_dir: Path, model: ModelIdentity | None) -> tuple[list[tuple[int, ...]], dict[str, Any]]:
-    """The k strongest components of a finished run by |mean change of logit_diff|, and what a manifest tells of their origin.
+    """The k strongest components of a finished run by |mean change| of its metric of labels, and what a manifest says of them.
 
     Over scales and their like the largest change counts; ties are in the order of the components. Fewer than k where the run
     has fewer.
@@ -49,7 +50,7 @@ def strongest_of_run(asked: OfRun, output_dir: Path, model: ModelIdentity | None
     changes = _changes(what, folder, manifest, kind)
     order = sorted(changes, key=lambda component: (-changes[component], component))
     where = {"run_id": manifest["run_id"], "folder": str(folder), "condition": manifest["condition"], "k": asked.k,
-             "metric": LOGIT_DIFF}
+             "metric": labelled(answer_of(manifest))}
     return order[:asked.k], where
 
 
@@ -97,8 +98,15 @@ def _called(model: ModelIdentity) -> str:
     return model.name if version is None else f"{model.name} ({version[:12]})"
 
 
+def answer_of(manifest: dict[str, Any]) -> str:
+    """What counts as the answer in a finished run, see `condition.answer`."""
+    corpus = (manifest.get("provenance") or {}).get("corpus") or {}
+    return str((corpus.get("answers") or {}).get("kind", FIRST))
+
+
 def _changes(what: str, folder: Path, manifest: dict[str, Any], kind: TableKind) -> dict[tuple[int, ...], float]:
-    """Each component's largest |mean change of logit_diff|."""
+    """Each component's largest |mean change| of what effects are labelled by."""
+    by = labelled(answer_of(manifest))
     try:
         rows = pq.read_table(folder / manifest[EFFECTS], columns=[*kind.component, "metric", "effect_logits"]).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -106,10 +114,10 @@ def _changes(what: str, folder: Path, manifest: dict[str, Any], kind: TableKind)
                           "with overwrite=true.") from error
     changes: dict[tuple[int, ...], float] = {}
     for row in rows:
-        if row["metric"] == LOGIT_DIFF and row["effect_logits"] is not None:
+        if row["metric"] == by and row["effect_logits"] is not None:
             component = tuple(row[name] for name in kind.component)
             changes[component] = max(changes.get(component, 0.0), abs(row["effect_logits"]))
     if not changes:
-        raise ConfigError(f"{what}: it has no {LOGIT_DIFF}, by which its {kind.plural} are ranked; the same run with metrics="
-                          f"[{LOGIT_DIFF}] adds it.")
+        raise ConfigError(f"{what}: it has no {by}, by which its {kind.plural} are ranked; the same run with metrics="
+                          f"[{by}] adds it.")
     return changes

@@ -132,6 +132,8 @@ class CrossGroup(OpenRecord):
     """The runs' battery."""
     described: Name
     """The battery with its settings."""
+    metric: Name | None = None
+    """By whose change; left out where it is logit_diff."""
     states: Index
     """States computed for it."""
     runs: Annotated[dict[Name, CrossRun], Field(min_length=2)]

@@ -50,8 +50,8 @@ class Baselines(OpenRecord):
     @field_validator("clean", "corrupt")
     @classmethod
     def _has_logit_diff(cls, metrics: dict[str, Baseline]) -> dict[str, Baseline]:
-        if "logit_diff" not in metrics:
-            raise ValueError("an object with logit_diff in any case")
+        if not {"logit_diff", "logprob_diff"} & {*metrics}:
+            raise ValueError("an object with logit_diff in any case, or of whole answers logprob_diff")
         return metrics
 
 
@@ -92,7 +92,8 @@ class Answered(OpenRecord):
     """How the model answers some unmodified prompts; open for other versions."""
 
     accuracy: Fraction
-    """The part after which the right answer's first token is the likeliest of the whole vocabulary."""
+    """The part after which the right answer's first token is the likeliest of the whole vocabulary; of whole answers, after which
+    the likeliest token, and then the likeliest one after it and so on, give one of the right ones."""
     answer_probability: Fraction
     """Its mean probability."""
     n: Count

@@ -131,6 +131,17 @@ class Chat(OpenRecord):
     """Of the first clean prompt, ␣ for a space and ⏎ for a new line in them."""
 
 
+class WholeAnswers(OpenRecord):
+    """What counts as the answer where it is more than its first token; open for other versions."""
+
+    kind: Name
+    """Of `condition.answer`: full or set."""
+    alternatives: Count
+    """Of a target or a foil, at most."""
+    tokens: Count
+    """Of an alternative, at most."""
+
+
 class Corpus(OpenRecord):
     """The prompt pairs; open for other versions."""
 
@@ -146,6 +157,8 @@ class Corpus(OpenRecord):
     """Rows that cannot be used, by the reason."""
     noted: dict[Name, Count] | None = None
     """Rows that are used, of which something is to be known, by what."""
+    answers: WholeAnswers | None = None
+    """What counts as the answer; left out where its first token does."""
 
     @field_validator("used")
     @classmethod

@@ -104,7 +104,8 @@ def _to_wandb(tracker: TrackerConfig, run: Tracked) -> None:
     import wandb
 
     entry = wandb.init(
-        project=tracker.project, id=run.run_id, name=run.name, config=run.settings, resume="allow", mode=tracker.mode,
+        project=tracker.project, id=run.run_id, name=run.name, config=run.settings, resume="allow",
+        mode=tracker.mode,  # type: ignore[arg-type]  # a text that was checked
         dir=os.environ.get("WANDB_DIR"), settings=wandb.Settings(silent=True, console="off"),
     )
     try:

@@ -10,7 +10,7 @@ import pandas as pd
 from tinylab.effects.shuffled_donors import ALARMING, is_alarming
 from tinylab.effects.strength import strongest
 from tinylab.interventions.components import TableKind
-from tinylab.measures.metrics import named
+from tinylab.measures.metrics import LOGIT_DIFF, LOGPROB_DIFF, named
 from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import read_effects
@@ -41,11 +41,12 @@ def title_of(manifest: dict[str, Any]) -> str:
 
 
 def run_view(folder: RunFolder, manifest: dict[str, Any]) -> View:
-    """The strongest components of a finished run, by the change of logit_diff or else its first metric."""
+    """The strongest components of a finished run, by the change of what effects are labelled by, or else its first metric."""
     summary = read_json(folder.file("summary"))
     kind = TableKind.of_manifest(manifest)
     baselines = summary["baselines"][manifest["target_run"]]
-    metric = "logit_diff" if "logit_diff" in summary["metrics"] else next(iter(summary["metrics"]))
+    by = (summary.get("effects") or {}).get("metric", LOGIT_DIFF)
+    metric = by if by in summary["metrics"] else next(iter(summary["metrics"]))
     cells = strongest(pd.read_parquet(folder.table(manifest)), kind, baselines, metric)
     cells, component = with_names(cells, kind)
     told = [*component, *(name for name in (*kind.apart, *kind.varied) if cells[name].nunique() > 1)]
@@ -91,7 +92,7 @@ def effects_sentence(told: dict[str, Any], plural: str) -> str:
     counts = told["counts"]
     if counts is None:
         return f"no labels: {'; '.join(told['notes'])}"
-    smallest = f"{told['smallest']:g} of {abs(told['whole']):.2f} logits"
+    smallest = f"{told['smallest']:g} of {abs(told['whole']):.2f} {named(told['metric']).unit}"
     more = f" (about {told['examples_to_decide']} examples would decide half of these)" if told["examples_to_decide"] else ""
     return (f"of {told['cells']} {plural}, {counts['matters']} matter (all of the interval is beyond {smallest}), "
             f"{counts['mixed']} are mixed (one sign in some templates, the other in others), {counts['negligible']} negligible, "
@@ -105,8 +106,8 @@ def ranking_sentence(told: dict[str, Any]) -> str | None:
     if ranked is None or ranked["stability"] is None or ranked["k"] >= told["cells"]:
         return None
     held = "" if ranked["held_out"] is None else (
-        f"; chosen on half of the examples they change the logit difference by {ranked['naive']:.2f} there, on the other half by "
-        f"{ranked['held_out']:.2f}")
+        f"; chosen on half of the examples they change {_difference(told['metric'])} by {ranked['naive']:.2f} there, on the "
+        f"other half by {ranked['held_out']:.2f}")
     return f"the {ranked['k']} strongest: lists of other samples agree by {ranked['stability']:.2f} (1 the same, 0 chance){held}"
 
 
@@ -161,9 +162,15 @@ def cross_sentences(told: dict[str, Any]) -> list[str]:
         other = max(others, key=lambda one: abs(others[one]))
         own, size = run["changes"][name], {one: len(of["circuit"]) for one, of in told["runs"].items()}
         part = "" if run["n"] == run["of"] else f", on {run['n']} of {run['of']} examples"
-        said.append(f"{name}: its own {size[name]} {told['kind']} that matter or are mixed together change the logit difference "
-                    f"by {_of(own, run)}, the {size[other]} of {other} by {_of(others[other], run)}{part}")
+        said.append(f"{name}: its own {size[name]} {told['kind']} that matter or are mixed together change "
+                    f"{_difference(told.get('metric') or LOGIT_DIFF)} by {_of(own, run)}, the {size[other]} of {other} by "
+                    f"{_of(others[other], run)}{part}")
     return said
+
+
+def _difference(metric: str) -> str:
+    """What effects are changes of, in words."""
+    return "the logit difference" if metric == LOGIT_DIFF else "the log-probability difference"
 
 
 def _of(change: float, run: dict[str, Any]) -> str:
@@ -255,7 +262,8 @@ def _on_claims(group: dict[str, Any]) -> list[str]:
     claimed = [one for one in told["components"] if one["p_adjusted"] is not None and one["p_adjusted"] <= told["alpha"]]
     where = "every condition" if told["at_least"] == told["of"] else f"at least {told['at_least']} of {told['of']} conditions"
     total = group["components"]
-    sentences = [f"{len(claimed)} of {total} {kind} change the logit difference by more than {told['smallest']:g} of "
+    by = LOGIT_DIFF if "condition.answer" not in group.get("settings", {}) else LOGPROB_DIFF
+    sentences = [f"{len(claimed)} of {total} {kind} change {_difference(by)} by more than {told['smallest']:g} of "
                  f"it, with one sign, in {where}: partial conjunction, {told['correction']}, alpha {told['alpha']:g}"]
     mixed = [f"{'.'.join(str(one[name]) for name in group['component'])} ({', '.join(one['mixed_in'])})"
              for one in claimed if one["mixed_in"]]

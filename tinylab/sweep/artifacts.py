@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from tinylab.config.groups import FIRST
 from tinylab.effects.strength import Ranking
 from tinylab.errors import OutputError
 from tinylab.interventions.components import TABLE_KINDS
@@ -62,8 +63,9 @@ def write_artifacts(
     for kind in kinds.values():
         file = target / f"{kind.matrix}.parquet"
         joined = [child for child in children if child.kind.matrix == kind.matrix]
+        metrics = list(dict.fromkeys(name for child in joined for name in settings.by(child.labelled).metrics))
         found = rank_matrix(join(file, joined), kind, [child.baselines for child in joined],
-                            metrics=settings.metrics, rank=settings.rank, k=settings.k)
+                            metrics=metrics, rank=settings.rank, k=settings.k)
         rankings.update(zip((child.folder.path for child in joined), found, strict=True))
         written[kind.matrix] = f"{CROSS_CONDITION}/{file.name}"
     for name in {*earlier} - {*written, *DOCUMENTS}:  # of runs that this sweep has no more, and pictures, which are drawn again
@@ -170,7 +172,8 @@ def alike(children: Sequence[Child]) -> list[list[Child]]:
 def _apart(child: Child) -> dict[str, str]:
     """Swept settings that make runs another measurement, and not the same one on another condition."""
     told = ("model", "model.name", "model.path", "model.variant")  # by what results call the model, and its digest
-    return {name: value for name, value in child.settings.items()
+    answer = {} if child.answer == FIRST else {"condition.answer": child.answer}
+    return answer | {name: value for name, value in child.settings.items()
             if name not in told and not name.startswith(("condition", "experiment"))}
 
 
@@ -186,4 +189,5 @@ def _group(children: Sequence[Child], rankings: dict[Path, dict[str, Ranking]]) 
         told["settings"] = settings_apart
     runs = [ConditionRun(child.manifest["condition"], rankings[child.folder.path], child.folder.path.name, child.corpus)
             for child in children]
-    return Group(first.kind, told, runs, effects_of(children), alike=len({child.screened for child in children}) == 1)
+    alike = len({child.screened for child in children}) == 1
+    return Group(first.kind, told, runs, effects_of(children), first.labelled, alike)

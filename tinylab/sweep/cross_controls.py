@@ -131,7 +131,7 @@ def _members(group: Sequence[Child]) -> list[Member]:
     members = []
     for child in group:
         effects = read_effects(child.folder, child.manifest)
-        circuit = None if effects is None else Circuit.of(effects, child.kind)
+        circuit = None if effects is None else Circuit.of(effects, child.kind, child.labelled)
         if circuit is not None and circuit.members:
             condition = child.manifest["condition"]
             name = condition if times[condition] == 1 else f"{condition} ({child.folder.path.name})"
@@ -157,7 +157,9 @@ def _group(members: Sequence[Member], *, by_itself: bool) -> dict[str, Any] | No
         told, computed = _tried(member, one, members, examples)
         runs[member.name], states = {**member.told(), **told}, states + computed
     first = members[0].child
+    by = {} if first.labelled == LOGIT_DIFF else {"metric": first.labelled}
     return {
+        **by,
         "kind": first.kind.plural, "model": first.labels["model"], "battery": first.manifest["battery"]["name"],
         "described": first.manifest.get("described", first.manifest["battery"]["name"]), "states": states, "runs": runs,
     }
@@ -222,7 +224,7 @@ def _chosen(member: Member, resolved: Resolved, members: Sequence[Member]) -> li
 def _tried(
     member: Member, resolved: Resolved, members: Sequence[Member], examples: list[int] | None
 ) -> tuple[dict[str, Any], int]:
-    """The change of logit_diff that each member's components make to this one, and how many states that took."""
+    """The change that each member's components make to this one by the metric of labels, and how many states that took."""
     from tinylab.engine.choose import choose_engine
     from tinylab.models.device import resolve_device
     from tinylab.models.loading import kept_model
@@ -234,7 +236,7 @@ def _tried(
     variants = _variants(prepared, member, members)
     engine = choose_engine(model, _engine(config, member), prepared.read, variants).engine
     some = [prepared.tokens[b] for b in (range(len(prepared.tokens)) if examples is None else examples)]
-    found = engine.evaluate(some, variants, Scorer((LOGIT_DIFF,)))
+    found = engine.evaluate(some, variants, Scorer((config.labelled,)))
     battery = config.battery
     target = found.baselines[battery.target][:, 0]
     whole = target if battery.source is None else found.baselines[battery.source.run][:, 0] - target

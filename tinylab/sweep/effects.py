@@ -21,7 +21,7 @@ from tinylab.sweep.joining import Child
 COLUMNS = ("effect", "se", "df", "ci_low", "ci_high", "effect_logits", "label")
 OF_BEFORE = ("a version computed it that told no effects; the same command again works them out, or computes the run again with "
              "overwrite=true")
-NO_LOGIT_DIFF = "logit_diff was not measured; add it to metrics"
+NOT_MEASURED = "was not measured; add it to metrics"
 NO_FRACTION = "its unmodified logit difference is too small to be a whole of which effects are fractions"
 NO_INTERVAL = "it has too few examples for intervals, which take two of each template"
 
@@ -84,17 +84,17 @@ def _tables(children: Sequence[Child]) -> tuple[dict[int, pa.Table], dict[str, l
         table = child.effects(COLUMNS)
         if table is not None and len(table):
             tables[place] = table
-        if (why := _silent(table)) is not None:
+        if (why := _silent(table, child.labelled)) is not None:
             lacking.setdefault(why, []).append(place)
     return tables, lacking
 
 
-def _silent(table: pa.Table | None) -> str | None:
-    """Why a run's effects cannot be tested; None if they can."""
+def _silent(table: pa.Table | None, by: str) -> str | None:
+    """Why a run's effects cannot be tested; None if they can. `by`: the metric by which they are labelled."""
     if table is None:
         return OF_BEFORE
     if not len(table):
-        return NO_LOGIT_DIFF
+        return f"{by} {NOT_MEASURED}"
     if table["effect"].null_count == len(table):
         return NO_FRACTION
     return NO_INTERVAL if table["se"].null_count == len(table) else None

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tinylab.config.groups import INTERSECTION, PARTIAL_CONJUNCTION, UNION
 from tinylab.effects.strength import Ranking
 from tinylab.errors import ConfigError
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT, TableKind
-from tinylab.measures.metrics import named
+from tinylab.measures.metrics import LOGIT_DIFF, named
 from tinylab.sweep.chance import NOTHING, by_chance, overlap_by_chance
 from tinylab.sweep.conjunction import conjunction, notes_on_effects, sign_agreement
 from tinylab.sweep.effects import Effects
@@ -35,7 +35,7 @@ class Settings:
     """How to look; the fields of the config group `invariants`."""
 
     k: int = 10
-    metrics: tuple[str, ...] = ("logit_diff",)
+    metrics: tuple[str, ...] = (LOGIT_DIFF,)
     rank: str = "magnitude"
     allow_partial: bool = False
     set: str = PARTIAL_CONJUNCTION
@@ -46,6 +46,10 @@ class Settings:
         """From a checked `InvariantsConfig`."""
         metrics = tuple(named(name).name for name in config.metrics)
         return cls(config.k, metrics, config.rank, config.allow_partial, config.set, config.at_least)
+
+    def by(self, labelled: str) -> Settings:
+        """For runs whose effects are labelled by this metric: it stands for logit_diff, which whole answers do not have."""
+        return replace(self, metrics=tuple(dict.fromkeys(labelled if name == LOGIT_DIFF else name for name in self.metrics)))
 
     def required(self, conditions: int) -> int:
         """In how many of the conditions a component has to have an effect."""
@@ -70,6 +74,7 @@ class Group:
     describe: dict[str, Any]  # model, battery, device, …
     runs: Sequence[ConditionRun]
     effects: Effects | None = None  # what the runs say of each component
+    labelled: str = LOGIT_DIFF  # by which metric
     alike: bool = True  # whether all of them tried the same components: screens may have chosen others in each
 
 
@@ -109,7 +114,7 @@ def run_names(runs: Sequence[ConditionRun]) -> list[str]:
 
 def group_invariants(group: Group, settings: Settings) -> dict[str, Any]:
     """One group's entry: what is claimed, the top k of each condition by each metric, and notes on what limits them."""
-    conditions = independent(group.runs)
+    conditions, settings = independent(group.runs), settings.by(group.labelled)
     notes = _notes_on_conditions(group.runs, conditions) + ([] if group.alike else [OWN_SCREENS])
     names = run_names(group.runs)
     per_metric: dict[str, Any] = {}
@@ -214,7 +219,7 @@ def find_invariants(groups: Sequence[Group], settings: Settings, missing: Sequen
     """
     content: dict[str, Any] = {
         "k": settings.k,
-        "metrics": list(settings.metrics),
+        "metrics": [*dict.fromkeys(name for one in groups for name in settings.by(one.labelled).metrics)] or [*settings.metrics],
         "rank": settings.rank,
         "set": settings.set,
         **{kind: [] for kind in ALWAYS},

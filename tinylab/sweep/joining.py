@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from tinylab.errors import OutputError
 from tinylab.interventions.components import TableKind
-from tinylab.measures.metrics import LOGIT_DIFF
+from tinylab.measures.metrics import labelled
+from tinylab.records.choosing import answer_of
 from tinylab.records.identity import digest
 from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import ADVICE, read_effects, read_impact
@@ -23,8 +24,8 @@ from tinylab.records.tables import impact_columns, matrix_columns, schema
 
 GROUP_ROWS = 2**18
 """A row group of a matrix is closed once it has so many rows."""
-CHOOSE_ROWS = ("tag", "n_examples", "single_token", "strict", "template_field", "item_field")
-"""Settings of a condition that make no other corpus of it: its name, which of its rows are used, and what is told of them."""
+CHOOSE_ROWS = ("tag", "n_examples", "single_token", "answer", "first_tokens", "strict", "template_field", "item_field")
+"""Settings of a condition that make no other corpus of it: its name, what of it counts, and what is told of its rows."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,16 @@ class Child:
         """The components that its own screen chose, (layer, unit) each; none where they were named."""
         screen = self.manifest["provenance"].get("screen") or {"chosen": []}
         return frozenset((one["layer"], one["unit"]) for one in screen["chosen"])
+
+    @property
+    def answer(self) -> str:
+        """What counts as the answer, see `condition.answer`."""
+        return answer_of(self.manifest)
+
+    @property
+    def labelled(self) -> str:
+        """The metric by which its effects are labelled."""
+        return labelled(self.answer)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -96,7 +107,7 @@ class Child:
             raise Unreadable(told, self) from error
 
     def effects(self, columns: Sequence[str]) -> pa.Table | None:
-        """Some columns of what it says of the logit difference, behind those of a cell; None where it says nothing of any metric.
+        """Some columns of what it says of its metric of labels, behind those of a cell; None where it says nothing of any metric.
 
         Raises:
             Unreadable: the table cannot be read, or is none of ours.
@@ -109,7 +120,7 @@ class Child:
             return None
         if (missing := [name for name in self.kind.keys if table[name].null_count]):
             raise Unreadable(f"{self.folder.file('effects')}: column '{missing[0]}' has missing values; {ADVICE}.", self)
-        return table.filter(pc.equal(table["metric"], LOGIT_DIFF)).drop_columns(["metric"])
+        return table.filter(pc.equal(table["metric"], self.labelled)).drop_columns(["metric"])
 
 
 def corpus_of(condition: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylab.config.groups import ConditionConfig
+from tinylab.config.groups import SET, ConditionConfig
 from tinylab.errors import CorpusError, options
 from tinylab.statistics.strata import shares, templates
 from tinylab.task.parts import Part, parts_of
@@ -56,6 +56,12 @@ class PromptPair:
     template: str | None = None
     item: str | None = None  # what several rows reuse, such as a word
     parts: tuple[Part, ...] = ()  # named ones of both prompts
+    targets: tuple[str, ...] = ()  # of a set of right answers all; `target` is the first
+    foils: tuple[str, ...] = ()
+
+    def answers(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The right answers to clean and to corrupt, one each or sets."""
+        return self.targets or (self.target,), self.foils or (self.foil,)
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,8 @@ def load_condition(config: ConditionConfig) -> Condition:
     splits: Counter[str] = Counter()
     names: dict[str, None] = {}
     room = TEXT
-    for row in read_rows(config.path, [field for name in FIELDS if (field := getattr(config, name)) is not None]):
+    lists = [config.target_field, config.foil_field] if config.answer == SET else []
+    for row in read_rows(config.path, [field for name in FIELDS if (field := getattr(config, name)) is not None], lists):
         if row.number >= ROWS:
             raise CorpusError(f"condition.path={config.path}: more than {ROWS:,} rows; leave out rows.")
         if len(names) < TOLD:
@@ -112,7 +119,7 @@ def load_condition(config: ConditionConfig) -> Condition:
             splits[split] += 1
         if config.split is None or split is None or split == config.split:
             pairs.append(pair := _pair(config, row))
-            room -= len(pair.clean) + len(pair.corrupt) + len(pair.target) + len(pair.foil)
+            room -= len(pair.clean) + len(pair.corrupt) + sum(len(one) for answer in pair.answers() for one in answer)
             if room < 0:
                 raise CorpusError(f"condition.path={config.path}: its texts have more than {TEXT:,} characters; leave out rows.")
     if not pairs and splits:
@@ -144,7 +151,7 @@ def drop(
         return condition
     if strict:
         first = min(reasons)
-        why = f"{reasons[first]}: {details[first]}" if details and first in details else reasons[first]
+        why = f"{reasons[first]}: {details[first]}" if details and details.get(first) else reasons[first]
         raise CorpusError(f"{condition.path}: row {first} cannot be used ({why}) and condition.strict=true; "
                           f"mend it or drop such rows with condition.strict=false ({_counted(Counter(reasons.values()))}).")
     dropped = Counter(condition.dropped) + Counter(reasons.values())
@@ -184,7 +191,7 @@ def _drawn(strata: Sequence[tuple[np.ndarray[Any, Any], int]], seed: int) -> lis
 
 
 def _pair(config: ConditionConfig, row: Row) -> PromptPair:
-    text: dict[str, str] = {}
+    text: dict[str, Any] = {}
     for name in ("clean", "corrupt", "target", "foil"):
         field = getattr(config, f"{name}_field")
         if field not in row.names:
@@ -193,12 +200,27 @@ def _pair(config: ConditionConfig, row: Row) -> PromptPair:
         value = _value(row, field)
         if value is None:
             raise CorpusError(f"{row.place}: field '{field}' is empty; write its text, or leave the row out.")
+        if name in ("target", "foil") and isinstance(value, list):
+            text[f"{name}s"] = _set(config, row, field, value)
+            value = value[0]
         if not isinstance(value, str):
             raise CorpusError(f"{row.place}: field '{field}' is {reprlib.repr(value)}, expected text.")
         text[name] = _whole(row, field, value)
     item = None if config.item_field is None else _optional(row, config.item_field)
     parts = parts_of(row, config.spans_field)
     return PromptPair(row=row.number, template=_optional(row, config.template_field), item=item, parts=parts, **text)
+
+
+def _set(config: ConditionConfig, row: Row, field: str, value: list[Any]) -> tuple[str, ...]:
+    """The texts of a list of answers."""
+    if config.answer != SET:
+        raise CorpusError(f"{row.place}: field '{field}' is a list, with condition.answer={config.answer} expected text; "
+                          "condition.answer=set takes lists.")
+    if not value:
+        raise CorpusError(f"{row.place}: field '{field}' is an empty list; expected one answer at least, or leave the row out.")
+    if (wrong := next((one for one in value if not isinstance(one, str)), None)) is not None or None in value:
+        raise CorpusError(f"{row.place}: field '{field}' has {reprlib.repr(wrong)} in its list, expected texts.")
+    return tuple(_whole(row, field, one) for one in value)
 
 
 def _told(names: Sequence[str]) -> list[str]:
@@ -237,8 +259,10 @@ def _unusable(pair: PromptPair) -> str | None:
     """Why a pair cannot be used, as far as its text tells."""
     if not pair.clean.strip() or not pair.corrupt.strip():
         return "empty prompt"
-    if not pair.target.strip() or not pair.foil.strip():
+    if not all(one.strip() for answer in pair.answers() for one in answer):
         return "empty answer"
+    if max(map(len, pair.answers())) > 1:  # of several, one may well stand at the end: the year 17 in a list of two digits
+        return None
     if _ends_with(pair.clean, pair.target, pair.foil) or _ends_with(pair.corrupt, pair.foil, pair.target):
         return "prompt ends with its answer"
     return None

@@ -17,6 +17,8 @@ MERGED = "prompt and answer share a token when joined"
 APART = "answer begins with another token alone than after its prompt"
 UNSPACED = "answer lacks the space that parts words"
 JOINED = "answer is read as it stands after its prompt"
+TWICE = "an answer stands twice in its set"
+EXTENDS = "an answer begins with another one of its set"
 
 ADVICE = {
     SAME: "nothing can change between them",
@@ -28,6 +30,8 @@ ADVICE = {
     APART: "that of the answer alone is scored; an answer begins with the space that parts it from the prompt",
     UNSPACED: "with it the answer is one token, and likely another one than is scored; put it before the answers in the corpus",
     JOINED: "alone, the tokenizer puts a space before it",
+    TWICE: "it counts once",
+    EXTENDS: "what follows the prompt so is counted with the shorter one",
 }
 """For each note, what follows from it."""
 
@@ -35,9 +39,9 @@ ADVICE = {
 def text_notes(pairs: Sequence[PromptPair]) -> dict[int, list[str]]:
     """What the text alone tells, by row number."""
     notes: dict[int, list[str]] = {}
-    seen: set[tuple[str, str, str, str]] = set()
+    seen: set[tuple[object, ...]] = set()
     for pair in pairs:
-        row = (pair.clean, pair.corrupt, pair.target, pair.foil)
+        row = (pair.clean, pair.corrupt, *pair.answers())
         notes[pair.row] = [SAME] * (pair.clean == pair.corrupt) + [AGAIN] * (row in seen)
         seen.add(row)
     return notes

@@ -18,6 +18,7 @@ from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Named
 from tinylab.models.network import CausalModel
 from tinylab.schema import Config
+from tinylab.task.answers import Kind, check_means, described
 from tinylab.task.chat import Turns
 from tinylab.task.corpus import Condition, load_condition, subsamples
 from tinylab.task.positions import at_each_position, common_tokens, lacking
@@ -38,6 +39,7 @@ class Prepared:
     strata: dict[str, int] = field(default_factory=dict)  # those of each template; none where one names none
     bos: dict[str, Any] = field(default_factory=dict)  # what begins prompts, and by whose word
     chat: dict[str, Any] | None = None  # the template and the first prompt's tokens, where prompts are turns
+    answers: dict[str, Any] | None = None  # where they are more than their first tokens
     reference: dict[str, Any] | None = None  # what means and deviations are taken over
     position_tokens: list[str | None] | None = None  # what stands at each position, where each has cells of its own
     screen: dict[str, Any] | None = None  # what found the units of the cells (`tinylab.engine.screen`), where something did
@@ -83,12 +85,14 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     cells = [*cells, *shams(cells, config.controls.sham)]
     filled = fill_in(config.battery, cells, (condition, tokens), drawn, whole)
     tokens = filled.tokens
+    check_means((cell.variant for cell in filled.cells), (pair.answers for pair in tokens))
     config.battery.check_prompts([(len(pair.clean), len(pair.corrupt)) for pair in tokens])
     chat = None if turns is None else {**turns.describe(), "tokens": model.spelt(tokens[0].clean)}
     bos = model.describe_bos() if turns is None or model.add_bos != AUTO else _bos_of(model, tokens[0].clean[0])
     seeds = {seed: [place[b] for b in examples] for seed, examples in drawn.items()}
     strata = strata if strata.total() == kept else Counter()
-    return Prepared(cut, tokens, seeds, filled.cells, kept, dict(strata), bos, chat, filled.reference,
+    return Prepared(cut, tokens, seeds, filled.cells, kept, dict(strata), bos, chat,
+                    described(config.condition.answer, [pair.answers for pair in tokens]), filled.reference,
                     _position_tokens(config.battery, tokens, model),
                     elsewhere=[] if whole is None or config.reference is None else whole[1])
 
@@ -112,6 +116,7 @@ def _read(settings: ConditionConfig, condition: Condition, model: CausalModel, *
         single_token=settings.single_token,
         aligned=aligned,
         strict=settings.strict,
+        answer=Kind(settings.answer, settings.first_tokens),
         turn=turns,
         spell=model.spelt,
     )

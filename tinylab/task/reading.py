@@ -27,6 +27,8 @@ CELL = 2**20
 """Characters of one text."""
 ROWS = 1_000_000
 """Rows of a corpus."""
+ALTERNATIVES = 2**22
+"""Answers in the lists of a parquet column."""
 TEXT = 2**28
 """Characters of all prompts and answers that a run keeps, and bytes of the columns of a parquet file."""
 
@@ -72,15 +74,20 @@ def corpus_file(path: str) -> Path:
     return file
 
 
-def read_rows(path: str, fields: Sequence[str]) -> Iterator[Row]:
+def read_rows(path: str, fields: Sequence[str], lists: Sequence[str] = ()) -> Iterator[Row]:
     """Every row of a corpus file, with at least those of the fields that it has.
+
+    Args:
+        path: of the file.
+        fields: that are needed.
+        lists: those of them whose values may be lists of texts.
 
     Raises:
         CorpusError: the file cannot be read, or not in one way only.
     """
     file = corpus_file(path)
     try:
-        yield from _READERS[file.suffix](file, fields)
+        yield from _READERS[file.suffix](file, fields, lists)
     except UnicodeDecodeError as error:
         wrong = error.object[error.start:error.start + 1].hex()
         raise CorpusError(f"condition.path={path}: byte 0x{wrong} is not UTF-8; save the file as UTF-8.") from error
@@ -106,7 +113,7 @@ def _number(digits: str) -> int | float:
 _JSON = json.JSONDecoder(object_pairs_hook=_object, parse_int=_number)
 
 
-def _jsonl_rows(file: Path, _fields: Sequence[str]) -> Iterator[Row]:
+def _jsonl_rows(file: Path, _fields: Sequence[str], _lists: Sequence[str]) -> Iterator[Row]:
     row = 0
     with file.open(encoding="utf-8-sig") as stream:
         for number, line in enumerate(_lines(stream, file), start=1):
@@ -127,7 +134,7 @@ def _jsonl_rows(file: Path, _fields: Sequence[str]) -> Iterator[Row]:
             row += 1
 
 
-def _csv_rows(file: Path, _fields: Sequence[str]) -> Iterator[Row]:
+def _csv_rows(file: Path, _fields: Sequence[str], _lists: Sequence[str]) -> Iterator[Row]:
     csv.field_size_limit(CELL)
     with file.open(encoding="utf-8-sig", newline="") as stream:  # spreadsheets put a byte-order mark first
         records = _csv_records(stream, file)
@@ -170,9 +177,9 @@ def _csv_records(stream: TextIO, file: Path) -> Iterator[tuple[int, list[str]]]:
 _QUOTING = 'put a cell that has a double quote in double quotes, and write "" for each one in it'
 
 
-def _parquet_rows(file: Path, fields: Sequence[str]) -> Iterator[Row]:
+def _parquet_rows(file: Path, fields: Sequence[str], lists: Sequence[str]) -> Iterator[Row]:
     import pyarrow as pa
-    from pyarrow import parquet
+    from pyarrow import parquet, types
 
     try:
         with parquet.ParquetFile(file) as opened:
@@ -182,8 +189,12 @@ def _parquet_rows(file: Path, fields: Sequence[str]) -> Iterator[Row]:
             if (twice := _twice([name for name in names if name in columns])) is not None:
                 raise CorpusError(f"{file}: has the column {twice!r} twice; leave one out.")
             for name in columns:
-                _check_type(file, name, opened.schema_arrow.field(name).type)
+                _check_type(file, name, opened.schema_arrow.field(name).type, may_be_list=name in lists)
             _check_room(file, opened.metadata, columns)
+            if nested := [name for name in columns if types.is_nested(opened.schema_arrow.field(name).type)]:
+                _check_lists(file, opened.metadata, nested)
+                every = (opened.schema.column(place).path for place in range(len(opened.schema)))
+                texts += [path for path in every if path.split(".")[0] in nested]
         with parquet.ParquetFile(file, read_dictionary=texts) as opened:  # a text that stands often is there once
             _check_texts(file, opened.iter_batches(BATCH, columns=columns, use_threads=False))
             row = 0
@@ -202,11 +213,13 @@ def _is_text(kind: Any) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _check_type(file: Path, name: str, kind: Any) -> None:
-    """Refuse a column whose cells are lists or arrays: few bytes of such a file can be any number of them."""
+def _check_type(file: Path, name: str, kind: Any, *, may_be_list: bool = False) -> None:
+    """Refuse a column whose cells are arrays, or lists where none are wanted: few bytes of a file can be any number of them."""
     import pyarrow as pa
     from pyarrow import types
 
+    if may_be_list and (types.is_list(kind) or types.is_large_list(kind)) and _is_text(kind.value_type):
+        return
     cell = kind.value_type if types.is_dictionary(kind) else kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
     if not (_is_text(cell) or types.is_primitive(cell) or types.is_decimal(cell) or types.is_null(cell)):
         raise CorpusError(f"{file}: column {name!r} has cells of type {kind}, expected text.")
@@ -225,6 +238,15 @@ def _check_room(file: Path, metadata: Any, columns: Sequence[str]) -> None:
         raise CorpusError(f"{file}: its columns have {size:,} bytes, at most {TEXT:,} are read; leave out rows.")
 
 
+def _check_lists(file: Path, metadata: Any, lists: Sequence[str]) -> None:
+    """Refuse by how many answers a parquet file says that its lists have."""
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    chunks = [group.column(place) for group in groups for place in range(group.num_columns)]
+    count = sum(chunk.num_values for chunk in chunks if chunk.path_in_schema.split(".")[0] in lists)
+    if count > ALTERNATIVES:
+        raise CorpusError(f"{file}: its lists have {count:,} answers, at most {ALTERNATIVES:,} are read; leave out rows.")
+
+
 def _check_texts(file: Path, batches: Iterator[Any]) -> None:
     """Refuse by what the texts of a parquet file add up to."""
     held = 0
@@ -238,7 +260,8 @@ def _text_bytes(batch: Any) -> int:
     """The bytes of the texts of a batch, each counted as often as it stands there."""
     from pyarrow import compute, types
 
-    lengths = [compute.take(compute.binary_length(column.dictionary), column.indices) for column in batch.columns
+    columns = [column.flatten() if types.is_nested(column.type) else column for column in batch.columns]
+    lengths = [compute.take(compute.binary_length(column.dictionary), column.indices) for column in columns
                if types.is_dictionary(column.type) and _is_text(column.type.value_type)]
     return sum(compute.sum(length).as_py() or 0 for length in lengths)
 

@@ -1,7 +1,8 @@
 """From text to tokens: what a condition's pairs look like to one model.
 
 Prompts and answers are tokenised alone, verbatim and without special tokens; the BOS token is put first where
-`model.add_bos` says so and the prompt has none, never by the tokenizer. An answer is scored by its first token: that of
+`model.add_bos` says so and the prompt has none, never by the tokenizer. An answer is scored by its first token, or with
+`condition.answer` by all of its tokens (`tinylab.task.answers`): those of
 the answer alone, or, where white space parts it from the prompt, that of the answer as it stands after its prompt (a
 tokenizer that puts a space before every text puts one too many there; where that space is a token of its own, it is no
 part of an answer). What is otherwise when joined is counted and told.
@@ -17,7 +18,9 @@ from functools import cache
 
 from tinylab.errors import CorpusError
 from tinylab.interventions.sources import Donor, RunName
+from tinylab.measures.answers import PROMPT, Answers, Tokens
 from tinylab.measures.readings import READOUT
+from tinylab.task.answers import FIRST_TOKEN, Kind, gathered
 from tinylab.task.corpus import LONG, SEVERAL, UNEQUAL, Condition, PromptPair, drop
 from tinylab.task.notes import APART, BEGUN, JOINED, MERGED, SPECIAL, UNSPACED, text_notes
 
@@ -61,6 +64,24 @@ class TokenPair:
     donors: tuple[Prompt, ...] = ()  # other examples' prompts, by `Donor.number`
     group: int = 0  # of a reference set, whose numbers the pair takes
     number: int = 0  # of the example, for which noise is drawn
+    answers: Answers | None = None  # those that are more than their first token
+
+    @property
+    def stems(self) -> tuple[Tokens, ...]:
+        """What follows its prompts in the runs that are needed."""
+        return PROMPT if self.answers is None else self.answers.stems
+
+    @property
+    def looked_for(self) -> list[int]:
+        """The tokens of its answers."""
+        if self.answers is None:
+            return [self.target, self.foil]
+        return [token for answer in (self.answers.target, self.answers.foil) for one in answer for token in one]
+
+    @property
+    def sequences(self) -> list[Tokens]:
+        """The tokens of all runs of its own prompts."""
+        return [prompt + stem for prompt in (self.clean, self.corrupt) for stem in self.stems]
 
     def prompt(self, run: RunName | Donor) -> Prompt:
         """The prompt of one of its runs, or of a donor's."""
@@ -87,6 +108,7 @@ def tokenise(
     single_token: bool,
     aligned: bool,
     strict: bool,
+    answer: Kind = FIRST_TOKEN,
     turn: Turn | None = None,
     spell: Spell | None = None,
 ) -> tuple[Condition, list[TokenPair]]:
@@ -100,9 +122,10 @@ def tokenise(
         lost: the parts of a text that no token stands for.
         specials: the tokens that are no text.
         context: the longest prompt in tokens that the model takes, None if it has no limit.
-        single_token: whether a pair with an answer of several tokens is unusable.
+        single_token: whether a pair with an answer of several tokens is unusable, where first tokens are scored.
         aligned: whether the positions of both prompts must align, so that unequal lengths are unusable.
         strict: whether a pair that would be dropped is an error.
+        answer: what counts as one.
         turn: makes of a prompt the text that the model is given, to which answers come without their space; none for itself.
         spell: tokens as a person reads them, to show an example of answers that lack a space.
 
@@ -121,18 +144,16 @@ def tokenise(
         _check_known(condition, read, encode, unknown, lost)
         clean, corrupt = (_begun(ids, bos) for ids in (encode(read.clean), encode(read.corrupt)))
         answers, told = zip(*(_answer(encode, lost, *seam, begins=turn is not None) for seam in _seams(read)), strict=True)
-        if (reason := _unusable(clean, corrupt, answers, bos, aligned)) is not None:
-            reasons[pair.row] = reason
+        firsts, whole, more, same = gathered(answers, len(read.answers()[0]), answer)
+        own = TokenPair(clean, corrupt, *firsts, answers=whole)
+        single = single_token and whole is None
+        if (why := _unusable(own, answers, bos, aligned, same) or _unfit(pair, own, answers, context, single)):
+            reasons[pair.row], details[pair.row] = why
             continue
-        if (unfit := _unfit(pair, max(len(clean), len(corrupt)), answers, context, single_token)) is not None:
-            reasons[pair.row], details[pair.row] = unfit
-            continue
-        target, foil = map(READOUT.answer, answers)
-        tokens[pair.row] = TokenPair(clean, corrupt, target, foil)
+        tokens[pair.row] = own
         notes[pair.row] += _token_notes(pair, encode, bos if turn is None else None, specials)
-        notes[pair.row] += dict.fromkeys(filter(None, told))
-        if turn is None and any(wants_space(encode, *seam) for seam in _seams(pair)):
-            unspaced.append(pair)
+        notes[pair.row] += dict.fromkeys(filter(None, (*told, *more)))
+        unspaced += [pair] * (turn is None and any(wants_space(encode, *seam) for seam in _seams(pair)))
     kept = drop(condition, reasons, strict, details)
     return _noted(kept, notes, unspaced, encode, spell), [tokens[pair.row] for pair in kept.pairs]
 
@@ -148,9 +169,9 @@ def _noted(
     return replace(kept, noted=dict(noted), shown=shown)
 
 
-def _seams(pair: PromptPair) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Each prompt with its right answer."""
-    return (pair.clean, pair.target), (pair.corrupt, pair.foil)
+def _seams(pair: PromptPair) -> list[tuple[str, str]]:
+    """Each prompt with its right answers."""
+    return [(prompt, one) for prompt, answer in zip((pair.clean, pair.corrupt), pair.answers(), strict=True) for one in answer]
 
 
 def _in_turn(pair: PromptPair, turn: Turn, encode: Encode, specials: Collection[int]) -> PromptPair:
@@ -160,8 +181,10 @@ def _in_turn(pair: PromptPair, turn: Turn, encode: Encode, specials: Collection[
     """
     clean, corrupt = turn(pair.clean), turn(pair.corrupt)
     opened = clean[-1:].isspace() or encode(clean)[-1] in specials
-    target, foil = (answer.lstrip() if opened else answer for answer in (pair.target, pair.foil))
-    return replace(pair, clean=clean, corrupt=corrupt, target=target, foil=foil)
+    if opened:
+        (target, *others), (foil, *more) = (tuple(one.lstrip() for one in answer) for answer in pair.answers())
+        pair = replace(pair, target=target, foil=foil, targets=(target, *others), foils=(foil, *more))
+    return replace(pair, clean=clean, corrupt=corrupt)
 
 
 def wants_space(encode: Encode, prompt: str, answer: str) -> bool:
@@ -184,17 +207,17 @@ def _example(encode: Encode, spell: Spell, pair: PromptPair) -> str:
 
 
 def _unusable(
-    clean: Sequence[int], corrupt: Sequence[int], answers: Sequence[Sequence[int]], bos: int | None, aligned: bool
-) -> str | None:
-    """Why a pair cannot be used, as far as its tokens tell."""
-    if min(len(clean), len(corrupt)) <= (bos is not None):  # no token beside BOS
-        return "empty prompt"
+    own: TokenPair, answers: Sequence[Sequence[int]], bos: int | None, aligned: bool, same: str | None
+) -> tuple[str, str] | None:
+    """Why a pair cannot be used, as far as its tokens tell; `same`: why its answers cannot be told apart."""
+    if min(len(own.clean), len(own.corrupt)) <= (bos is not None):  # no token beside BOS
+        return "empty prompt", ""
     if not all(answers):
-        return "empty answer"
-    if READOUT.answer(answers[0]) == READOUT.answer(answers[1]):
-        return "target and foil begin with the same token"
-    if aligned and len(clean) != len(corrupt):
-        return UNEQUAL
+        return "empty answer", ""
+    if same is not None:
+        return same, ""
+    if aligned and len(own.clean) != len(own.corrupt):
+        return UNEQUAL, ""
     return None
 
 
@@ -204,8 +227,8 @@ def _begun(ids: Sequence[int], bos: int | None) -> tuple[int, ...]:
 
 
 def _token_notes(pair: PromptPair, encode: Encode, bos: int | None, specials: Collection[int]) -> list[str]:
-    """What is to be known of a pair's four texts as tokens, before a BOS token is put first."""
-    texts = [encode(text) for text in (pair.clean, pair.corrupt, pair.target, pair.foil)]
+    """What is to be known of a pair's texts as tokens, before a BOS token is put first."""
+    texts = [encode(text) for text in (pair.clean, pair.corrupt, *(one for answer in pair.answers() for one in answer))]
     begun = bos is not None and any(ids[:1] == [bos] for ids in texts[:2])
     inside = [token for place, ids in enumerate(texts) for token in ids[bool(begun and place < 2 and ids[:1] == [bos]):]]
     return [BEGUN] * begun + [SPECIAL] * any(token in specials for token in inside)
@@ -234,7 +257,7 @@ def _answer(encode: Encode, lost: Lost, prompt: str, answer: str, *, begins: boo
 
 def _check_known(condition: Condition, pair: PromptPair, encode: Encode, unknown: int | None, lost: Lost) -> None:
     """Every part of a pair's texts has a token of its own."""
-    texts = (pair.clean, pair.corrupt, pair.target, pair.foil)
+    texts = (pair.clean, pair.corrupt, *(one for answer in pair.answers() for one in answer))
     gaps = [gap for text in texts for gap in lost(text)]
     if not gaps and (unknown is None or all(unknown not in encode(text) for text in texts)):
         return
@@ -247,10 +270,13 @@ def _check_known(condition: Condition, pair: PromptPair, encode: Encode, unknown
 
 
 def _unfit(
-    pair: PromptPair, length: int, answers: Sequence[Sequence[int]], context: int | None, single_token: bool
+    pair: PromptPair, own: TokenPair, answers: Sequence[Sequence[int]], context: int | None, single_token: bool
 ) -> tuple[str, str] | None:
     """Why a pair does not fit this model or what is asked of its answers, and what is to be said of it."""
+    length = max(map(len, own.sequences))
     if context is not None and length > context:
         return LONG, f"it has {length} tokens, the model's context is {context}"
+    if not single_token:
+        return None
     several = [name for name, ids in zip(("target", "foil"), answers, strict=True) if len(ids) > 1]
-    return (SEVERAL, f"{several[0]} {getattr(pair, several[0])!r}") if single_token and several else None
+    return (SEVERAL, f"{several[0]} {getattr(pair, several[0])!r}") if several else None

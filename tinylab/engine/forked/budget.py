@@ -66,7 +66,7 @@ class Limits:
     """A budget spelled out for one model and one set of variants."""
 
     nodes: int  # of a prefix tree
-    pairs: int  # of a batch
+    pairs: int  # of a batch: rows that are read of their clean prompts, one for each or more
     rows: int  # of a pass of variants
     reading: int  # rows that leave its last block
     keys: int  # gathered by one attention call
@@ -109,7 +109,7 @@ def predict(
     forwards = states = nodes = rows = reading = together = 0
     for examples in layout.groups(limits.nodes, limits.pairs):
         batch = layout.batch(examples)
-        forwards, together = forwards + 1, max(together, len(examples))
+        forwards, together = forwards + 1, max(together, len(batch.whole.ends) // 2)
         states += len(batch.whole) * (shape.layers - 1) + len(batch.whole.read)
         nodes, rows = max(nodes, len(batch.whole)), max(rows, len(batch.whole))
         reading = max(reading, len(batch.whole.read))

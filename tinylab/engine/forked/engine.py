@@ -39,6 +39,7 @@ from tinylab.engine.forked.trie import NONE, IntArray
 from tinylab.engine.forked.trunks import Families, Family, largest
 from tinylab.interventions.sources import RunName
 from tinylab.interventions.variants import Variant
+from tinylab.measures.answers import Asked
 from tinylab.measures.metrics import Scorer
 from tinylab.measures.readings import CleanRun, clean_run
 from tinylab.models.network import CausalModel
@@ -199,7 +200,7 @@ class ForkedEngine:
             return
         unmodified = work.state.baselines[chosen[0].target][examples]
         values = np.broadcast_to(unmodified, (len(chunk), *unmodified.shape)).copy()
-        values[:, pass_layout.affected.ends != NONE] = scores
+        values[:, pass_layout.affected.ends[ready.batch.first] != NONE] = scores
         self._finish(work, chunk, examples, values)
 
     def _finish(self, work: Work, chunk: list[int], examples: IntArray, values: FloatArray) -> None:
@@ -233,12 +234,14 @@ class ForkedEngine:
         pass_layout = PassLayout.of(batch.whole, device, work.limits.keys)
         logits = self._forward(work, self._pass(pass_layout, cache, work.cache_plan), pass_layout)
         clean, corrupt = (logits[torch.from_numpy(ends).to(device)] for ends in (batch.clean_ends(), batch.corrupt_ends()))
-        answers = ([getattr(work.pairs[b], name) for b in batch.examples] for name in ("target", "foil"))
-        reading = clean_run(clean, *(torch.tensor(tokens, device=device) for tokens in answers))
+        pairs = [work.pairs[b] for b in batch.examples]
+        target, foil = (torch.tensor([getattr(pair, name) for pair in pairs], device=device) for name in ("target", "foil"))
+        whole = [pair.answers for pair in pairs if pair.answers is not None]
+        reading = clean_run(clean, target, foil, Asked.of(whole, device) if whole else None)
         work.state.baselines["clean"][batch.examples] = work.scorer.score(clean, reading).numpy()
         work.state.baselines["corrupt"][batch.examples] = work.scorer.score(corrupt, reading).numpy()
-        work.state.ability["clean"][batch.examples] = work.scorer.ability(clean, reading.target).numpy()
-        work.state.ability["corrupt"][batch.examples] = work.scorer.ability(corrupt, reading.foil).numpy()
+        work.state.ability["clean"][batch.examples] = work.scorer.ability(clean, reading, 0).numpy()
+        work.state.ability["corrupt"][batch.examples] = work.scorer.ability(corrupt, reading, 1).numpy()
         work.state.begun[batch.examples] = True
         return WithBaselines(batch, cache, reading)
 
@@ -250,10 +253,10 @@ class ForkedEngine:
         this.plan(chunk, work.supply, work.biases)
         logits = self._forward(work, this, pass_layout).view(len(chunk), len(pass_layout.affected.read), -1)
         ends = pass_layout.affected.ends
-        changed, reading = ends != NONE, ready.clean_run
+        changed, reading = ends[ready.batch.first] != NONE, ready.clean_run
         if not changed.all():
             reading = reading.of(torch.from_numpy(np.flatnonzero(changed)).to(logits.device))
-        places = torch.from_numpy(ends[changed]).to(logits.device)
+        places = torch.from_numpy(ends[ends != NONE]).to(logits.device)
         return np.stack([work.scorer.score(rows[places], reading).numpy() for rows in logits])
 
     def _pass(

@@ -21,7 +21,7 @@ from tinylab.engine.forked.cache import ActivationCache, CachePlan
 from tinylab.engine.forked.layouts import PassLayout
 from tinylab.engine.forked.passes import Pass
 from tinylab.engine.forked.trie import NONE, Trie
-from tinylab.interventions.sites import RESID_POST
+from tinylab.interventions.sites import RESID_POST, RESID_PRE
 from tinylab.interventions.sources import Reference
 from tinylab.models.network import CausalModel
 from tinylab.models.rotary import forget_lengths
@@ -97,5 +97,6 @@ def read(tree: Trie, places: frozenset[Place], n_layers: int) -> AffectedStates:
 
 def _kept(places: frozenset[Place]) -> tuple[frozenset[int], frozenset[Place]]:
     """What of the activations is kept: entries of layers, and sites inside them."""
-    return (frozenset(layer + 1 for site, layer in places if site.order == RESID_POST.order),
-            frozenset(place for place in places if place[0].order != RESID_POST.order))
+    streams = (RESID_PRE.order, RESID_POST.order)
+    return (frozenset(layer + (site.order == RESID_POST.order) for site, layer in places if site.order in streams),
+            frozenset(place for place in places if place[0].order not in streams))

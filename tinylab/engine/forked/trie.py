@@ -108,8 +108,14 @@ def build(tokens: IntArray, marks: IntArray | None = None) -> Trie:
     return Trie(tokens[order][fresh], marks[order][fresh], np.nonzero(fresh)[1], ends[fresh], paths)
 
 
-def acted_on(prompts: Sequence[Prompt], width: int, positions: Positions) -> BoolArray:
+def acted_on(prompts: Sequence[Prompt], width: int, positions: Positions, following: Sequence[int] | None = None) -> BoolArray:
     """[B, T], where prompts are changed.
+
+    Args:
+        prompts: B of them.
+        width: T.
+        positions: which; `all` are those of an answer behind a prompt too.
+        following: how many tokens of one each has; None for none.
 
     Raises:
         IndexError: a position behind the end of a prompt.
@@ -117,7 +123,7 @@ def acted_on(prompts: Sequence[Prompt], width: int, positions: Positions) -> Boo
     places, lengths = np.arange(width), np.array([len(prompt.tokens) for prompt in prompts], dtype=np.int64)
     listed: BoolArray
     if positions == "all":
-        listed = places < lengths[:, None]
+        listed = places < (lengths if following is None else lengths + np.asarray(following, dtype=np.int64))[:, None]
         return listed
     if positions == "last":
         listed = places == lengths[:, None] - 1
