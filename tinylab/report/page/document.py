@@ -54,6 +54,7 @@ class Table:
     dataset: str | None = None
     where: tuple[str, ...] = ()  # controls whose values choose the rows
     across: str | None = None  # a column whose values become columns, of the last of `columns`
+    only: tuple[str, ...] = ()  # controls of whose values the rows' condition has to be one
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Chart:
     """Controls whose values choose the rows: columns of the same names."""
     limit: str | None = None
     """A column whose largest size ends the colours, the chart's signal `limit`."""
+    rise: str | None = None
+    """A column whose values are the rows of the picture, which is as high as they need."""
 
 
 @dataclass(frozen=True)
@@ -147,9 +150,10 @@ def _data(page: Page) -> str:
     tables = [table for section in page.sections for table in section.beside]
     told = {
         "datasets": {name: {"csv": one.csv, "parse": one.parse} for name, one in page.datasets.items()},
-        "charts": [{"name": one.name, "spec": one.spec, "dataset": one.dataset, "where": one.where, "limit": one.limit}
+        "charts": [{"name": one.name, "spec": one.spec, "dataset": one.dataset, "where": one.where, "limit": one.limit,
+                    "rise": one.rise}
                    for one in charts],
-        "tables": [{"dataset": one.dataset, "where": one.where, "across": one.across,
+        "tables": [{"dataset": one.dataset, "where": one.where, "across": one.across, "only": one.only,
                     "columns": [[column.field, column.title, column.digits] for column in one.columns]} for one in tables],
         "prompts": page.prompts,
         "state": page.state,

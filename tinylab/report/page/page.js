@@ -4,9 +4,18 @@
 (() => {
   const page = JSON.parse(document.getElementById("page-data").textContent);
   const state = page.state, views = {}, datasets = {};
-  for (const [name, { csv, parse }] of Object.entries(page.datasets)) {
-    datasets[name] = vega.read(csv, { type: "csv", parse });
+
+  // Vega reads the CSV: each column as the page says, not as it looks. What Vega adds to rows is left out; no word is "".
+  async function load() {
+    const data = Object.entries(page.datasets).map(([name, { csv, parse }]) => ({ name, values: csv, format: { type: "csv", parse } }));
+    const { view } = await vegaEmbed(document.createElement("div"), { data }, { mode: "vega", actions: false });
+    for (const { name, format: { parse } } of data) {
+      const plain = ([key, value]) => [key, value === null && parse[key] === "string" ? "" : value];
+      datasets[name] = view.data(name).map((row) => Object.fromEntries(Object.entries(row).map(plain)));
+    }
+    view.finalize();
   }
+
   const same = (a, b) => String(a ?? "") === String(b ?? "");
   const chosen = (dataset, where) => datasets[dataset].filter((row) => where.every((name) => same(row[name], state[name])));
   const copies = (rows) => rows.map((row) => ({ ...row }));
@@ -34,6 +43,14 @@
     return found || 1;
   }
 
+  // Where colours end, and as many rows as there are: high ones where they are few.
+  function sized(chart, rows, view) {
+    if (chart.limit) view.signal("limit", largest(rows, chart.limit));
+    if (!chart.rise) return;
+    const count = Math.max(1, new Set(rows.map((row) => row[chart.rise])).size);
+    view.height(count * (count <= 8 ? 26 : count <= 60 ? 18 : 9));
+  }
+
   function fitted(spec, element) { // small multiples: as many beside each other as there is room for
     if (spec.facet && spec.usermeta && spec.usermeta.room) {
       spec.columns = Math.max(1, Math.floor(element.clientWidth / spec.usermeta.room));
@@ -48,7 +65,8 @@
     spec.data = { name: "table", values: copies(rows) };
     const { view } = await vegaEmbed(element, spec, { renderer: "canvas", actions: false, ast: false });
     views[chart.name] = view;
-    if (chart.limit) await view.signal("limit", largest(rows, chart.limit)).runAsync();
+    sized(chart, rows, view);
+    await view.runAsync();
     if (chart.name === "map") view.addSignalListener("picked", (_, value) => {
       if (value && value.cell && value.cell.length) choose("cell", String(value.cell[0]));
     });
@@ -64,7 +82,7 @@
     const rows = rowsOf(chart), view = views[chart.name];
     if (!view) return;
     view.data("table", copies(rows));
-    if (chart.limit) view.signal("limit", largest(rows, chart.limit));
+    sized(chart, rows, view);
     nothing(chart, rows);
     await view.resize().runAsync();
   }
@@ -78,7 +96,10 @@
       select.value = value; // none of the options where the page does not hold it
     }
     if (name === "cell") showPrompts();
-    tables.forEach((table, place) => { if (page.tables[place].where.includes(name) && table.open) build(place); });
+    tables.forEach((table, place) => {
+      const { where, only } = page.tables[place];
+      if (table.open && [...where, ...only].includes(name)) build(place);
+    });
     await Promise.all(page.charts.filter((chart) => depends(chart, name)).map(redraw));
   }
 
@@ -98,9 +119,10 @@
   }
 
   function build(place) {
-    const { dataset, where, across, columns } = page.tables[place];
+    const { dataset, where, across, only, columns } = page.tables[place];
     const element = tables[place].querySelector("table");
     let rows = chosen(dataset, where), told = columns;
+    if (only.length) rows = rows.filter((row) => only.some((name) => same(row.condition, state[name])));
     if (across) [rows, told] = wide(rows, across, columns);
     const head = document.createElement("tr"), body = document.createDocumentFragment();
     for (const [, title, digits] of told) cell(head, "th", title, digits !== null).scope = "col";
@@ -173,6 +195,9 @@
   for (const select of document.querySelectorAll("select[data-control]")) {
     select.addEventListener("change", () => choose(select.dataset.control, select.value));
   }
-  showPrompts();
-  window.tinylab = { state, views, datasets, choose, ready: Promise.all(page.charts.map(draw)) };
+  const begun = load().then(() => {
+    showPrompts();
+    return Promise.all(page.charts.map(draw));
+  });
+  window.tinylab = { state, views, datasets, choose, ready: begun.then(() => true) };
 })();

@@ -6,10 +6,6 @@ from typing import Any
 
 import altair as alt
 
-from tinylab.report.page.cells import NO, SIGN
-
-HEIGHT = 17
-"""Pixels of a row."""
 COLOURS = alt.Scale(scheme="redblue", domain=[{"expr": "-limit"}, {"expr": "limit"}], clamp=True)
 """Centred on 0: red where the number falls, blue where it rises."""
 RUN_COLOURS = alt.Scale(domain=["clean", "corrupt"], range=["#1b6ca8", "#c4561e"])
@@ -21,7 +17,7 @@ def finished(chart: Any) -> dict[str, Any]:
     """A chart as plain data: as wide as its place on the page, its fonts as large as the page's."""
     spec: dict[str, Any] = chart.configure_axis(labelFontSize=12, titleFontSize=12, labelLimit=170, grid=False).configure_view(
         stroke=None).configure_legend(labelFontSize=12).configure_header(labelFontSize=12, title=None).to_dict(validate=False)
-    spec["background"] = "white"
+    spec["background"], spec["autosize"] = "white", {"type": "fit-x", "contains": "padding"}
     return spec
 
 
@@ -45,7 +41,7 @@ def ability_chart() -> dict[str, Any]:
                    ("accuracy:Q", "right", ".0%"), ("answer_probability:Q", "probability of the answer", ".3f"))
     lines = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title="logit difference (target − foil)"), x2="high:Q")
     dots = base.mark_point(filled=True, size=70, opacity=1).encode(x="mean:Q", tooltip=told)
-    return finished((_zero() + lines + dots).properties(width="container", height=alt.Step(HEIGHT + 5)))
+    return finished((zero() + lines + dots).properties(width="container", height=100))
 
 
 def map_chart(axes: tuple[str, str], columns: list[Any], rows: list[Any]) -> dict[str, Any]:
@@ -67,9 +63,7 @@ def map_chart(axes: tuple[str, str], columns: list[Any], rows: list[Any]) -> dic
         strokeWidth=alt.condition(picked, alt.value(2), alt.value(0.3), empty=False),
     ).add_params(picked, alt.param(name="limit", value=1))
     marks = base.mark_text(baseline="middle", color="#333", fontSize=13, tooltip=None).encode(text="mark:N")
-    marks = marks.transform_filter(alt.FieldOneOfPredicate(field="mark", oneOf=[NO, SIGN])).properties()
-    step = HEIGHT if len(rows) <= 60 else 9
-    return finished((tiles + _unclickable(marks)).properties(width="container", height=max(3, len(rows)) * step))
+    return finished((tiles + unclickable(marks)).properties(width="container", height=100))
 
 
 def top_chart() -> dict[str, Any]:
@@ -82,7 +76,7 @@ def top_chart() -> dict[str, Any]:
     small = parts.mark_point(filled=True, size=18, color="#c4561e", opacity=0.8).encode(
         x="effect:Q", tooltip=tooltip(("name:N", "component", None), ("template:N", "template", None),
                                       ("effect:Q", "its mean", "+.4f")))
-    return finished((_zero() + lines + small + dots).properties(width="container", height=alt.Step(HEIGHT)))
+    return finished((zero() + lines + small + dots).properties(width="container", height=100))
 
 
 def strip_chart(metric: str) -> dict[str, Any]:
@@ -91,14 +85,15 @@ def strip_chart(metric: str) -> dict[str, Any]:
                    ("value:Q", "to", "+.4f"), ("baseline:Q", "from", "+.4f"))
     dots = alt.Chart(EMPTY).mark_tick(thickness=2, size=12, color="#1b3a57", opacity=0.7).encode(
         x=alt.X("change:Q", title=f"change of {metric}"), y=alt.Y("template:N", sort=None, title=None), tooltip=told)
-    return finished((_zero() + dots).properties(width="container", height=alt.Step(HEIGHT)))
+    return finished((zero() + dots).properties(width="container", height=100))
 
 
-def _zero() -> Any:
+def zero() -> Any:
+    """A line at 0."""
     return alt.Chart(EMPTY).mark_rule(color="#999", strokeDash=[3, 3], tooltip=None).encode(x=alt.datum(0))
 
 
-def _unclickable(marks: Any) -> Any:
+def unclickable(marks: Any) -> Any:
     """Marks that leave the pointer to what is below them."""
     marks.mark.interactive = False
     return marks

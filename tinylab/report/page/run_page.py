@@ -109,7 +109,7 @@ def _ability(able: pd.DataFrame, manifest: dict[str, Any], summary: dict[str, An
                Column("low", "95 % from", 3), Column("high", "to", 3))
     table = Table("How the model answers unmodified prompts", columns, dataset="ability")
     chart = Chart("ability", "Logit difference of the clean and the corrupt prompts by template, with 95 % intervals",
-                  charts.ability_chart(), "ability")
+                  charts.ability_chart(), "ability", rise="template")
     return Section("ability", "Can the model do the task?", tuple(text), charts=(chart,), beside=(table,),
                    verdicts=tables.verdicts(manifest, summary))
 
@@ -123,7 +123,7 @@ def _map(cells: pd.DataFrame, shown: pd.DataFrame, kind: TableKind, controls: li
         text.append(f"Of {len(cells) // len(controls[0].options)} {kind.plural} the strongest "
                     f"{len(shown) // len(controls[0].options)} are here, the others in metrics/effects.parquet.")
     chart = Chart("map", f"Effect of each of the {kind.plural}: {axes_of(kind)[0]} to the right, {axes_of(kind)[1]} upwards",
-                  charts.map_chart(axes_of(kind), columns, rows), "cells", ("metric", "panel"), "effect")
+                  charts.map_chart(axes_of(kind), columns, rows), "cells", ("metric", "panel"), "effect", "y")
     title = " × ".join(dict.fromkeys(reversed(axes_of(kind))))
     return Section("map", f"Which {kind.plural} matter: {title}", tuple(text), _useful(controls), (chart,),
                    beside=(Table(f"Effects of {kind.plural}", OF_CELLS, dataset="cells", where=("metric", "panel")),))
@@ -142,7 +142,7 @@ def _useful(controls: list[Control]) -> tuple[Control, ...]:
 
 def _top(controls: list[Control]) -> Section:
     chart = Chart("top", f"The {tables.TOP} strongest with 95 % intervals; small dots are means of templates", charts.top_chart(),
-                  "top", ("metric", "panel"))
+                  "top", ("metric", "panel"), rise="name")
     table = Table(f"The {tables.TOP} strongest, and the means of templates", (
         OF_CELLS[0], Column("template", "template"), *OF_CELLS[1:]), dataset="top", where=("metric", "panel"))
     return Section("top", "The strongest", (f"The {tables.TOP} largest effects of the metric that is chosen above, with 95 % intervals "
@@ -162,7 +162,7 @@ def _examples(kept: pd.DataFrame, cells: pd.DataFrame, prompts: dict[str, Any], 
     elif prompts["left_out"]:
         text.append(f"{prompts['left_out']} prompts are left out to keep the page small; they are in metrics/examples.parquet.")
     chart = Chart("strip", f"Change of {metric} of every example of the chosen one, by template", charts.strip_chart(metric),
-                  "examples", ("cell",))
+                  "examples", ("cell",), rise="template")
     table = Table(f"Change of {metric} by example", (
         Column("example", "row"), Column("template", "template"), Column("change", "change", 4), Column("value", "to", 4),
         Column("baseline", "from", 4)), dataset="examples", where=("cell",))
