@@ -17,7 +17,7 @@ from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import DRAW, LATER, read_per_example
 from tinylab.report.page import run_charts as charts
 from tinylab.report.page import run_tables as tables
-from tinylab.report.page.cells import NO, SIGN, axes_of, cells_of
+from tinylab.report.page.cells import NO, SIGN, axes_of, cells_of, place_of
 from tinylab.report.page.document import Chart, Column, Control, Dataset, Page, Section, Table
 from tinylab.report.views import effects_sentence, random_sets_sentence, ranking_sentence, title_of
 from tinylab.results import Run
@@ -129,11 +129,9 @@ def _map(cells: pd.DataFrame, shown: pd.DataFrame, kind: TableKind, controls: li
                    beside=(Table(f"Effects of {kind.plural}", OF_CELLS, dataset="cells", where=("metric", "panel")),))
 
 
-def _ordered(cells: pd.DataFrame, column: str) -> list[Any]:
+def _ordered(cells: pd.DataFrame, column: str) -> tuple[Any, ...]:
     """The places on an axis, in order: by what is before the colon of a position, which is a number."""
-    found = list(dict.fromkeys(cells.sort_values("cell")[column]))
-    return sorted(found, key=lambda one: (0, float(head), "") if (head := str(one).partition(":")[0]).replace(".", "", 1).isdigit()
-                  else (1, 0.0, str(one)))
+    return tuple(sorted(dict.fromkeys(cells.sort_values("cell")[column]), key=place_of))
 
 
 def _useful(controls: list[Control]) -> tuple[Control, ...]:

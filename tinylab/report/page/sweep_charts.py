@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import altair as alt
@@ -18,6 +19,7 @@ SIDE = {"width": 150, "height": 120}
 """Pixels of one of the small multiples."""
 
 
+@cache
 def conditions_chart() -> dict[str, Any]:
     """The clean logit difference of each run with its interval."""
     base = alt.Chart(EMPTY).encode(y=alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)))
@@ -29,6 +31,7 @@ def conditions_chart() -> dict[str, Any]:
     return finished((zero() + lines + dots).properties(width="container", height=100))
 
 
+@cache
 def shared_chart() -> dict[str, Any]:
     """Components by conditions, those that most conditions share first."""
     base = alt.Chart(EMPTY).encode(
@@ -41,7 +44,8 @@ def shared_chart() -> dict[str, Any]:
     return finished((tiles + unclickable(marks)).properties(width="container", height=100))
 
 
-def multiples_chart(axes: tuple[str, str], conditions: list[str]) -> dict[str, Any]:
+@cache
+def multiples_chart(axes: tuple[str, str], conditions: tuple[str, ...]) -> dict[str, Any]:
     """A small map for each condition, all on one scale.
 
     Args:
@@ -54,13 +58,14 @@ def multiples_chart(axes: tuple[str, str], conditions: list[str]) -> dict[str, A
                 axis=alt.Axis(labelOverlap=True)),
         color=alt.Color("effect:Q", scale=COLOURS, legend=LEGEND), tooltip=tooltip(*OF_CELLS),
     ).properties(**SIDE)
-    chart = tiles.facet(facet=alt.Facet("condition:N", sort=conditions, title=None), columns=5, data=EMPTY).add_params(
+    chart = tiles.facet(facet=alt.Facet("condition:N", sort=list(conditions), title=None), columns=5, data=EMPTY).add_params(
         alt.param(name="limit", value=1))
     spec = finished(chart.resolve_axis(x="independent", y="independent").resolve_scale(color="shared"))
     del spec["autosize"]
     return {**spec, "usermeta": {"room": SIDE["width"] + 62}}
 
 
+@cache
 def overlap_chart() -> dict[str, Any]:
     """How many of the k strongest are shared, against k, beside what chance gives."""
     base = alt.Chart(EMPTY).encode(x=alt.X("k:Q", title="k, how many count as the strongest", axis=alt.Axis(tickMinStep=1)))
@@ -75,6 +80,7 @@ def overlap_chart() -> dict[str, Any]:
     return finished((band + lines).properties(width="container", height=260))
 
 
+@cache
 def agreement_chart() -> dict[str, Any]:
     """Condition by condition: colours by rank correlation, numbers of shared components."""
     base = alt.Chart(EMPTY).encode(
@@ -89,6 +95,7 @@ def agreement_chart() -> dict[str, Any]:
     return finished((tiles + unclickable(words)).properties(width="container", height=100))
 
 
+@cache
 def pairs_chart() -> dict[str, Any]:
     """Any two conditions against each other, with the intervals of both."""
     base = alt.Chart(EMPTY)
@@ -103,6 +110,7 @@ def pairs_chart() -> dict[str, Any]:
     return finished((lines + across + upwards + dots).properties(width="container", height=380))
 
 
+@cache
 def crossed_chart() -> dict[str, Any]:
     """What the components of one condition do to another, as a fraction of what there was."""
     base = alt.Chart(EMPTY).encode(

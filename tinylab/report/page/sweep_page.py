@@ -181,7 +181,7 @@ def _compared_sections(groups: list[Compared], controls: list[Control], k: int, 
     """What conditions share, in five sections."""
     kind: TableKind = groups[0].members[0].kind
     one_of = tuple(controls[:1]) if len(groups) > 1 else ()
-    names = list(dict.fromkeys(member.name for group in groups for member in group.members))
+    names = tuple(dict.fromkeys(member.name for group in groups for member in group.members))
     several = any(len(group.members) > 1 for group in groups)
     gone = () if not left_out else (
         f"To keep the page small {left_out} of the weakest components are left out here; they are in the runs' metrics/effects.parquet.",)
