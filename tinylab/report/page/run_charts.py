@@ -57,7 +57,8 @@ def map_chart(axes: tuple[str, str], columns: tuple[Any, ...], rows: tuple[Any, 
     """
     picked = alt.selection_point(name="picked", fields=["cell"], on="click", toggle=False, nearest=False)
     base = alt.Chart(EMPTY).encode(
-        x=alt.X("x:O", sort=list(columns), title=axes[0], axis=alt.Axis(labelAngle=-60 if _long(columns) else 0, labelOverlap=True)),
+        x=alt.X("x:O", sort=list(columns), title=axes[0],
+                axis=alt.Axis(labelAngle=-60 if _long(columns) else 0, labelOverlap=True)),
         y=alt.Y("y:O", sort=list(rows[::-1]), title=axes[1]),
     )
     tiles = base.mark_rect().encode(

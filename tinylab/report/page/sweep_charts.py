@@ -53,7 +53,8 @@ def multiples_chart(axes: tuple[str, str], conditions: tuple[str, ...]) -> dict[
         conditions: in order.
     """
     tiles = alt.Chart().mark_rect().encode(
-        x=alt.X("x:O", sort=alt.EncodingSortField("x_place", op="min"), title=axes[0], axis=alt.Axis(labelOverlap=True, labelAngle=0)),
+        x=alt.X("x:O", sort=alt.EncodingSortField("x_place", op="min"), title=axes[0],
+                axis=alt.Axis(labelOverlap=True, labelAngle=0)),
         y=alt.Y("y:O", sort=alt.EncodingSortField("y_place", op="min", order="descending"), title=axes[1],
                 axis=alt.Axis(labelOverlap=True)),
         color=alt.Color("effect:Q", scale=COLOURS, legend=LEGEND), tooltip=tooltip(*OF_CELLS),
@@ -69,14 +70,15 @@ def multiples_chart(axes: tuple[str, str], conditions: tuple[str, ...]) -> dict[
 def overlap_chart() -> dict[str, Any]:
     """How many of the k strongest are shared, against k, beside what chance gives."""
     base = alt.Chart(EMPTY).encode(x=alt.X("k:Q", title="k, how many count as the strongest", axis=alt.Axis(tickMinStep=1)))
-    told = tooltip(("series:N", "series", None), ("k:Q", "k", None), ("shared:Q", "shared", ".2f"), ("high:Q", "95 % by chance", None))
+    told = tooltip(("series:N", "series", None), ("k:Q", "k", None), ("shared:Q", "shared", ".2f"),
+                   ("high:Q", "95 % by chance", None))
     band = base.transform_filter("isValid(datum.high)").mark_area(opacity=0.15, color="#c4561e", tooltip=None).encode(
         y="shared:Q", y2="high:Q")
     legend = alt.Legend(orient="top", title=None, columns=2, labelLimit=200)
     lines = base.mark_line(point={"size": 22}).encode(
         y=alt.Y("shared:Q", title="components shared", axis=alt.Axis(tickMinStep=1)),
-        color=alt.Color("series:N", scale=SERIES, legend=legend), strokeDash=alt.StrokeDash("series:N", scale=DASHES, legend=legend),
-        tooltip=told)
+        color=alt.Color("series:N", scale=SERIES, legend=legend), tooltip=told,
+        strokeDash=alt.StrokeDash("series:N", scale=DASHES, legend=legend))
     return finished((band + lines).properties(width="container", height=260))
 
 

@@ -27,7 +27,8 @@ MOST_ROWS = 26_000
 """Rows of components by condition that a page holds: the strongest components."""
 MOST_K = 50
 """Lists are compared up to so many of the strongest."""
-CELLS = ["group", "condition", "name", "x", "x_place", "y", "y_place", "effect", "ci_low", "ci_high", "n", "rank", "label", "mark"]
+CELLS = ["group", "condition", "name", "x", "x_place", "y", "y_place", "effect", "ci_low", "ci_high", "n", "rank", "label",
+         "mark"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def components_of(group: Compared) -> pd.DataFrame:
 
 
 def strongest_rows(rows: pd.DataFrame, most: int = MOST_ROWS) -> tuple[pd.DataFrame, int]:
-    """The rows of the strongest components of each group, as many as there is room for, and how many components that leaves out."""
+    """The rows of the strongest components, as many as there is room for, and how many components that leaves out."""
     if len(rows) <= most:
         return rows, 0
     size = rows.assign(size=rows["effect"].abs()).groupby(["group", "name"])["size"].max().sort_values(ascending=False)
@@ -187,8 +188,8 @@ def conditions(jobs: Sequence[dict[str, Any]], runs: dict[str, Member], failures
     """
     why = {failure["folder"]: failure for failure in failures}
     told = pd.DataFrame([_condition(job, runs.get(job["folder"]), why.get(job["folder"])) for job in jobs])
-    label = pd.Series([", ".join(filter(None, words)) for words in told[["condition", "battery", "settings"]].to_numpy().tolist()],
-                      index=told.index)
+    words = told[["condition", "battery", "settings"]].to_numpy().tolist()
+    label = pd.Series([", ".join(filter(None, one)) for one in words], index=told.index)
     return told.assign(label=label.where(~label.duplicated(keep=False), label + " (" + told["run"].map(folder_name) + ")"))
 
 
