@@ -21,7 +21,7 @@ from tinylab.errors import SchemaError
 from tinylab.report.__main__ import main
 from tinylab.report.page import document, sweep_tables
 from tinylab.report.page.cells import place_of
-from tinylab.report.page.document import Dataset, number
+from tinylab.report.page.document import Column, Dataset, Page, Section, Table, number, render
 from tinylab.report.page.run_tables import differing_tokens, prompts_of
 from tinylab.report.page.sweep_tables import Compared
 from tinylab.results import load_run
@@ -227,3 +227,14 @@ def test_a_large_sweep_fits_on_a_page(pages: None) -> None:
     page = made_sweep(layers=80, heads=64, conditions=20)
     assert sum(len(one.csv) for one in page.datasets.values()) < document.MOST_BYTES - 1_000_000
     assert any("3,820 weakest" in line or "3820 weakest" in line for section in page.sections for line in section.text)
+
+
+def test_nothing_that_results_say_ends_a_script_or_makes_an_element(pages: None) -> None:
+    evil = "</script><img src=x onerror=1><!--"
+    table = Table(evil, (Column("a", evil),), [{"a": evil}])
+    section = Section("one", evil, (evil,), tables=(table,), code=evil, links=((evil, evil),))
+    text = render(Page(evil, (evil,), (section,), {"d": Dataset.of(pd.DataFrame({"a": [evil]}))}, {"rows": evil}, {"a": evil}))
+    assert len(re.findall("</script", text, flags=re.IGNORECASE)) == len(re.findall("<script[ >]", text)) == 3
+    assert "<img" not in text.replace(document.library(), "")
+    data = re.search('<script type="application/json" id="page-data">(.*?)</script>', text, flags=re.DOTALL)
+    assert data is not None and json.loads(data.group(1))["state"] == {"a": evil}
