@@ -11,7 +11,7 @@ BITS := .venv-bits
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-bits test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real bench-large findings site constraints clean
+.PHONY: demo test test-bits test-real real-models test-families test-same test-oldest test-faults test-slurm test-browser test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real bench-large findings site constraints clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -37,6 +37,9 @@ test-same: $(VENV)/.dev ## every file, column and number is that of the base com
 
 test-slurm: $(VENV)/.dev ## sweeps on a real SLURM on this machine; fetches Debian's packages if they are missing
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m slurm tests/sweep/test_slurm.py tests/sweep/test_fault_table.py
+
+test-browser: $(VENV)/.dev ## report.html in a real browser; fetches Debian's chromium if there is none
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m browser tests/report/test_page_in_browser.py
 
 test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(SPREAD)
@@ -103,7 +106,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[report]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
@@ -122,7 +125,7 @@ extras-ray := dev,ray
 # A version that is in a file stays where it still fits: renewed is what a bound of pyproject.toml moved, and what is deleted there.
 LOCK := UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --no-annotate --custom-compile-command "make constraints"
 constraints: $(VENV)/.dev ## resolve the three constraints files anew, after a change of pyproject.toml
-	$(LOCK) pyproject.toml $(foreach one,dev site peers notebook slurm gguf large bitsandbytes,--extra $(one)) -o constraints.txt
+	$(LOCK) pyproject.toml $(foreach one,dev site report peers notebook slurm gguf large bitsandbytes mlflow wandb,--extra $(one)) -o constraints.txt
 	$(LOCK) pyproject.toml --extra dev --extra ray -o constraints-ray.txt
 	echo transformers==5.0.0 | $(LOCK) pyproject.toml - --extra dev -o constraints-oldest.txt
 

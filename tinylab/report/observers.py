@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from tinylab.config.trackers import NONE, TrackerConfig
+from tinylab.errors import ConfigError
 from tinylab.interventions.components import TableKind
 from tinylab.records.checking import read_document, write_document
 from tinylab.records.digests import measured
@@ -35,10 +36,12 @@ PANELS = 24
 log = logging.getLogger(__name__)
 
 
-def run_ended(folder: RunFolder, *, plots: bool, tracker: TrackerConfig) -> None:
-    """A finished run: its picture, if it is asked for and not there, its strongest components, and a tracker's copy."""
+def run_ended(folder: RunFolder, *, plots: bool, report: bool | None, tracker: TrackerConfig) -> None:
+    """A finished run: its picture and its page, if asked for and not there, its strongest components, a tracker's copy."""
     if plots and not folder.file("heatmap").is_file():
         _observe(f"the picture of {folder.path}", lambda: _draw(folder))
+    if report and not folder.file("report").is_file():
+        _observe(f"the page of {folder.path}", lambda: _write_page(folder.path))
     _observe(f"the report of {folder.path}", lambda: console.print_run(folder))
     if tracker.name != NONE:
         _observe(f"logging {folder.path} to {tracker.name}", lambda: track(folder, tracker))
@@ -49,6 +52,7 @@ def sweep_ended(folder: Path, manifest: dict[str, Any]) -> None:
     _observe(f"comparing the baselines of {folder}", lambda: _compare(folder, manifest))
     if manifest.get("plots") and manifest["status"] != "failed":
         _observe(f"the picture of {folder}", lambda: _draw_sweep(folder, manifest))
+    _observe(f"the page of {folder}", lambda: _renew_page(folder, manifest))
     _observe(f"the report of {folder}", lambda: console.print_sweep(folder, manifest))
 
 
@@ -57,6 +61,33 @@ def sweep_tried(folder: Path, asked: Any) -> None:
     from tinylab.sweep.cross_controls import add_cross_controls
 
     _observe(f"trying the conditions of {folder} with each other's components", lambda: add_cross_controls(folder, asked))
+
+
+def _renew_page(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the page of a sweep, if it is asked for; one of an earlier join goes in any case."""
+    (folder / RunFolder.ARTIFACTS["report"]).unlink(missing_ok=True)
+    if manifest.get("report") is not False and manifest["status"] != "failed":
+        _write_page(folder, manifest)
+
+
+def _write_page(folder: Path, sweep: dict[str, Any] | None = None) -> None:
+    """Write report.html; where what it is made with is not installed, say how to install it.
+
+    Args:
+        folder: of a run or a sweep.
+        sweep: its manifest, which is told; None for a run.
+    """
+    from tinylab.report.page.document import check_installed
+    from tinylab.report.page.writing import NAME, write_report
+
+    try:
+        check_installed()
+    except ConfigError as error:
+        log.log(logging.INFO if sweep is not None and sweep.get("report") is None else logging.WARNING, "%s", error)
+        return
+    write_report(folder)
+    if sweep is not None:
+        sweep["artifacts"]["report"] = NAME
 
 
 def _compare(folder: Path, manifest: dict[str, Any]) -> None:
