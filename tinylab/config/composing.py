@@ -7,9 +7,11 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
@@ -20,7 +22,6 @@ from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from tinylab.config.files import check_aliases, check_encoding
 from tinylab.config.hydra_internals import main_hydra, search_path
@@ -32,7 +33,7 @@ CONFIG_NAME = "config"
 GROUPS = ("battery", "condition", "model", "device", "engine", "verify_slice", "experiment")
 
 
-BROKEN_CONFIG = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, AssertionError, LookupError,
+BROKEN_CONFIG = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AssertionError, LookupError,
                  AttributeError, OSError)
 """What Hydra raises where it meets a config that it did not expect."""
 
@@ -200,6 +201,18 @@ class Composer:
         HydraConfig.instance().set_config(cfg)  # ${hydra:…} means the job's
         return cfg
 
+    def composed_group(self, group: str, option: str | None) -> tuple[str | None, dict[str, str]]:
+        """The option of a group that is chosen unless another is given, and its values as YAML has them, by key.
+
+        Raises:
+            ConfigError: it cannot be composed.
+        """
+        cfg = self.compose([] if option is None else [f"{group}={option}"])
+        node = OmegaConf.select(cfg, group)
+        values: Any = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else {}
+        return cfg.hydra.runtime.choices.get(group), {key: yaml.safe_dump(value, default_flow_style=True, width=10**6)
+                                                      .removesuffix("...\n").strip() for key, value in values.items()}
+
     def _check_used(self, given: str, folder: str, before: Sequence[ConfigSource]) -> None:
         """Refuse a folder of the user's with a file that would be ignored: one of its name lies in a source that goes before.
 
@@ -254,10 +267,26 @@ class Composer:
             return f"{key}: unknown key."
         parent, _, own = key.rpartition(".")
         config = self.compose(rest)
+        whole = own_keys(config)
+        if alike := [name for name in whole if name.rpartition(".")[2] == own]:
+            return f"{key}: unknown key; did you mean '{"' or '".join(alike)}'?"
         node = OmegaConf.select(config, parent) if parent else config
         if not isinstance(node, DictConfig):
-            return f"{key}: unknown key; '{parent}' is no group of keys."
+            near = get_close_matches(key, whole, n=1)
+            return f"{key}: unknown key; '{parent}' is no group of keys{f", did you mean '{near[0]}'?" if near else '.'}"
         return f"{key}: unknown key; {options(own, [str(k) for k in node if k != 'hydra'])}."
+
+
+def own_keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """Every key of a config that holds a value, with those of the groups that it is in; Hydra's own are left out."""
+    found: list[str] = []
+    for key in config:
+        if not prefix and key == "hydra":
+            continue
+        node = config._get_node(key)
+        name = f"{prefix}{key}"
+        found += own_keys(node, f"{name}.") if isinstance(node, DictConfig) and not node._is_none() else [name]
+    return found
 
 
 def _options(source: ConfigSource, group: str = "") -> Iterator[str]:
