@@ -29,6 +29,7 @@ from tinylab.machine.printing import unfailing
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import check_writable
 from tinylab.records.strangers import planned_folders, refuse_strange_sweep, refuse_strangers
+from tinylab.sweep.globs import without_globs
 from tinylab.sweep.naming import passed_on
 from tinylab.sweep.plan import Plan, make_plan
 
@@ -92,12 +93,13 @@ def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def planned(args: argparse.Namespace) -> Plan:
-    """What a command line would run, composed and checked.
+    """What a command line would run, composed and checked; globs in its overrides are written out, for Hydra too.
 
     Raises:
         TinylabError: see `tinylab.sweep.plan.make_plan`.
     """
     with Composer(args) as composer:
+        args.overrides = without_globs(composer, args.overrides)
         return make_plan(composer, args.overrides, args.multirun)
 
 

@@ -17,7 +17,7 @@ from tinylab import __version__, app
 from tinylab.command import COMMANDS, run_command
 from tinylab.config.composing import Composer, config_folders
 from tinylab.config.hydra_internals import flags_parser
-from tinylab.config.options import groups, options_of
+from tinylab.config.options import groups
 from tinylab.errors import ConfigError, options
 
 MODULES = {
@@ -122,7 +122,7 @@ def _explained(words: Sequence[str]) -> int:
         raise ConfigError(f"{topic}: nothing of that name to explain; {options(topic, [*COMMANDS, *known])}.")
     with Composer(args) as composer:
         chosen, values = composer.composed_group(group, name or None)
-    there = {option.name: option for option in options_of(group, folders)}
+        there = {option.name: option for option in composer.options(group)}
     if not name:
         _columns(f"{group}=…, one of", {option.name: option.about for option in there.values()})
     comments = {} if chosen is None or chosen not in there else there[chosen].comments

@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tinylab.config.files import check_aliases, check_encoding
 from tinylab.config.hydra_internals import main_hydra, search_path
 from tinylab.config.messages import meant, one_sentence
+from tinylab.config.options import Option, options_of
 from tinylab.errors import ConfigError, options
 from tinylab.paths import PACKAGE_SCHEME, locate
 
@@ -94,6 +95,7 @@ class Composer:
         """
         ignore_schema_notice()
         folders = config_folders(args)
+        self._folders = [Path(folder) for folder in folders if folder is not None]
         self.own_configs = any(given is not None for given in (args.config_dir, args.config_path, args.config_name))
         self._name = args.config_name or CONFIG_NAME
         self._hydra = main_hydra("tinylab", search_path(*folders))
@@ -201,6 +203,10 @@ class Composer:
         HydraConfig.instance().set_config(cfg)  # ${hydra:…} means the job's
         return cfg
 
+    def options(self, group: str) -> list[Option]:
+        """The options of a group in the folders of configs, those of `hydra.searchpath` aside."""
+        return options_of(group, self._folders)
+
     def composed_group(self, group: str, option: str | None) -> tuple[str | None, dict[str, str]]:
         """The option of a group that is chosen unless another is given, and its values as YAML has them, by key.
 
@@ -269,11 +275,12 @@ class Composer:
         config = self.compose(rest)
         whole = own_keys(config)
         if alike := [name for name in whole if name.rpartition(".")[2] == own]:
-            return f"{key}: unknown key; did you mean '{"' or '".join(alike)}'?"
+            return f"{key}: unknown key; did you mean {' or '.join(map(repr, alike))}?"
         node = OmegaConf.select(config, parent) if parent else config
         if not isinstance(node, DictConfig):
             near = get_close_matches(key, whole, n=1)
-            return f"{key}: unknown key; '{parent}' is no group of keys{f", did you mean '{near[0]}'?" if near else '.'}"
+            hint = f", did you mean {near[0]!r}?" if near else "."
+            return f"{key}: unknown key; '{parent}' is no group of keys{hint}"
         return f"{key}: unknown key; {options(own, [str(k) for k in node if k != 'hydra'])}."
 
 

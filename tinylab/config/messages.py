@@ -38,5 +38,6 @@ def one_sentence(error: Exception) -> str:
     if listing is None:
         return " ".join(head)
     known = [line for line in head[listing + 1 :] if not line.startswith(("Config search path", "provider="))]
-    wanted = re.search(r"Could not find '[^']+/([^'/]+)'", head[0])
-    return f"{' '.join(head[:listing]).removeprefix("In 'config': ")}; {options('' if wanted is None else wanted[1], known)}."
+    wanted = re.search(r"Could not find '\w+/([\w-]+)'", head[0])
+    said = " ".join(head[:listing]).removeprefix("In 'config': ")
+    return f"{said}; {options('' if wanted is None else wanted[1], known)}."
