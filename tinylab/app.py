@@ -26,6 +26,7 @@ from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, 
 from tinylab.machine.interrupts import end_children, uninterrupted
 from tinylab.machine.parent import end_with_parent, name_parent
 from tinylab.machine.printing import unfailing
+from tinylab.models.weights import check_reachable
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import check_writable
 from tinylab.records.strangers import planned_folders, refuse_strange_sweep, refuse_strangers
@@ -109,6 +110,8 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
     Raises:
         TinylabError: what went wrong in a single run.
     """
+    if plan.sweep_folder is None:
+        check_reachable(plan.first.model)  # before torch is imported, which takes seconds
     if plan.first.dry_run:
         from tinylab.forecast import dry_run
 
