@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tinylab.command import COMMANDS, hydras_own_errors, run_command
+from tinylab.command import check_flags, hydras_own_errors, run_command
 from tinylab.config.composing import CONFIG_NAME, Composer, config_folders
 from tinylab.config.groups import AUTO
 from tinylab.config.hydra_internals import flags_parser, run_hydra
-from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed, options
+from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, uninterrupted
 from tinylab.machine.parent import end_with_parent, name_parent
 from tinylab.machine.printing import unfailing
+from tinylab.machine.progress import jobs_bar, one_of_many
 from tinylab.models.weights import check_reachable
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import check_writable
@@ -50,33 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         args = parser.parse_intermixed_args(None if argv is None else list(argv))
-        _check_flags(args)
+        check_flags(args)
         return _command(args, parser)
 
     return run_command("tinylab", command)
-
-
-def _check_flags(args: argparse.Namespace) -> None:
-    """Refuse flags of Hydra's that would do nothing, and words that are no overrides.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    if args.resolve and not (args.cfg or args.help):
-        raise ConfigError("--resolve: shows a config with every interpolation replaced, beside --cfg job, --cfg all or --help; "
-                          "add --cfg job.")
-    if args.package and not args.cfg:
-        raise ConfigError(f"--package {args.package}: shows a part of a config, beside --cfg; add --cfg job.")
-    if args.shell_completion and not any(word.startswith(("install=", "uninstall=", "query=")) for word in args.overrides):
-        raise ConfigError("--shell-completion: expected install=bash, install=zsh or install=fish (or uninstall=…); in bash "
-                          "eval \"$(tinylab --shell-completion install=bash)\" completes groups and options.")
-    stray = next((word for word in args.overrides if "=" not in word and not word.startswith("~")), None)
-    if stray is None or args.hydra_help:
-        return
-    if stray in COMMANDS:
-        raise ConfigError(f"{stray}: a command is the first word, as in tinylab {stray}.")
-    raise ConfigError(f"{stray}: neither a command nor key=value; {options(stray, COMMANDS)}; tinylab help says more, "
-                      "tinylab --help lists groups and values.")
 
 
 def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -182,7 +161,8 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
         slurm.ask_the_controller()
     error: Exception | None = None
     try:
-        with local_ray(plan.own_ray) as overrides:
+        with jobs_bar(plan.first.sweep_name, [path / "manifest.json" for path in plan.folders], _ended_since(plan)), \
+                local_ray(plan.own_ray) as overrides:
             args.overrides += overrides
             error = launch_with_retries(lambda *more: _hydra(args, parser, more), plan.sweep_folder)
         if error is not None and plan.submitit is not None:  # a job left no result; others may still run
@@ -201,6 +181,22 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     if outcome["failures"]:
         return EXIT_MISSING_RUNS
     return 4 if outcome["verify_failed"] else 0
+
+
+def _ended_since(plan: Plan) -> Callable[[Path], bool]:
+    """Whether a run's manifest tells that it has ended: complete, in this command where all are computed again; or failed in it."""
+    from tinylab.records.storage import read_json
+
+    began = time.time()
+
+    def ended(file: Path) -> bool:
+        try:
+            status, fresh = read_json(file).get("status"), file.stat().st_mtime >= began
+        except (OutputError, OSError):
+            return False
+        return (status == "complete" and (fresh or not plan.first.overwrite)) or (status == "failed" and fresh)
+
+    return ended
 
 
 def _try_conditions(plan: Plan) -> None:
@@ -272,6 +268,7 @@ def _task(cfg: DictConfig) -> None:
     multirun = hydra.mode == RunMode.MULTIRUN
     if multirun:
         end_with_parent()
+        one_of_many(verbose=bool(hydra.verbose))
     folder = RunFolder(Path(hydra.runtime.output_dir))
     fresh = not folder.manifest.is_file()
     run_id = None
@@ -283,7 +280,7 @@ def _task(cfg: DictConfig) -> None:
             fresh = not folder.manifest.is_file()  # another process may have computed it just now
             folder = locate_run(folder, run_id, config.overwrite) if multirun else folder
             with attempt(folder.path) if multirun else nullcontext():
-                run_experiment(resolved, folder)
+                run_experiment(resolved, folder, alone=not multirun)
     except Exception as error:  # whatever it is: it must reach the manifest
         if not multirun:
             _failures.append(error)

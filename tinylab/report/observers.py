@@ -33,11 +33,12 @@ PANELS = 24
 log = logging.getLogger(__name__)
 
 
-def run_ended(folder: RunFolder, *, plots: bool) -> None:
-    """A finished run: its picture, if it is asked for and not there, and its strongest components."""
+def run_ended(folder: RunFolder, *, plots: bool, printed: bool = True) -> None:
+    """A finished run: its picture, if it is asked for and not there, and its strongest components, unless a sweep tells of it."""
     if plots and not folder.file("heatmap").is_file():
         _observe(f"the picture of {folder.path}", lambda: _draw(folder))
-    _observe(f"the report of {folder.path}", lambda: console.print_run(folder))
+    if printed:
+        _observe(f"the report of {folder.path}", lambda: console.print_run(folder))
 
 
 def sweep_ended(folder: Path, manifest: dict[str, Any]) -> None:
