@@ -84,7 +84,7 @@ def no_log_of_an_earlier_command() -> Iterator[None]:
 @pytest.fixture
 def tinylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command line, run in this process from an empty folder; returns the exit code."""
-    from tinylab.app import main
+    from tinylab.program import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

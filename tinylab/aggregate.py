@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from tinylab.config.groups import RANKS, SETS, check_set
@@ -66,7 +67,7 @@ def _commands(args: argparse.Namespace) -> list[Callable[[], int]]:
     sweeps = [folder for folder in args.folders if folder not in runs]
     if args.out is not None and not runs:
         return [lambda: _no_runs(args.out)]
-    return [*([compare] if runs else []), *(lambda folder=folder: _aggregate(folder, args) for folder in sweeps)]
+    return [*([compare] if runs else []), *(partial(_aggregate, folder, args) for folder in sweeps)]
 
 
 def _no_runs(out: Path) -> int:

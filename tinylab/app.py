@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     from tinylab.report.observers import sweep_ended
     from tinylab.sweep import slurm
     from tinylab.sweep.attempts import begin_command, launch_with_retries
+    from tinylab.sweep.jobs import ended_since
     from tinylab.sweep.local_ray import local_ray
 
     assert plan.sweep_folder is not None
@@ -161,7 +162,8 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
         slurm.ask_the_controller()
     error: Exception | None = None
     try:
-        with jobs_bar(plan.first.sweep_name, [path / "manifest.json" for path in plan.folders], _ended_since(plan)), \
+        with jobs_bar(plan.first.sweep_name, [path / "manifest.json" for path in plan.folders],
+                      ended_since(time.time(), overwrite=plan.first.overwrite)), \
                 local_ray(plan.own_ray) as overrides:
             args.overrides += overrides
             error = launch_with_retries(lambda *more: _hydra(args, parser, more), plan.sweep_folder)
@@ -181,22 +183,6 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     if outcome["failures"]:
         return EXIT_MISSING_RUNS
     return 4 if outcome["verify_failed"] else 0
-
-
-def _ended_since(plan: Plan) -> Callable[[Path], bool]:
-    """Whether a run's manifest tells that it has ended: complete, in this command where all are computed again; or failed in it."""
-    from tinylab.records.storage import read_json
-
-    began = time.time()
-
-    def ended(file: Path) -> bool:
-        try:
-            status, fresh = read_json(file).get("status"), file.stat().st_mtime >= began
-        except (OutputError, OSError):
-            return False
-        return (status == "complete" and (fresh or not plan.first.overwrite)) or (status == "failed" and fresh)
-
-    return ended
 
 
 def _try_conditions(plan: Plan) -> None:

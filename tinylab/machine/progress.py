@@ -1,4 +1,4 @@
-"""How far a command is: one bar on a terminal. In a sweep it counts jobs, whatever processes they run in, and no job has its own."""
+"""How far a command is: one bar on a terminal. In a sweep it counts jobs, in whatever processes they run."""
 
 from __future__ import annotations
 

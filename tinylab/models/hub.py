@@ -1,7 +1,7 @@
 """Whether the hub answers: decided once, in seconds, so that a machine without network is told so and not kept waiting.
 
-By itself huggingface_hub asks again and again for minutes. What is asked here is its own client, so that proxies, certificates and
-a mirror (`HF_ENDPOINT`) are as the user has set them; any answer counts. Where none comes, what is in the local cache has to do.
+By itself huggingface_hub asks again and again for minutes. What is used here is its own client, so that proxies, certificates
+and a mirror (`HF_ENDPOINT`) are as the user has set them; any answer counts. Where none comes, what is in the local cache has to do.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def answers() -> bool:
 
 @lru_cache(maxsize=8)
 def _answers(address: str, seconds: float) -> bool:
-    """Whether anything comes back from an address; looking up its name can take longer than any client's limit, so a thread asks."""
+    """Whether anything comes back from an address; a thread asks, as looking up a name can take longer than any limit."""
     from huggingface_hub.utils import get_session
 
     came = threading.Event()

@@ -63,4 +63,5 @@ def warnings_sentence(view: View) -> str | None:
     warned: Sequence[list[Any]] = [row for row in view.rows if row[-1]]
     if not warned:
         return None
-    return f"{sum(row[-1] for row in warned)} warnings in the run.log of {len(warned)} runs; hydra.verbose=true shows them as they come"
+    count = sum(row[-1] for row in warned)
+    return f"{count} warnings in the run.log of {len(warned)} runs; hydra.verbose=true shows them as they come"

@@ -26,7 +26,8 @@ from tinylab.sweep.plan import one_corpus_per_tag
 
 NAMES = {"condition": ("tag",), "battery": ("name",), "model": ("name", "path")}
 """By what matrices tell the options of a group apart: other settings of theirs count where they differ under one name."""
-TOLD = ("battery.name", "battery._target_", "device.type", "run_name", "condition.path", "condition.tag", "model.name", "model.path")
+TOLD = ("battery.name", "battery._target_", "device.type", "run_name", "condition.path", "condition.tag", "model.name",
+        "model.path")
 """Settings that matrices tell of in columns of their own, or not at all."""
 
 
