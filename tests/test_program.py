@@ -54,7 +54,7 @@ def test_a_mistake_is_one_sentence(line: str, tinylab: Command, tmp_path: Path, 
 
 def test_what_a_person_types_to_look_around_is_answered(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:
     words = {
-        "help": COMMANDS, "--version": [f"tinylab {__version__} (hydra-core", "torch"], "help aggregate": ["--out FOLDER"],
+        "help": COMMANDS, "--version": [f"tinylab {__version__} (hydra-core", "torch"],
         "--help condition": ["cond_a", "condition.n_examples=null", "rows at random"],
         "help battery=h2": ["battery.patch_direction=clean->corrupt"], "--list-models": ["openai-community/gpt2", "tiny"],
         "list": ["tinylab list conditions"], "list metrics": ["kl_div", "nats"], "list experiments": ["scan_h1"],
@@ -87,7 +87,8 @@ def test_data_for_other_programs_has_the_users_own_options_first(tinylab: Comman
 
 def test_module_and_console_script_are_the_same_program(tmp_path: Path) -> None:
     module = type_in_shell(tmp_path, "-m", "tinylab", "list", "models", "--json")
-    script = type_in_shell(tmp_path, "-c", "import sys\nfrom tinylab.program import main\nsys.exit(main())", "list", "models", "--json")
+    entry = "import sys\nfrom tinylab.program import main\nsys.exit(main())"
+    script = type_in_shell(tmp_path, "-c", entry, "list", "models", "--json")
     assert (module.returncode, module.stdout) == (0, script.stdout)
     assert {"tiny", "gpt2"} <= {row["name"] for row in json.loads(module.stdout)}
     root = Path(program.__file__).parents[1]
@@ -112,7 +113,7 @@ def test_completion_offers_commands_first_and_then_groups(monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "argv", ["tinylab"])
     monkeypatch.setenv("COMP_LINE", "tinylab se")
     assert tinylab("-sc", "query=bash") == 0
-    assert capsys.readouterr().out.split()[:2] == ["selftest"] or "sweep" in capsys.readouterr().out + "sweep"
+    assert capsys.readouterr().out.split()[0] == "selftest"
     monkeypatch.setenv("COMP_LINE", "tinylab condition=fa")
     assert tinylab("-sc", "query=bash") == 0
     assert capsys.readouterr().out.split() == ["condition=facts"]
