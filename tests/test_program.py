@@ -99,8 +99,8 @@ def test_module_and_console_script_are_the_same_program(tmp_path: Path) -> None:
 def test_a_line_without_a_command_goes_to_hydra_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     got: list[list[str]] = []
     monkeypatch.setattr(app, "main", lambda words: got.append(list(words)) or 7)
-    lines = [[], ["battery=h1"], ["-m", "condition=a,b"], ["--cfg", "job"], ["--help"], ["--config-dir", "list", "x=1"], ["~experiment"],
-             ["threads=1", "-m", "condition=a,b"], ["--hydra-help"], ["--help", "battery=h2"]]
+    lines = [[], ["battery=h1"], ["-m", "condition=a,b"], ["--cfg", "job"], ["--help"], ["--config-dir", "list", "x=1"],
+             ["~experiment"], ["threads=1", "-m", "condition=a,b"], ["--hydra-help"], ["--help", "battery=h2"]]
     for line in lines:
         assert program.main(line) == 7
     assert got == lines
@@ -147,7 +147,8 @@ def test_a_glob_takes_the_conditions_that_can_run(tinylab: Command, tmp_path: Pa
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder in which a sweep over three conditions, two of one corpus, was typed."""
     folder = tmp_path_factory.mktemp("made")
-    assert type_in(folder, "sweep", "condition=cond_a,cond_b,ioi", "condition.n_examples=16", "battery.layers=[0,1]", "plots=false") == 0
+    small = ["condition.n_examples=16", "battery.layers=[0,1]", "plots=false"]
+    assert type_in(folder, "sweep", "condition=cond_a,cond_b,ioi", *small) == 0
     return folder
 
 
@@ -162,15 +163,15 @@ def test_single_runs_are_joined_as_a_sweep_of_them(made: Path, capsys: pytest.Ca
     (beside,) = (made / "outputs/sweeps").glob("runs_*")
     assert set(pd.read_parquet(beside / CROSS / "head_matrix.parquet")["condition"]) == {"cond_a", "cond_b"}
     capsys.readouterr()
-    for line, words in (([runs[0]], "one run"), ([runs[0], runs[0]], "the same run"), ([*runs[:2], "--out", "joined"], "holds another"),
-                        ([str(sweep), "--out", "elsewhere"], "no folder given is a run's")):
+    for line, words in (([runs[0]], "one run"), ([runs[0], runs[0]], "the same run"),
+                        ([*runs[:2], "--out", "joined"], "holds another"), ([str(sweep), "--out", "elsewhere"], "no folder given is a run's")):
         assert type_in(made, "aggregate", *line) == 2
         assert words in capsys.readouterr().err
 
 
 def test_settings_in_which_runs_of_one_name_differ_are_told_apart() -> None:
-    runs = [{"condition.tag": tag, "condition.n_examples": n, "battery.name": "h1", "battery.scales": [0.0], "condition.strict": tag == "b"}
-            for tag, n in (("a", 4), ("a", 8), ("b", 4))]
+    runs = [{"condition.tag": tag, "condition.n_examples": n, "battery.name": "h1", "battery.scales": [0.0],
+             "condition.strict": tag == "b"} for tag, n in (("a", 4), ("a", 8), ("b", 4))]
     assert varied(runs) == [{"condition.n_examples": "4"}, {"condition.n_examples": "8"}, {"condition.n_examples": "4"}]
     assert varied(runs[1:]) == [{}, {}]  # of two conditions the tags tell
 
@@ -184,8 +185,8 @@ def test_one_corpus_under_two_tags_is_no_invariant(made: Path, capsys: pytest.Ca
 
 
 def test_a_sweep_prints_one_line_for_each_run_and_no_runs_own_table(made: Path) -> None:
-    done = type_in_shell(made, "-m", "tinylab", "-m", "condition=cond_a,cond_b,ioi", "condition.n_examples=16", "battery.layers=[0,1]",
-                         "plots=false", "overwrite=true")
+    done = type_in_shell(made, "-m", "tinylab", "-m", "condition=cond_a,cond_b,ioi", "condition.n_examples=16",
+                         "battery.layers=[0,1]", "plots=false", "overwrite=true")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("3 of 3 runs\n") and "strongest by change" not in done.stdout and "INFO" not in done.stdout
     assert len(done.stdout.splitlines()) < 3 + 30

@@ -1,7 +1,8 @@
 """Whether the hub answers: decided once, in seconds, so that a machine without network is told so and not kept waiting.
 
 By itself huggingface_hub asks again and again for minutes. What is used here is its own client, so that proxies, certificates
-and a mirror (`HF_ENDPOINT`) are as the user has set them; any answer counts. Where none comes, what is in the local cache has to do.
+and a mirror (`HF_ENDPOINT`) are as the user has set them; any answer counts. Where none comes, what is in the local cache has to
+do.
 """
 
 from __future__ import annotations
