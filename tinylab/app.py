@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -18,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tinylab.command import hydras_own_errors, run_command
+from tinylab.command import check_flags, hydras_own_errors, run_command
 from tinylab.config.composing import CONFIG_NAME, Composer, config_folders
 from tinylab.config.groups import AUTO
 from tinylab.config.hydra_internals import flags_parser, run_hydra
@@ -26,9 +27,12 @@ from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, 
 from tinylab.machine.interrupts import end_children, uninterrupted
 from tinylab.machine.parent import end_with_parent, name_parent
 from tinylab.machine.printing import unfailing
+from tinylab.machine.progress import jobs_bar, one_of_many
+from tinylab.models.weights import check_reachable
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import check_writable
 from tinylab.records.strangers import planned_folders, refuse_strange_sweep, refuse_strangers
+from tinylab.sweep.globs import without_globs
 from tinylab.sweep.naming import passed_on
 from tinylab.sweep.plan import Plan, make_plan
 
@@ -45,8 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     parser = flags_parser()
     parser.prog = "tinylab"
-    args = parser.parse_args(None if argv is None else list(argv))
-    return run_command("tinylab", lambda: _command(args, parser))
+
+    def command() -> int:
+        args = parser.parse_intermixed_args(None if argv is None else list(argv))
+        check_flags(args)
+        return _command(args, parser)
+
+    return run_command("tinylab", command)
 
 
 def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -64,12 +73,13 @@ def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def planned(args: argparse.Namespace) -> Plan:
-    """What a command line would run, composed and checked.
+    """What a command line would run, composed and checked; globs in its overrides are written out, for Hydra too.
 
     Raises:
         TinylabError: see `tinylab.sweep.plan.make_plan`.
     """
     with Composer(args) as composer:
+        args.overrides = without_globs(composer, args.overrides)
         return make_plan(composer, args.overrides, args.multirun)
 
 
@@ -79,6 +89,8 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
     Raises:
         TinylabError: what went wrong in a single run.
     """
+    if plan.sweep_folder is None:
+        check_reachable(plan.first.model)  # before torch is imported, which takes seconds
     if plan.first.dry_run:
         from tinylab.forecast import dry_run
 
@@ -131,6 +143,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     from tinylab.report.observers import sweep_ended
     from tinylab.sweep import slurm
     from tinylab.sweep.attempts import begin_command, launch_with_retries
+    from tinylab.sweep.jobs import ended_since
     from tinylab.sweep.local_ray import local_ray
 
     assert plan.sweep_folder is not None
@@ -149,7 +162,9 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
         slurm.ask_the_controller()
     error: Exception | None = None
     try:
-        with local_ray(plan.own_ray) as overrides:
+        with jobs_bar(plan.first.sweep_name, [path / "manifest.json" for path in plan.folders],
+                      ended_since(time.time(), overwrite=plan.first.overwrite)), \
+                local_ray(plan.own_ray) as overrides:
             args.overrides += overrides
             error = launch_with_retries(lambda *more: _hydra(args, parser, more), plan.sweep_folder)
         if error is not None and plan.submitit is not None:  # a job left no result; others may still run
@@ -239,6 +254,7 @@ def _task(cfg: DictConfig) -> None:
     multirun = hydra.mode == RunMode.MULTIRUN
     if multirun:
         end_with_parent()
+        one_of_many(verbose=bool(hydra.verbose))
     folder = RunFolder(Path(hydra.runtime.output_dir))
     fresh = not folder.manifest.is_file()
     run_id = None
@@ -250,7 +266,7 @@ def _task(cfg: DictConfig) -> None:
             fresh = not folder.manifest.is_file()  # another process may have computed it just now
             folder = locate_run(folder, run_id, config.overwrite) if multirun else folder
             with attempt(folder.path) if multirun else nullcontext():
-                run_experiment(resolved, folder)
+                run_experiment(resolved, folder, alone=not multirun)
     except Exception as error:  # whatever it is: it must reach the manifest
         if not multirun:
             _failures.append(error)

@@ -46,12 +46,13 @@ from tinylab.task.preparation import Prepared
 log = logging.getLogger(__name__)
 
 
-def run_experiment(resolved: Resolved, folder: RunFolder) -> None:
+def run_experiment(resolved: Resolved, folder: RunFolder, *, alone: bool = True) -> None:
     """Run a battery on a condition, or reuse the finished run that is already there.
 
     Args:
         resolved: the checked config, and what it names.
         folder: where the run's files go.
+        alone: whether it is told on the screen what came of it; of a sweep's runs together is, when the last has ended.
 
     Raises:
         TinylabError: see `tinylab.errors`.
@@ -69,7 +70,7 @@ def run_experiment(resolved: Resolved, folder: RunFolder) -> None:
         set_threads(resolved.threads)
         verdict = add_verify_slice(resolved, folder)
         _judge(config, folder)
-    run_ended(folder, plots=config.plots, report=config.report, tracker=config.tracker)
+    run_ended(folder, plots=config.plots, report=config.report, printed=alone, tracker=config.tracker)
     if verdict == "fail" and config.verify_slice.strict:
         raise VerifyFailed(f"the verify slice of {folder.path} disagrees with the run and verify_slice.strict=true; "
                            f"see {folder.file('verify')}.")

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from tinylab.engine.base import Engine, Evaluation
 from tinylab.interventions.variants import Variant
+from tinylab.machine.progress import no_bar
 from tinylab.measures.metrics import Scorer
 from tinylab.records.checkpoint import Checkpoint
 from tinylab.records.identity import Resolved, digest
@@ -44,7 +45,7 @@ def evaluated(
         "device": resolved.device, "pairs": digest([str(pair) for pair in pairs]),
         "variants": digest([str(variant) for variant in variants]), "packages": package_versions(),
     })
-    with tqdm(total=len(variants), desc=what, unit=unit, disable=None) as bar:
+    with tqdm(total=len(variants), desc=what, unit=unit, disable=no_bar()) as bar:
         found = engine.evaluate(pairs, variants, Scorer((resolved.config.labelled,)), lambda done: bar.update(done / len(pairs)),
                                 checkpointer=checkpoint)
     checkpoint.discard()

@@ -36,13 +36,14 @@ PANELS = 24
 log = logging.getLogger(__name__)
 
 
-def run_ended(folder: RunFolder, *, plots: bool, report: bool | None, tracker: TrackerConfig) -> None:
-    """A finished run: its picture and its page, if asked for and not there, its strongest components, a tracker's copy."""
+def run_ended(folder: RunFolder, *, plots: bool, report: bool | None, printed: bool, tracker: TrackerConfig) -> None:
+    """A finished run: picture and page, if asked for and not there; its strongest components, unless a sweep tells of it."""
     if plots and not folder.file("heatmap").is_file():
         _observe(f"the picture of {folder.path}", lambda: _draw(folder))
     if report and not folder.file("report").is_file():
         _observe(f"the page of {folder.path}", lambda: _write_page(folder.path))
-    _observe(f"the report of {folder.path}", lambda: console.print_run(folder))
+    if printed:
+        _observe(f"the report of {folder.path}", lambda: console.print_run(folder))
     if tracker.name != NONE:
         _observe(f"logging {folder.path} to {tracker.name}", lambda: track(folder, tracker))
 
