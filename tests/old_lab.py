@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SPLIT = {"train": [1, 3, 5, 7], "val": [0], "test": [6, 2, 9, 4]}
 BATTERIES: dict[str, dict[str, Any]] = {
     "battery_h1_heads_zero": {"type": "heads_zero", "layers": "all", "scales": [0.0, 0.5], "_comment": "every head"},
