@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -42,12 +43,13 @@ from tinylab.task.preparation import Prepared
 log = logging.getLogger(__name__)
 
 
-def run_experiment(resolved: Resolved, folder: RunFolder) -> None:
+def run_experiment(resolved: Resolved, folder: RunFolder, ended: Callable[..., None] | None = run_ended) -> None:
     """Run a battery on a condition, or reuse the finished run that is already there.
 
     Args:
         resolved: the checked config, and what it names.
         folder: where the run's files go.
+        ended: shows a person what came of it; None shows nothing.
 
     Raises:
         TinylabError: see `tinylab.errors`.
@@ -65,7 +67,8 @@ def run_experiment(resolved: Resolved, folder: RunFolder) -> None:
         set_threads(resolved.threads)
         verdict = add_verify_slice(resolved, folder)
         _judge(config, folder)
-    run_ended(folder, plots=config.plots)
+    if ended is not None:
+        ended(folder, plots=config.plots)
     if verdict == "fail" and config.verify_slice.strict:
         raise VerifyFailed(f"the verify slice of {folder.path} disagrees with the run and verify_slice.strict=true; "
                            f"see {folder.file('verify')}.")
