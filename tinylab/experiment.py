@@ -23,12 +23,14 @@ from tinylab.effects.synergy import joint_tables
 from tinylab.engine.base import Engine
 from tinylab.errors import OutputError, VerifyFailed
 from tinylab.interventions.components import TableKind
+from tinylab.interventions.sources import RUNS
 from tinylab.machine.threads import set_threads
-from tinylab.measures.metrics import METRICS
+from tinylab.measures.metrics import LOGIT_DIFF, METRICS
 from tinylab.records.adding import merged_summary, merged_table
 from tinylab.records.changes import since_earlier_run
 from tinylab.records.checking import write_document
 from tinylab.records.documents import RunSummary
+from tinylab.records.examples import examples_table
 from tinylab.records.identity import Resolved, digest
 from tinylab.records.manifest import RunFolder, started
 from tinylab.records.provenance import now
@@ -68,7 +70,7 @@ def run_experiment(resolved: Resolved, folder: RunFolder, ended: Callable[..., N
         verdict = add_verify_slice(resolved, folder)
         _judge(config, folder)
     if ended is not None:
-        ended(folder, plots=config.plots)
+        ended(folder, plots=config.plots, report=config.report)
     if verdict == "fail" and config.verify_slice.strict:
         raise VerifyFailed(f"the verify slice of {folder.path} disagrees with the run and verify_slice.strict=true; "
                            f"see {folder.file('verify')}.")
@@ -172,8 +174,10 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
     order = list(dict.fromkeys([*METRICS, *finished["metrics"]]))
     tables, summary = _results(resolved, computed)
     provenance = finished["provenance"]
-    kept = {key: value for key, value in finished.items() if key != "heatmap"}  # a picture of fewer numbers
-    merged = {name: merged_table(pq.read_table(folder.file(name)), table, resolved.config.seeds, order)
+    kept = {key: value for key, value in finished.items() if key not in RunFolder.DRAWN}  # pictures of fewer numbers
+    examples = tables.pop("examples")
+    merged = {"examples": examples} if "examples" not in finished else {}
+    merged |= {name: merged_table(pq.read_table(folder.file(name)), table, resolved.config.seeds, order)
               for name, table in tables.items()}
     summary = merged_summary(read_json(folder.file("summary")), summary, order)
     verified = read_json(folder.file("verify"))["metrics"] if folder.file("verify").is_file() else {}
@@ -207,7 +211,7 @@ def _judge(config: Config, folder: RunFolder) -> None:
     if any(name not in table.column_names for name in LATER):
         return  # of a version that kept less
     effects, told = conclude(table, TableKind.of_manifest(manifest), settings, noise)
-    kept = {key: value for key, value in manifest.items() if key != "heatmap"}  # a picture of other labels
+    kept = {key: value for key, value in manifest.items() if key not in RunFolder.DRAWN}  # pictures of other labels
     with renewing(folder) as new:
         write_table(new.file("effects"), effects)
         write_document(RunSummary, new.file("summary"), {**summary, "effects": told})
@@ -233,7 +237,12 @@ def _as_before(resolved: Resolved, finished: dict[str, Any]) -> Resolved:
 def _results(resolved: Resolved, computed: Computed) -> tuple[dict[str, Any], dict[str, Any]]:
     """The tables by artifact, and the summary."""
     kind, impact, run_id = resolved.config.battery.table, computed.impact, resolved.run_id
+    model, prompts = computed.ready.model, computed.ready.prepared.tokens
     tables = {
+        "examples": examples_table(
+            run_id, impact.pairs, tokens={run: [model.spelt(pair.prompt(run).tokens) for pair in prompts] for run in RUNS},
+            logit_diff={run: numbers[LOGIT_DIFF] for run, numbers in impact.unmodified.items()}, answered=impact.ability,
+        ),
         kind.name: impact_table(kind, run_id, impact.rows()),
         "per_example": per_example_table(
             kind, run_id, impact.cells, impact.pairs, seeds=impact.seeds, metrics=impact.per_example()

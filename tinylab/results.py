@@ -19,7 +19,7 @@ from tinylab.records.documents import RunSummary, SweepSummary, Verify
 from tinylab.records.invariants import Invariants
 from tinylab.records.manifest import RunFolder
 from tinylab.records.manifests import RunManifest, SweepManifest
-from tinylab.records.reading import read_effects, read_impact, read_per_example, read_synergy, read_table
+from tinylab.records.reading import read_effects, read_examples, read_impact, read_per_example, read_synergy, read_table
 from tinylab.records.renewing import settle
 from tinylab.records.storage import read_json
 
@@ -41,6 +41,8 @@ class Run:
     """The impact table, whatever its kind."""
     synergy: pd.DataFrame | None = None
     """Of pairs: a row for each, its joint and single effects, and how far they are from adding up."""
+    examples: pd.DataFrame | None = None
+    """The prompts, their tokens, and how the model answers them unmodified; None for runs of versions that did not keep them."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     verify = _verify(folder, manifest)
     impact = read_impact(folder, manifest).to_pandas()
     effects, synergy = read_effects(folder, manifest), read_synergy(folder, manifest)
+    examples = read_examples(folder, manifest)
     return Run(
         path=folder.path,
         manifest=manifest,
@@ -132,6 +135,7 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         layer_impact=impact if manifest["table"] == LAYER_IMPACT.name else None,
         impact=impact,
         synergy=None if synergy is None else synergy.to_pandas(),
+        examples=None if examples is None else examples.to_pandas(),
     )
 
 
@@ -161,7 +165,7 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
         raise OutputError(f"{path}: not aggregated yet; run python -m tinylab.aggregate {path}.")
     manifest = read_document(SweepManifest, folder / "manifest.json")
     artifacts = manifest["artifacts"]
-    results = {name: folder / path for name, path in artifacts.items() if not path.endswith(".png")}  # those can be redrawn
+    results = {name: folder / path for name, path in artifacts.items() if not path.endswith((".png", ".html"))}  # those can be redrawn
     if told := fault(results, manifest.get("digests") or {}):
         raise OutputError(f"{path}: not joined any more: {told}; python -m tinylab.aggregate {path} joins its runs again.")
     matrices = {name: read_table(folder / path).to_pandas() for name, path in artifacts.items() if path.endswith(".parquet")}

@@ -8,7 +8,7 @@ checks every key and every value, whether it came from a shipped YAML, a user's 
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra.utils import get_class
@@ -53,6 +53,7 @@ class RootConfig:
     plots: bool
     dry_run: bool
     threads: int | None
+    report: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -127,7 +128,8 @@ def validate(cfg: DictConfig) -> Config:
     for key in raw:
         if key not in known:
             raise ConfigError(f"{key}: unknown key; {options(key, known)}.")
-    missing = [name for name in known if name not in raw and name not in groups and name != "battery"]
+    needed = [f.name for f in fields(Config) if f.default is MISSING]
+    missing = [name for name in needed if name not in raw and name not in groups and name != "battery"]
     if missing:
         raise ConfigError(f"{missing[0]}: missing from the composed config; conf/config.yaml sets it.")
     root = _typed("", RootConfig, raw)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -25,8 +26,11 @@ from tinylab.interventions.components import (
     TableKind,
 )
 from tinylab.interventions.sites import MLP_NEURONS, RESID_POST, SITES
+from tinylab.interventions.sources import RUNS
 from tinylab.records.checking import check_read
 from tinylab.records.documents import Verify
+from tinylab.records.examples import MAY_LACK as EXAMPLES_MAY_LACK
+from tinylab.records.examples import SCHEMA as EXAMPLES
 from tinylab.records.invariants import Invariants
 from tinylab.records.tables import effects_columns, impact_columns, matrix_columns, schema, synergy_columns
 from tinylab.statistics.labels import LABELS
@@ -40,6 +44,7 @@ SHARES = ("p", "p_holm", "q_bh", "heterogeneity_p", "p_top_k", "examples_opposit
 __all__ = [
     "validate_cross_condition_matrix",
     "validate_effects_schema",
+    "validate_examples_schema",
     "validate_head_impact_schema",
     "validate_invariants_json",
     "validate_layer_impact_schema",
@@ -171,6 +176,25 @@ def validate_effects_schema(df: pd.DataFrame) -> None:
         raise SchemaError("effects: a cell stands twice with one metric.")
 
 
+def validate_examples_schema(df: pd.DataFrame) -> None:
+    """Check an `examples` table.
+
+    Raises:
+        SchemaError: a column missing, in excess, out of order or of the wrong type; a missing value (but a template or item); a
+            negative row number or one that stands twice; a prompt without tokens; a probability beyond 0 and 1; an empty table.
+    """
+    _typed(df, EXAMPLES, "examples", EXAMPLES_MAY_LACK)
+    if (df["example"] < 0).any():
+        raise SchemaError(f"examples: column 'example' has a negative number, {int(df['example'].min())}.")
+    if df.duplicated(["run_id", "example"]).any():
+        raise SchemaError("examples: an example stands twice.")
+    for run in RUNS:
+        if any(len(tokens) == 0 for tokens in df[f"{run}_tokens"]):
+            raise SchemaError(f"examples: column '{run}_tokens' has a prompt without tokens.")
+        if not df[f"{run}_answer_probability"].between(0, 1).all():
+            raise SchemaError(f"examples: column '{run}_answer_probability' has a number that is not from 0 to 1.")
+
+
 def validate_verify_json(data: dict[str, Any]) -> None:
     """Check the content of verify.json.
 
@@ -199,6 +223,11 @@ def _kind(df: pd.DataFrame) -> TableKind:
 
 def _table(df: pd.DataFrame, columns: Sequence[str], name: str, kind: TableKind, may_lack: Sequence[str] = ()) -> None:
     """Columns, their order and types, no missing (but where they may) and no infinite value, at least one row."""
+    _typed(df, schema(columns, kind), name, may_lack)
+
+
+def _typed(df: pd.DataFrame, types: pa.Schema, name: str, may_lack: Sequence[str]) -> None:
+    columns = types.names
     _frame(df, name)
     got = [str(column) for column in df.columns]
     if got != list(columns):
@@ -207,7 +236,6 @@ def _table(df: pd.DataFrame, columns: Sequence[str], name: str, kind: TableKind,
         raise SchemaError(f"{name}: columns {fault}; got {got}, expected {list(columns)}.")
     if df.empty:
         raise SchemaError(f"{name}: no rows.")
-    types = schema(columns, kind)
     for column in columns:
         values = df[column].dropna() if column in may_lack else df[column]
         if len(values):
@@ -237,6 +265,8 @@ def _has_type(values: pd.Series[Any], expected: pa.DataType) -> bool:
         return pd.api.types.infer_dtype(values) == "string"
     if expected == pa.bool_():
         return pd.api.types.infer_dtype(values) == "boolean"
+    if pa.types.is_list(expected):  # of words
+        return all(isinstance(one, Sequence | np.ndarray) and all(isinstance(word, str) for word in one) for one in values)
     if expected == pa.int64():
         return str(values.dtype) in ("int64", "Int64", "int64[pyarrow]")
     return str(values.dtype) in ("float64", "Float64", "double[pyarrow]")

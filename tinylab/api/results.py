@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from html import escape
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from tinylab.effects.strength import strongest
 from tinylab.errors import ConfigError, options
 from tinylab.interventions.components import TableKind
 from tinylab.measures.metrics import LOGIT_DIFF
+from tinylab.records.storage import write_text
 from tinylab.report.joint import draw_matrix
 from tinylab.report.names import with_names
 from tinylab.report.plots import Drawn, draw, draw_runs
@@ -66,6 +68,18 @@ class Run(loaded.Run):
         return draw(impact, self.kind, self.baselines, title_of(self.manifest), patched=self.manifest["direction"] != "none",
                     labels=self._labels(str(impact["metric"].iloc[0])),
                     tokens=self.manifest["provenance"].get("position_tokens") or ())
+
+    def report(self, path: str | PathLike[str] | None = None) -> Path:
+        """Write the run's page, to be opened in a browser; returns where it is.
+
+        Args:
+            path: of an HTML file; None for `report.html` in the run's folder, which vanishes with a run that is not kept.
+
+        Raises:
+            ConfigError: what pages are made with is not installed.
+            OutputError: it cannot be written.
+        """
+        return _page(self.path, path)
 
     def to_xarray(self) -> xr.Dataset:
         """The impact table as an xarray Dataset: a variable for each metric, by seed and by what identifies a cell.
@@ -154,6 +168,10 @@ class Sweep(loaded.Sweep):
         models = ", ".join(dict.fromkeys(run.manifest["model"] for run in runs))
         return draw_runs(drawn, runs[0].kind, metric, f"{runs[0].manifest['battery']['name']} on {models}{some}")
 
+    def report(self, path: str | PathLike[str] | None = None) -> Path:
+        """Write the sweep's page; see `Run.report`."""
+        return _page(self.path, path)
+
     def to_xarray(self, matrix: str | None = None) -> xr.Dataset:
         """A matrix as an xarray Dataset: a variable for each metric, by condition, seed and what identifies a cell.
 
@@ -226,6 +244,17 @@ def to_xarray(table: pd.DataFrame, index: Sequence[str], attributes: Mapping[str
         raise ConfigError("to_xarray: needs the package xarray, which is not there; pip install 'tinylab[xarray]'.") from error
     wide = table.pivot(index=list(index), columns="metric", values="value")
     return wide.to_xarray().assign_attrs(attributes)
+
+
+def _page(folder: Path, path: str | PathLike[str] | None) -> Path:
+    """The page of a run or sweep: in its folder, or a copy of it elsewhere."""
+    from tinylab.report.page.writing import write_report
+
+    written = write_report(folder)
+    if path is None:
+        return written
+    write_text(Path(path), written.read_text(encoding="utf-8"))
+    return Path(path)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

@@ -20,6 +20,7 @@ from tinylab.records.identity import Resolved, resolve
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import check_writable
 from tinylab.records.strangers import planned_folders, refuse_strange_sweep, refuse_strangers
+from tinylab.report.page.writing import write_report
 from tinylab.schema import Config
 from tinylab.sweep.aggregate import aggregate
 from tinylab.sweep.cross_controls import add_cross_controls
@@ -84,6 +85,8 @@ def _run(plan: Plan, what: Asked) -> Run:
         check_writable(place, "output_dir")
     resolved = resolve(config, job_threads(config.threads, multirun=False))
     _compute(resolved, folder)
+    if config.report:
+        write_report(folder.path)
     return load_run(folder.path, what.folder)
 
 
@@ -111,6 +114,8 @@ def _sweep(plan: Plan, what: Asked) -> Sweep:
     if len(errors) == len(plan.configs):
         raise errors[0]
     add_cross_controls(place, plan.first.controls.cross)
+    if plan.first.report:
+        write_report(place)
     return load_sweep(place, what.folder)
 
 

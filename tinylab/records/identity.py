@@ -3,7 +3,7 @@
 In the hash: the battery's kind, name and settings, the condition's settings with its corpus' sha256 in place of the path, the
 model's commit or weights digest in place of its path, its dtype, quantisation and BOS policy, the device type that `auto` chose,
 the engine, the seeds, and `RESULTS_VERSION`. Settings at their defaults are left out, so that an option that comes later changes
-no identity; where code lies is not in it. Neither are names, folders, launcher, logging, plots, threads, `verify_slice`,
+no identity; where code lies is not in it. Neither are names, folders, launcher, logging, plots, report, threads, `verify_slice`,
 `engine.max_states`, `engine.self_check`, `model.verify_digest`, `model.device_map`, `model.max_memory`, `effects`, `controls`,
 `invariants`, `dry_run`;
 nor `metrics`: a metric that a finished run lacks is added to it.

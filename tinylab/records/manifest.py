@@ -30,12 +30,16 @@ class RunFolder:
         "per_example": "metrics/per_example.parquet",
         "effects": "metrics/effects.parquet",
         "synergy": "metrics/synergy.parquet",
+        "examples": "metrics/examples.parquet",
         "summary": "metrics/summary.json",
         "verify": "metrics/verify.json",
         "heatmap": "heatmap.png",
+        "report": "report.html",
         "log": "run.log",
     }
 
+    DRAWN = ("heatmap", "report")
+    """What shows numbers that are there; where they change it is made anew."""
     RESULTS = ("config", "per_example", "summary")
     """What a finished run cannot do without, beside its table; a picture, a log or a verify slice can be made again."""
 
@@ -248,7 +252,7 @@ class RunFolder:
         return fault(files, (content.get("digests") or {}))
 
     def _results(self, content: dict[str, Any]) -> dict[str, Path]:
-        later = [key for key in ("effects", "synergy") if key in content]  # runs of before have none, and most have no synergy
+        later = [key for key in ("effects", "synergy", "examples") if key in content]  # runs of before, and most, lack some
         return {key: self.file(key) for key in (content["table"], *self.RESULTS, *later)}
 
 

@@ -11,8 +11,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, RootModel, ValidationInfo, field_validator, model_validator
 
-from tinylab.records.checking import Count, Flag, Index, Name, OpenRecord, RelativePath, Sha256, Size, TableName, Text, Time
+from tinylab.records.checking import Count, Flag, Index, Name, OpenRecord, RelativePath, Sha256, TableName, Text, Time
 from tinylab.records.origin import Battery, ChosenFrom, DeclaredTable, EffectsJudged, Failure, Process, Provenance, Run
+from tinylab.records.slices import VerifySlice
 
 Rank = Literal["magnitude", "highest", "lowest"]
 ClaimedBy = Literal["partial_conjunction", "intersection", "union"]
@@ -25,40 +26,6 @@ class Digest(OpenRecord):
     """Of its bytes."""
     rows: Index | None = None
     """Of a table."""
-
-
-class VerifySettings(OpenRecord):
-    """How a verify slice was asked for, defaults filled in; open for other versions."""
-
-    device: Name
-    """Where the reference engine ran."""
-    n_examples: Count
-    """The most examples that it repeats."""
-    sample: Name = "last"
-    """Which ones: last, as before it was said; or stratified, the last ones of each template."""
-    dtype: Name
-    """Of the weights as it ran."""
-    tolerance: Size
-    """The largest difference of one example's number that passes, in the metric's own unit."""
-    strict: Flag
-    """Whether a verdict of fail fails the command."""
-
-
-class VerifySlice(OpenRecord):
-    """What became of a run's verify slice; open for other versions."""
-
-    settings: VerifySettings
-    """How it was asked for."""
-    verdict: Literal["pass", "fail", "error"]
-    """As in verify.json, or error where there is none."""
-    error: Failure | None = None
-    """What it broke off with."""
-
-    @model_validator(mode="after")
-    def _an_error_is_told(self) -> Self:
-        if (self.verdict == "error") != (self.error is not None):
-            raise ValueError("an error where the verdict is error, and nowhere else")
-        return self
 
 
 class RunningManifest(OpenRecord):
@@ -117,12 +84,16 @@ class RunningManifest(OpenRecord):
     """What those say of each cell: intervals, p-values, labels."""
     synergy: RelativePath | None = None
     """Of pairs: how far each is from the sum of its singles."""
+    examples: RelativePath | None = None
+    """The prompts, and how the model answers them unmodified."""
     summary: RelativePath | None = None
     """Baselines and means."""
     verify: RelativePath | None = None
     """The verify slice."""
     heatmap: RelativePath | None = None
     """The picture."""
+    report: RelativePath | None = None
+    """The page for people."""
     log: RelativePath | None = None
     """What the run said."""
 
@@ -261,6 +232,8 @@ class RunningSweep(OpenRecord):
     """How to look for invariants when it ends."""
     plots: Flag | None = None
     """Whether it is drawn."""
+    report: Flag | None = None
+    """Whether it has a page for people; null where it has one if that can be made."""
     jobs: list[SweepJob]
     """The planned runs, in order."""
 

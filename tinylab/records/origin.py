@@ -203,6 +203,8 @@ class Provenance(OpenRecord):
     """The attention implementation of transformers."""
     packages: dict[Name, Name]
     """Versions of what computes."""
+    command: list[Text] | None = None
+    """What to type for this run alone; null where no command line started it."""
     git: Git
     """tinylab's own checkout."""
     value_bias: Name | None = None

@@ -47,6 +47,17 @@ def git_state() -> dict[str, Any]:
     return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
 
 
+def command_line() -> list[str] | None:
+    """What to type for this run alone, whatever launched it; None where no command line did."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return None
+    told = HydraConfig.get()
+    own = [source.path for source in told.runtime.config_sources if source.provider == "command-line"]
+    return ["python", "-m", "tinylab", *(word for path in own for word in ("--config-dir", path)), *told.overrides.task]
+
+
 def peak_memory_bytes() -> int:
     """The largest resident size of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -83,4 +94,5 @@ def provenance(model: CausalModel, prepared: Prepared, device: str) -> dict[str,
         "attention": model.model.config._attn_implementation,
         "packages": package_versions(),
         "git": git_state(),
+        **({} if (typed := command_line()) is None else {"command": typed}),
     }

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from tinylab.errors import OutputError
 from tinylab.interventions.components import TableKind
+from tinylab.records.examples import SCHEMA as EXAMPLES
 from tinylab.records.manifest import RunFolder
 from tinylab.records.tables import effects_columns, impact_columns, per_example_columns, schema, synergy_columns
 
@@ -71,6 +72,15 @@ def read_synergy(folder: RunFolder, manifest: dict[str, Any]) -> pa.Table | None
         return None
     kind = kind_of(folder, manifest)
     return read_table(folder.file("synergy"), schema(synergy_columns(kind), kind))
+
+
+def read_examples(folder: RunFolder, manifest: dict[str, Any]) -> pa.Table | None:
+    """The prompts of a run and how the model answers them unmodified; None for runs of versions that did not keep them.
+
+    Raises:
+        OutputError: it cannot be read, or is none of ours.
+    """
+    return read_table(folder.file("examples"), EXAMPLES) if "examples" in manifest else None
 
 
 def kind_of(folder: RunFolder, manifest: dict[str, Any]) -> TableKind:

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from tinylab.errors import ConfigError
 from tinylab.interventions.components import TableKind
 from tinylab.records.checking import read_document, write_document
 from tinylab.records.digests import measured
@@ -33,10 +34,12 @@ PANELS = 24
 log = logging.getLogger(__name__)
 
 
-def run_ended(folder: RunFolder, *, plots: bool) -> None:
-    """A finished run: its picture, if it is asked for and not there, and its strongest components."""
+def run_ended(folder: RunFolder, *, plots: bool, report: bool | None = None) -> None:
+    """A finished run: its picture and its page, if they are asked for and not there, and its strongest components."""
     if plots and not folder.file("heatmap").is_file():
         _observe(f"the picture of {folder.path}", lambda: _draw(folder))
+    if report and not folder.file("report").is_file():
+        _observe(f"the page of {folder.path}", lambda: _write_page(folder.path))
     _observe(f"the report of {folder.path}", lambda: console.print_run(folder))
 
 
@@ -45,6 +48,8 @@ def sweep_ended(folder: Path, manifest: dict[str, Any]) -> None:
     _observe(f"comparing the baselines of {folder}", lambda: _compare(folder, manifest))
     if manifest.get("plots") and manifest["status"] != "failed":
         _observe(f"the picture of {folder}", lambda: _draw_sweep(folder, manifest))
+    if manifest.get("report") is not False and manifest["status"] != "failed":
+        _observe(f"the page of {folder}", lambda: _write_page(folder, manifest))
     _observe(f"the report of {folder}", lambda: console.print_sweep(folder, manifest))
 
 
@@ -53,6 +58,26 @@ def sweep_tried(folder: Path, asked: Any) -> None:
     from tinylab.sweep.cross_controls import add_cross_controls
 
     _observe(f"trying the conditions of {folder} with each other's components", lambda: add_cross_controls(folder, asked))
+
+
+def _write_page(folder: Path, sweep: dict[str, Any] | None = None) -> None:
+    """Write report.html; where what it is made with is not installed, say how to install it.
+
+    Args:
+        folder: of a run or a sweep.
+        sweep: its manifest, which is told; None for a run.
+    """
+    from tinylab.report.page.document import check_installed
+    from tinylab.report.page.writing import NAME, write_report
+
+    try:
+        check_installed()
+    except ConfigError as error:
+        log.log(logging.INFO if sweep is not None and sweep.get("report") is None else logging.WARNING, "%s", error)
+        return
+    write_report(folder)
+    if sweep is not None:
+        sweep["artifacts"]["report"] = NAME
 
 
 def _compare(folder: Path, manifest: dict[str, Any]) -> None:

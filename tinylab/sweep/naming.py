@@ -19,8 +19,8 @@ from tinylab.paths import PACKAGE_SCHEME, locate
 from tinylab.records.identity import digest
 from tinylab.schema import Config
 
-IGNORED_IN_ID = ("overwrite", "plots", "dry_run", "threads", "output_dir", "sweep_name", "verify_slice", "effects",
-                 "controls", "invariants")
+IGNORED_IN_ID = ("overwrite", "plots", "report", "dry_run", "threads", "output_dir", "sweep_name", "verify_slice",
+                 "effects", "controls", "invariants")
 """Settings that change no run of a sweep: with others of these it is the same sweep, in the same folder."""
 
 

@@ -86,6 +86,7 @@ class Plan:
             "sweep_name": self.first.sweep_name,
             "invariants": asdict(self.first.invariants),
             "plots": self.first.plots,
+            "report": self.first.report,
             "jobs": [asdict(job) for job in self.jobs],
         })
 
