@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from html import escape
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -265,8 +266,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _show_figures() -> None:
-    """In a notebook, have figures shown as pictures: Jupyter's backend does so as soon as pyplot is imported."""
-    if "inline" in os.environ.get("MPLBACKEND", ""):
-        import matplotlib.pyplot as plt
-
-        del plt
+    """In a notebook, have figures shown as pictures: Jupyter's backend does so from when it is imported."""
+    module = os.environ.get("MPLBACKEND", "").removeprefix("module://")
+    if module == "matplotlib_inline.backend_inline":
+        import_module(module)
