@@ -18,7 +18,7 @@ from tinylab.command import run_command
 from tinylab.config.checks import one_of
 from tinylab.config.groups import DTYPES, ModelConfig
 from tinylab.errors import ConfigError, OutputError
-from tinylab.first_version.command import SUFFIX as SUFFIX_OF_CONFIGS
+from tinylab.first_version.command import is_old_config
 from tinylab.first_version.command import main as convert_configs
 from tinylab.machine.imports import large_import
 from tinylab.models.gguf import SUFFIX, is_gguf
@@ -28,8 +28,8 @@ PROGRAM = "tinylab.convert"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Convert one file; returns the exit code."""
-    if any(word.endswith(SUFFIX_OF_CONFIGS) for word in (sys.argv[1:] if argv is None else argv)):
-        return convert_configs(argv)
+    if any(map(is_old_config, sys.argv[1:] if argv is None else argv)):
+        return convert_configs(argv, f"python -m {PROGRAM}")
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE.gguf")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new, or empty")

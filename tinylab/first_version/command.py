@@ -22,7 +22,7 @@ from tinylab.first_version.converting import Conversion, convert_config, dumped
 from tinylab.records.storage import write_text
 from tinylab.schema import validate
 
-PROGRAM = "tinylab.first_version"
+PROGRAM = "python -m tinylab.first_version"
 SUFFIX = ".json"
 OUT = Path("outputs/first_version")
 """Where `tinylab run old.json` writes what it converts."""
@@ -33,18 +33,18 @@ unmodified run and wrong under the intervention; what else differs is in the not
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Convert some files; returns the exit code."""
-    parser = _parser(f"python -m {PROGRAM}")
+    parser = _parser(program)
     parser.description = __doc__
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE.json")
     parser.add_argument("--out", type=Path, required=True, metavar="CONF_DIR", help="where the YAMLs go")
     args = parser.parse_args(argv)
-    return run_command(PROGRAM, lambda: _convert(args.files, args.data_dir, args.out), "nothing was written")
+    return run_command(program, lambda: _convert(args.files, args.data_dir, args.out), "nothing was written")
 
 
 def is_old_config(word: str) -> bool:
-    """Whether a word of `tinylab run …` is a config of the first version."""
+    """Whether a word of a command line is a config of the first version."""
     return word.endswith(SUFFIX) and "=" not in word
 
 
@@ -60,7 +60,7 @@ def run(argv: Sequence[str]) -> int:
         found.extend(convert_files([args.file], args.data_dir, args.out))
         return 0
 
-    code = run_command(PROGRAM, convert, "nothing was written")
+    code = run_command("tinylab run", convert, "nothing was written")
     if code:
         return code
     sys.stdout.write(told(found, args.out))
