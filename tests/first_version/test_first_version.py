@@ -138,7 +138,7 @@ def test_keys_that_were_never_read_are_named_and_none_is_lost(configs: Path, cap
 @pytest.mark.parametrize(
     ("battery", "note"),
     [
-        ("battery_h1_random", "random_control drew 1 heads of each layer"),
+        ("battery_h1_random", "random_control drew 1 of each layer's heads"),
         ("battery_h2_c2x", "pairs whose prompts have unequal lengths are left out"),
         ("battery_h2_c2x", "sham_control: the shams are computed beside"),
         ("battery_h2_x2c", "positions=last, on purpose"),

@@ -43,7 +43,7 @@ def _heads_zero(section: Section) -> Converted:
     if section.take("random_control", False):
         count = section.take("random_count", None)
         found.controls["random_sets"] = True
-        found.notes.append(f"random_control drew {'all' if count is None else count} heads of each layer by seed: here every "
+        found.notes.append(f"random_control drew {'all' if count is None else count} of each layer's heads by seed: here every "
                            "head is computed, those among them, so that means over cells in summary.json are over all; "
                            "controls.random_sets compares the heads that matter with random ones")
     elif "random_count" in section:
