@@ -10,7 +10,7 @@ PEERS := .venv-peers
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-real real-models test-families test-same test-oldest test-faults test-slurm test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real findings clean
+.PHONY: demo test test-real real-models test-families test-same test-oldest test-faults test-slurm test-browser test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real findings clean
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
@@ -33,6 +33,9 @@ test-same: $(VENV)/.dev ## every file, column and number is that of the base com
 
 test-slurm: $(VENV)/.dev ## sweeps on a real SLURM on this machine; fetches Debian's packages if they are missing
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m slurm tests/sweep/test_slurm.py tests/sweep/test_fault_table.py
+
+test-browser: $(VENV)/.dev ## report.html in a real browser; fetches Debian's chromium if there is none
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -rs -m browser tests/report/test_page_in_browser.py
 
 test-oldest: $(OLD)/.dev ## the whole suite with the oldest transformers
 	OMP_WAIT_POLICY=PASSIVE $(OLD)/bin/python -m pytest -q $(SPREAD)
@@ -92,7 +95,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[report]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python

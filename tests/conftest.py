@@ -81,6 +81,26 @@ def no_log_of_an_earlier_command() -> Iterator[None]:
             handler.close()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_page_for_every_sweep() -> Iterator[None]:
+    """Sweeps of tests write no report.html, which would take them minutes together, unless a test asks for `pages`."""
+    from tinylab.report.page import document
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document, "PACKAGES", ("no_page_in_tests",))
+        yield
+
+
+@pytest.fixture(scope="module")
+def pages(no_page_for_every_sweep: None) -> Iterator[None]:
+    """Sweeps of this module write report.html, as they do for users."""
+    from tinylab.report.page import document
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document, "PACKAGES", ("altair", "jinja2", "vl_convert"))
+        yield
+
+
 @pytest.fixture
 def tinylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command line, run in this process from an empty folder; returns the exit code."""

@@ -165,7 +165,8 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
         raise OutputError(f"{path}: not aggregated yet; run python -m tinylab.aggregate {path}.")
     manifest = read_document(SweepManifest, folder / "manifest.json")
     artifacts = manifest["artifacts"]
-    results = {name: folder / path for name, path in artifacts.items() if not path.endswith((".png", ".html"))}  # those can be redrawn
+    drawn = (".png", ".html")  # those can be made again
+    results = {name: folder / path for name, path in artifacts.items() if not path.endswith(drawn)}
     if told := fault(results, manifest.get("digests") or {}):
         raise OutputError(f"{path}: not joined any more: {told}; python -m tinylab.aggregate {path} joins its runs again.")
     matrices = {name: read_table(folder / path).to_pandas() for name, path in artifacts.items() if path.endswith(".parquet")}

@@ -90,6 +90,12 @@ def positions(at: Sequence[int], tokens: Sequence[str | None]) -> list[str]:
     return [f"{one}: {token}" if (token := told.get(one)) is not None else str(one) for one in at]
 
 
+def place_of(name: Any) -> tuple[list[float], str]:
+    """By what places on an axis are in order: numbers as numbers, also those in names such as `10.2` and `3: France`."""
+    words = str(name).partition(":")[0].split(".")
+    return [float(word) if word.isdigit() else float("inf") for word in words], str(name)
+
+
 def axes_of(kind: TableKind) -> tuple[str, str]:
     """What is drawn to the right and upwards."""
     if kind.members:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
@@ -172,10 +173,10 @@ def library() -> str:
     import altair
     import vl_convert
 
-    version = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    key = {"vl_convert": vl_convert.__version__, "vega_lite": version}
+    vega_lite = ".".join(altair.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    key = {"vl_convert": version("vl-convert-python"), "vega_lite": vega_lite}
     found = recall("vega", key)
     if found is None:
-        found = vl_convert.javascript_bundle(vl_version=version)
+        found = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=vega_lite)
         keep("vega", key, found)
     return str(found).replace("</script", "<\\/script").replace("<!--", "<\\!--")

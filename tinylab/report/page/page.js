@@ -63,7 +63,7 @@
     const rows = rowsOf(chart);
     const spec = fitted(chart.spec, element);
     spec.data = { name: "table", values: copies(rows) };
-    const { view } = await vegaEmbed(element, spec, { renderer: "canvas", actions: false, ast: false });
+    const { view } = await vegaEmbed(element, spec, { renderer: "canvas", actions: false, logLevel: 1 });
     views[chart.name] = view;
     sized(chart, rows, view);
     await view.runAsync();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import altair as alt
@@ -32,6 +33,7 @@ OF_CELLS = (("name:N", "component", None), ("effect:Q", "effect", "+.4f"), ("ci_
             ("examples_opposite:Q", "of opposite sign", ".0%"), ("label:N", "label", None))
 
 
+@cache
 def ability_chart() -> dict[str, Any]:
     """The logit difference of both unmodified runs by template, with intervals."""
     base = alt.Chart(EMPTY).encode(y=alt.Y("template:N", sort=None, title=None), color=alt.Color(
@@ -44,7 +46,8 @@ def ability_chart() -> dict[str, Any]:
     return finished((zero() + lines + dots).properties(width="container", height=100))
 
 
-def map_chart(axes: tuple[str, str], columns: list[Any], rows: list[Any]) -> dict[str, Any]:
+@cache
+def map_chart(axes: tuple[str, str], columns: tuple[Any, ...], rows: tuple[Any, ...]) -> dict[str, Any]:
     """Component by component: colours by effect, a mark where the test does not find it to matter; a click chooses one.
 
     Args:
@@ -54,8 +57,9 @@ def map_chart(axes: tuple[str, str], columns: list[Any], rows: list[Any]) -> dic
     """
     picked = alt.selection_point(name="picked", fields=["cell"], on="click", toggle=False, nearest=False)
     base = alt.Chart(EMPTY).encode(
-        x=alt.X("x:O", sort=columns, title=axes[0], axis=alt.Axis(labelAngle=-60 if _long(columns) else 0, labelOverlap=True)),
-        y=alt.Y("y:O", sort=rows[::-1], title=axes[1]),
+        x=alt.X("x:O", sort=list(columns), title=axes[0],
+                axis=alt.Axis(labelAngle=-60 if _long(columns) else 0, labelOverlap=True)),
+        y=alt.Y("y:O", sort=list(rows[::-1]), title=axes[1]),
     )
     tiles = base.mark_rect().encode(
         color=alt.Color("effect:Q", scale=COLOURS, legend=LEGEND), tooltip=tooltip(*OF_CELLS),
@@ -66,6 +70,7 @@ def map_chart(axes: tuple[str, str], columns: list[Any], rows: list[Any]) -> dic
     return finished((tiles + unclickable(marks)).properties(width="container", height=100))
 
 
+@cache
 def top_chart() -> dict[str, Any]:
     """The strongest as dots with their intervals, and the means of templates as small dots."""
     base = alt.Chart(EMPTY).encode(y=alt.Y("name:N", sort=None, title=None))
@@ -79,6 +84,7 @@ def top_chart() -> dict[str, Any]:
     return finished((zero() + lines + small + dots).properties(width="container", height=100))
 
 
+@cache
 def strip_chart(metric: str) -> dict[str, Any]:
     """The change of every example of the chosen component, by template."""
     told = tooltip(("example:Q", "row", None), ("template:N", "template", None), ("change:Q", f"change of {metric}", "+.4f"),
@@ -99,5 +105,5 @@ def unclickable(marks: Any) -> Any:
     return marks
 
 
-def _long(names: list[Any]) -> bool:
+def _long(names: tuple[Any, ...]) -> bool:
     return any(isinstance(name, str) and len(name) > 3 for name in names)

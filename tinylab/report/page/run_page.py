@@ -17,16 +17,18 @@ from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import DRAW, LATER, read_per_example
 from tinylab.report.page import run_charts as charts
 from tinylab.report.page import run_tables as tables
-from tinylab.report.page.cells import NO, SIGN, axes_of, cells_of
+from tinylab.report.page.cells import NO, SIGN, axes_of, cells_of, place_of
 from tinylab.report.page.document import Chart, Column, Control, Dataset, Page, Section, Table
 from tinylab.report.views import effects_sentence, random_sets_sentence, ranking_sentence, title_of
 from tinylab.results import Run
 
 MOST_CELLS = 12_000
 """Rows of the map, at most: the strongest."""
-OF_CELLS = (Column("name", "component"), Column("effect", "effect", 4), Column("ci_low", "95 % from", 4), Column("ci_high", "to", 4),
-            Column("n", "examples"), Column("rank", "rank"), Column("examples_opposite", "opposite sign", 2),
-            Column("label", "label"))
+OF_CELLS = (Column("name", "component"), Column("effect", "effect", 4), Column("ci_low", "95 % from", 4),
+            Column("ci_high", "to", 4), Column("n", "examples"), Column("rank", "rank"),
+            Column("examples_opposite", "opposite sign", 2), Column("label", "label"))
+SHOWN = ["cell", "name", "x", "y", "panel", "metric", "effect", "ci_low", "ci_high", "n", "rank", "examples_opposite", "label",
+         "mark"]
 NOT_PROVENANCE = ("identity", "packages", "corpus", "model", "git", "bos", "tokenizer", "self_check", "command", "chat",
                   "position_tokens", "added", "reference")
 
@@ -48,18 +50,16 @@ def run_page(run: Run) -> Page:
     able = tables.ability(summary, run.examples)
     state, controls = _controls(cells, kept, metrics, metric)
     shown = cells[cells["rank"] <= max(1, MOST_CELLS // len(metrics))]
-    columns = ["cell", "name", "x", "y", "panel", "metric", "effect", "ci_low", "ci_high", "n", "rank", "examples_opposite", "label",
-               "mark"]
     sections = (
         _ability(able, manifest, summary),
         _map(cells, shown, kind, controls[:2], judged),
         _top(controls),
-        _examples(kept, cells, prompts, metric, controls[2:], kind),
+        _examples(kept, cells, prompts, metric=metric, controls=controls[2:], kind=kind),
         _provenance(run),
     )
     return Page(
         title_of(manifest), _lead(summary, kind), sections,
-        {"ability": Dataset.of(able), "cells": Dataset.of(shown[columns].sort_values(["metric", "rank"])), "top": Dataset.of(top),
+        {"ability": Dataset.of(able), "cells": Dataset.of(shown[SHOWN].sort_values(["metric", "rank"])), "top": Dataset.of(top),
          "examples": Dataset.of(kept)},
         prompts, state,
     )
@@ -116,8 +116,9 @@ def _ability(able: pd.DataFrame, manifest: dict[str, Any], summary: dict[str, An
 
 def _map(cells: pd.DataFrame, shown: pd.DataFrame, kind: TableKind, controls: list[Control], judged: dict[str, Any]) -> Section:
     columns, rows = _ordered(cells, "x"), _ordered(cells, "y")
-    text = [f"Red: the number falls, blue: it rises. {NO}: the test ({judged['correction']}, alpha {judged['alpha']:g}) does not find "
-            f"that it matters; {SIGN}: one sign in some templates, the other in others. A click shows what it does to each prompt. "
+    text = ["Red: the number falls, blue: it rises. "
+            f"{NO}: the test ({judged['correction']}, alpha {judged['alpha']:g}) does not find that it matters; "
+            f"{SIGN}: one sign in some templates, the other in others. A click shows what it does to each prompt. "
             f"An effect on {LOGIT_DIFF} is a fraction of what there is; on other metrics it is the mean change."]
     if len(shown) < len(cells):
         text.append(f"Of {len(cells) // len(controls[0].options)} {kind.plural} the strongest "
@@ -129,11 +130,9 @@ def _map(cells: pd.DataFrame, shown: pd.DataFrame, kind: TableKind, controls: li
                    beside=(Table(f"Effects of {kind.plural}", OF_CELLS, dataset="cells", where=("metric", "panel")),))
 
 
-def _ordered(cells: pd.DataFrame, column: str) -> list[Any]:
+def _ordered(cells: pd.DataFrame, column: str) -> tuple[Any, ...]:
     """The places on an axis, in order: by what is before the colon of a position, which is a number."""
-    found = list(dict.fromkeys(cells.sort_values("cell")[column]))
-    return sorted(found, key=lambda one: (0, float(head), "") if (head := str(one).partition(":")[0]).replace(".", "", 1).isdigit()
-                  else (1, 0.0, str(one)))
+    return tuple(sorted(dict.fromkeys(cells.sort_values("cell")[column]), key=place_of))
 
 
 def _useful(controls: list[Control]) -> tuple[Control, ...]:
@@ -145,20 +144,22 @@ def _top(controls: list[Control]) -> Section:
                   "top", ("metric", "panel"), rise="name")
     table = Table(f"The {tables.TOP} strongest, and the means of templates", (
         OF_CELLS[0], Column("template", "template"), *OF_CELLS[1:]), dataset="top", where=("metric", "panel"))
-    return Section("top", "The strongest", (f"The {tables.TOP} largest effects of the metric that is chosen above, with 95 % intervals "
-                                            "for these templates; small dots: the means of single templates.",),
-                   charts=(chart,), beside=(table,))
+    text = (f"The {tables.TOP} largest effects of the metric that is chosen above, with 95 % intervals for these templates; "
+            "small dots: the means of single templates.")
+    return Section("top", "The strongest", (text,), charts=(chart,), beside=(table,))
 
 
-def _examples(kept: pd.DataFrame, cells: pd.DataFrame, prompts: dict[str, Any], metric: str, controls: list[Control],
-              kind: TableKind) -> Section:
+def _examples(
+    kept: pd.DataFrame, cells: pd.DataFrame, prompts: dict[str, Any], *, metric: str, controls: list[Control], kind: TableKind
+) -> Section:
     many, of = kept["cell"].nunique(), cells["cell"].nunique()
     text = [f"What the chosen one does to {metric} of each prompt, by template."]
     if many < of:
-        text.append(f"The page holds the examples of the {many} strongest of {of} {kind.plural}; a click on another one shows nothing "
-                    "here: its examples are in metrics/per_example.parquet.")
+        text.append(f"The page holds the examples of the {many} strongest of {of} {kind.plural}; a click on another one shows "
+                    "nothing here: its examples are in metrics/per_example.parquet.")
     if prompts["left_out"] is None:
-        text.append("This run was computed before prompts were kept in metrics/examples.parquet; overwrite=true computes it again.")
+        text.append("This run was computed before prompts were kept in metrics/examples.parquet; overwrite=true computes it "
+                    "again.")
     elif prompts["left_out"]:
         text.append(f"{prompts['left_out']} prompts are left out to keep the page small; they are in metrics/examples.parquet.")
     chart = Chart("strip", f"Change of {metric} of every example of the chosen one, by template", charts.strip_chart(metric),

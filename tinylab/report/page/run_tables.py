@@ -50,7 +50,8 @@ def ability(summary: dict[str, Any], examples: pd.DataFrame | None) -> pd.DataFr
                 row |= {"n": len(part), "low": bounds and bounds[0], "high": bounds and bounds[1]}
                 if name != ALL:
                     row["mean"] = float(numbers.mean())
-            answered = (told or {}).get(run, {}) if name == ALL else (told or {}).get(run, {}).get("by_template", {}).get(name, {})
+            answered = (told or {}).get(run, {})
+            answered = answered if name == ALL else answered.get("by_template", {}).get(name, {})
             rows.append(row | {key: answered.get(key) for key in ("accuracy", "answer_probability")})
     return pd.DataFrame(rows).astype({name: float for name in ("mean", "low", "high", "accuracy", "answer_probability")})
 

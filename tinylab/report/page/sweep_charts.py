@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import altair as alt
@@ -18,6 +19,7 @@ SIDE = {"width": 150, "height": 120}
 """Pixels of one of the small multiples."""
 
 
+@cache
 def conditions_chart() -> dict[str, Any]:
     """The clean logit difference of each run with its interval."""
     base = alt.Chart(EMPTY).encode(y=alt.Y("label:N", sort=None, title=None, axis=alt.Axis(labelLimit=150)))
@@ -29,6 +31,7 @@ def conditions_chart() -> dict[str, Any]:
     return finished((zero() + lines + dots).properties(width="container", height=100))
 
 
+@cache
 def shared_chart() -> dict[str, Any]:
     """Components by conditions, those that most conditions share first."""
     base = alt.Chart(EMPTY).encode(
@@ -41,7 +44,8 @@ def shared_chart() -> dict[str, Any]:
     return finished((tiles + unclickable(marks)).properties(width="container", height=100))
 
 
-def multiples_chart(axes: tuple[str, str], conditions: list[str]) -> dict[str, Any]:
+@cache
+def multiples_chart(axes: tuple[str, str], conditions: tuple[str, ...]) -> dict[str, Any]:
     """A small map for each condition, all on one scale.
 
     Args:
@@ -49,32 +53,36 @@ def multiples_chart(axes: tuple[str, str], conditions: list[str]) -> dict[str, A
         conditions: in order.
     """
     tiles = alt.Chart().mark_rect().encode(
-        x=alt.X("x:O", sort=alt.EncodingSortField("x_place", op="min"), title=axes[0], axis=alt.Axis(labelOverlap=True, labelAngle=0)),
+        x=alt.X("x:O", sort=alt.EncodingSortField("x_place", op="min"), title=axes[0],
+                axis=alt.Axis(labelOverlap=True, labelAngle=0)),
         y=alt.Y("y:O", sort=alt.EncodingSortField("y_place", op="min", order="descending"), title=axes[1],
                 axis=alt.Axis(labelOverlap=True)),
         color=alt.Color("effect:Q", scale=COLOURS, legend=LEGEND), tooltip=tooltip(*OF_CELLS),
     ).properties(**SIDE)
-    chart = tiles.facet(facet=alt.Facet("condition:N", sort=conditions, title=None), columns=5, data=EMPTY).add_params(
+    chart = tiles.facet(facet=alt.Facet("condition:N", sort=list(conditions), title=None), columns=5, data=EMPTY).add_params(
         alt.param(name="limit", value=1))
     spec = finished(chart.resolve_axis(x="independent", y="independent").resolve_scale(color="shared"))
     del spec["autosize"]
     return {**spec, "usermeta": {"room": SIDE["width"] + 62}}
 
 
+@cache
 def overlap_chart() -> dict[str, Any]:
     """How many of the k strongest are shared, against k, beside what chance gives."""
     base = alt.Chart(EMPTY).encode(x=alt.X("k:Q", title="k, how many count as the strongest", axis=alt.Axis(tickMinStep=1)))
-    told = tooltip(("series:N", "series", None), ("k:Q", "k", None), ("shared:Q", "shared", ".2f"), ("high:Q", "95 % by chance", None))
+    told = tooltip(("series:N", "series", None), ("k:Q", "k", None), ("shared:Q", "shared", ".2f"),
+                   ("high:Q", "95 % by chance", None))
     band = base.transform_filter("isValid(datum.high)").mark_area(opacity=0.15, color="#c4561e", tooltip=None).encode(
         y="shared:Q", y2="high:Q")
     legend = alt.Legend(orient="top", title=None, columns=2, labelLimit=200)
     lines = base.mark_line(point={"size": 22}).encode(
         y=alt.Y("shared:Q", title="components shared", axis=alt.Axis(tickMinStep=1)),
-        color=alt.Color("series:N", scale=SERIES, legend=legend), strokeDash=alt.StrokeDash("series:N", scale=DASHES, legend=legend),
-        tooltip=told)
+        color=alt.Color("series:N", scale=SERIES, legend=legend), tooltip=told,
+        strokeDash=alt.StrokeDash("series:N", scale=DASHES, legend=legend))
     return finished((band + lines).properties(width="container", height=260))
 
 
+@cache
 def agreement_chart() -> dict[str, Any]:
     """Condition by condition: colours by rank correlation, numbers of shared components."""
     base = alt.Chart(EMPTY).encode(
@@ -89,6 +97,7 @@ def agreement_chart() -> dict[str, Any]:
     return finished((tiles + unclickable(words)).properties(width="container", height=100))
 
 
+@cache
 def pairs_chart() -> dict[str, Any]:
     """Any two conditions against each other, with the intervals of both."""
     base = alt.Chart(EMPTY)
@@ -103,6 +112,7 @@ def pairs_chart() -> dict[str, Any]:
     return finished((lines + across + upwards + dots).properties(width="container", height=380))
 
 
+@cache
 def crossed_chart() -> dict[str, Any]:
     """What the components of one condition do to another, as a fraction of what there was."""
     base = alt.Chart(EMPTY).encode(

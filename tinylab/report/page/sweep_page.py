@@ -28,7 +28,15 @@ from tinylab.report.views import invariants_sentences
 from tinylab.sweep.finished import CROSS_CONDITION
 
 EFFECT = (Column("effect", "effect", 4), Column("ci_low", "95 % from", 4), Column("ci_high", "to", 4))
+OF_RUNS = (
+    Column("condition", "condition"), Column("battery", "battery"), Column("settings", "settings"), Column("model", "model"),
+    Column("mean", "clean logit difference", 2), Column("low", "95 % from", 2), Column("high", "to", 2), Column("n", "pairs", 0),
+    Column("clean", "clean right", 2), Column("corrupt", "corrupt right", 2), Column("matter", "matter", 0),
+    Column("mixed", "mixed", 0), Column("seconds", "seconds", 1), Column("status", "status"),
+)
 GROUP = ("group",)
+NAMED = 6
+"""Conditions in a title, at most."""
 
 
 def sweep_page(folder: Path) -> Page:
@@ -83,7 +91,8 @@ def page_of(
     done = len(manifest["jobs"]) - len(manifest["failures"])
     lead = (f"{manifest['status']}: {done} of {len(manifest['jobs'])} runs.", *_said(invariants))
     names = list(dict.fromkeys(member.name for group in groups for member in group.members))
-    title = f"{manifest.get('sweep_name') or 'sweep'}: {', '.join(names[:6])}{f' and {len(names) - 6} more' if len(names) > 6 else ''}"
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    title = f"{manifest.get('sweep_name') or 'sweep'}: {', '.join(names[:NAMED]) or 'no run'}{more}"
     return Page(title, lead, tuple(sections), datasets, state=state)
 
 
@@ -163,38 +172,38 @@ def _said(invariants: dict[str, Any]) -> list[str]:
 
 
 def _conditions(told: pd.DataFrame, manifest: dict[str, Any]) -> Section:
-    columns = (Column("condition", "condition"), Column("battery", "battery"), Column("settings", "settings"), Column("model", "model"),
-               Column("mean", "clean logit difference", 2), Column("low", "95 % from", 2), Column("high", "to", 2),
-               Column("n", "pairs", 0), Column("clean", "clean right", 2), Column("corrupt", "corrupt right", 2),
-               Column("matter", "matter", 0), Column("mixed", "mixed", 0), Column("seconds", "seconds", 1), Column("status", "status"))
-    kept = tuple(column for column in columns if column.field != "settings" or told["settings"].any())
+    kept = tuple(column for column in OF_RUNS if column.field != "settings" or told["settings"].any())
     rows = told.astype(object).where(told.notna(), None).to_dict("records")
-    links = tuple((failure["log"], f"log of {failure['condition']}") for failure in manifest["failures"] if failure["log"] is not None)
-    chart = Chart("conditions", "Clean logit difference of each run with its 95 % interval", charts.conditions_chart(), "conditions",
-                  rise="label")
+    links = tuple((failure["log"], f"log of {failure['condition']}") for failure in manifest["failures"]
+                  if failure["log"] is not None)
+    chart = Chart("conditions", "Clean logit difference of each run with its 95 % interval", charts.conditions_chart(),
+                  "conditions", rise="label")
     return Section("conditions", "The runs", charts=(chart,) if told["mean"].notna().any() else (),
-                   tables=(Table("A row for each planned run", kept, [{str(key): value for key, value in row.items()} for row in rows]),),
-                   links=links)
+                   tables=(Table("A row for each planned run", kept,
+                                 [{str(key): value for key, value in row.items()} for row in rows]),), links=links)
 
 
 def _compared_sections(groups: list[Compared], controls: list[Control], k: int, left_out: int) -> list[Section]:
     """What conditions share, in five sections."""
     kind: TableKind = groups[0].members[0].kind
     one_of = tuple(controls[:1]) if len(groups) > 1 else ()
-    names = list(dict.fromkeys(member.name for group in groups for member in group.members))
+    names = tuple(dict.fromkeys(member.name for group in groups for member in group.members))
     several = any(len(group.members) > 1 for group in groups)
     gone = () if not left_out else (
-        f"To keep the page small {left_out} of the weakest components are left out here; they are in the runs' metrics/effects.parquet.",)
+        f"To keep the page small the {left_out} weakest components are left out here; they are in the runs' "
+        "metrics/effects.parquet.",)
     sections = [
         Section("shared", "What conditions share", (
-            f"Effects as fractions of the clean logit difference (or of what patching could bring back); the components that matter in "
-            f"most conditions first, {tables.SHARED} at most. {NO}: the corrected test does not find that it matters; {SIGN}: one sign in "
-            "some templates, the other in others.",), one_of,
+            "Effects as fractions of the clean logit difference (or of what patching could bring back); the components that "
+            f"matter in most conditions first, {tables.SHARED} at most. {NO}: the corrected test does not find that it matters; "
+            f"{SIGN}: one sign in some templates, the other in others.",), one_of,
             (Chart("shared", "Components by conditions", charts.shared_chart(), "shared", GROUP, "effect", "name"),),
-            beside=(Table("Effects of components by condition", (Column("name", "component"), Column("count", "conditions"), EFFECT[0]),
-                          dataset="shared", where=GROUP, across="condition"),)),
+            beside=(Table("Effects of components by condition", (
+                Column("name", "component"), Column("count", "conditions"), EFFECT[0]),
+                dataset="shared", where=GROUP, across="condition"),)),
         Section("multiples", "Each condition by itself, on one scale", gone, one_of,
-                (Chart("multiples", "A small map for each condition", charts.multiples_chart(axes_of(kind), names), "cells", GROUP, "effect"),),
+                (Chart("multiples", "A small map for each condition", charts.multiples_chart(axes_of(kind), names), "cells",
+                       GROUP, "effect"),),
                 beside=(Table("Every component in every condition", (Column("name", "component"), EFFECT[0]), dataset="cells",
                               where=GROUP, across="condition"),)),
     ]
@@ -207,14 +216,14 @@ def _together(k: int, one_of: tuple[Control, ...], controls: list[Control]) -> l
     """How far lists of the strongest agree, and any two conditions against each other."""
     return [
         Section("overlap", "How much of this is chance", (
-            "How many of the k strongest every condition has, beside what lists drawn by chance would share (up to 95 % of draws: the "
-            "shaded part), so that one sees what another k would have said.",), one_of,
+            "How many of the k strongest every condition has, beside what lists drawn by chance would share (up to 95 % of "
+            "draws: the shaded part), so that one sees what another k would have said.",), one_of,
             (Chart("overlap", "Shared components against k, beside chance", charts.overlap_chart(), "overlap", GROUP),),
-            beside=(Table("Shared components by k", (Column("k", "k"), Column("shared", "shared", 2)), dataset="overlap", where=GROUP,
-                          across="series"),)),
+            beside=(Table("Shared components by k", (Column("k", "k"), Column("shared", "shared", 2)), dataset="overlap",
+                          where=GROUP, across="series"),)),
         Section("agreement", "Condition by condition", (
-            f"Colours: rank correlation of all components by the size of their change; numbers: how many of the {k} strongest are the "
-            "same.",), one_of,
+            "Colours: rank correlation of all components by the size of their change; numbers: how many of the "
+            f"{k} strongest are the same.",), one_of,
             (Chart("agreement", "Rank correlation of every two conditions", charts.agreement_chart(), "agreement", GROUP,
                    rise="first"),),
             beside=(Table("Agreement of every two conditions", (
@@ -231,10 +240,10 @@ def _together(k: int, one_of: tuple[Control, ...], controls: list[Control]) -> l
 def _crossed(batteries: list[str]) -> Section:
     control = Control("battery", "Battery", [(name, name) for name in batteries])
     return Section("crossed", "The components of one condition in another", (
-        "All components that matter in one condition, changed together, on the prompts of another: the change of the logit difference "
-        "as a fraction of what there was.",), (control,) if len(batteries) > 1 else (),
-        (Chart("crossed", "What the components of one condition do to another", charts.crossed_chart(), "crossed", ("battery",), "share",
-               "on"),),
+        "All components that matter in one condition, changed together, on the prompts of another: the change of the logit "
+        "difference as a fraction of what there was.",), (control,) if len(batteries) > 1 else (),
+        (Chart("crossed", "What the components of one condition do to another", charts.crossed_chart(), "crossed", ("battery",),
+               "share", "on"),),
         beside=(Table("What the components of one condition do to another", (
             Column("on", "prompts of"), Column("components of", "components of"), Column("how many", "how many"),
             Column("change", "change in logits", 4), Column("share", "as a fraction", 4), Column("n", "examples")),
@@ -244,5 +253,5 @@ def _crossed(batteries: list[str]) -> Section:
 def _files(manifest: dict[str, Any], runs: dict[str, Member]) -> Section:
     pages = [(f"{path}/{member.manifest['report']}", f"report of {member.name}") for path, member in runs.items()
              if "report" in member.manifest]
-    links = [("manifest.json", "manifest"), *((path, "") for name, path in manifest["artifacts"].items() if name != "report"), *pages]
-    return Section("files", "Files", links=tuple(links))
+    joined = [(path, "") for name, path in manifest["artifacts"].items() if name != "report"]
+    return Section("files", "Files", links=(("manifest.json", "manifest"), *joined, *pages))

@@ -16,7 +16,7 @@ from tinylab.interventions.components import TableKind
 from tinylab.interventions.sources import RUNS
 from tinylab.measures.metrics import LOGIT_DIFF
 from tinylab.measures.recovery import RECOVERY_FLOOR
-from tinylab.report.page.cells import cells_of
+from tinylab.report.page.cells import cells_of, place_of
 from tinylab.report.page.run_tables import ability
 from tinylab.statistics import overlap
 from tinylab.statistics.labels import MATTERS, MIXED
@@ -27,7 +27,8 @@ MOST_ROWS = 26_000
 """Rows of components by condition that a page holds: the strongest components."""
 MOST_K = 50
 """Lists are compared up to so many of the strongest."""
-CELLS = ["group", "condition", "name", "x", "x_place", "y", "y_place", "effect", "ci_low", "ci_high", "n", "rank", "label", "mark"]
+CELLS = ["group", "condition", "name", "x", "x_place", "y", "y_place", "effect", "ci_low", "ci_high", "n", "rank", "label",
+         "mark"]
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,13 @@ def components_of(group: Compared) -> pd.DataFrame:
         parts.append(rows.assign(condition=member.name, rank=range(1, len(rows) + 1)))
     found = pd.concat(parts, ignore_index=True)
     for axis in ("x", "y"):
-        places = {place: number for number, place in enumerate(sorted(set(found[axis]), key=_place))}
+        places = {place: number for number, place in enumerate(sorted(set(found[axis]), key=place_of))}
         found[f"{axis}_place"] = found[axis].map(places)
     return found.assign(group="")[CELLS]
 
 
-def _place(name: Any) -> tuple[float, ...]:
-    """Whole numbers in order, also those in names such as `10.2` and `3: France`."""
-    words = str(name).partition(":")[0].split(".")
-    return tuple(float(word) if word.isdigit() else 0.0 for word in words)
-
-
 def strongest_rows(rows: pd.DataFrame, most: int = MOST_ROWS) -> tuple[pd.DataFrame, int]:
-    """The rows of the strongest components of each group, as many as there is room for, and how many components that leaves out."""
+    """The rows of the strongest components, as many as there is room for, and how many components that leaves out."""
     if len(rows) <= most:
         return rows, 0
     size = rows.assign(size=rows["effect"].abs()).groupby(["group", "name"])["size"].max().sort_values(ascending=False)
@@ -193,7 +188,8 @@ def conditions(jobs: Sequence[dict[str, Any]], runs: dict[str, Member], failures
     """
     why = {failure["folder"]: failure for failure in failures}
     told = pd.DataFrame([_condition(job, runs.get(job["folder"]), why.get(job["folder"])) for job in jobs])
-    label = told[["condition", "battery", "settings"]].agg(lambda words: ", ".join(filter(None, words)), axis=1)
+    words = told[["condition", "battery", "settings"]].to_numpy().tolist()
+    label = pd.Series([", ".join(filter(None, one)) for one in words], index=told.index)
     return told.assign(label=label.where(~label.duplicated(keep=False), label + " (" + told["run"].map(folder_name) + ")"))
 
 
@@ -209,12 +205,12 @@ def _condition(job: dict[str, Any], member: Member | None, failure: dict[str, An
     told = ability(member.summary, member.examples)
     whole = told[(told["run"] == "clean") & (told["template"] == "all")].iloc[0]
     counts = (member.summary.get("effects") or {}).get("counts") or {}
-    right = {run: ((member.summary.get("ability") or {}).get(run) or {}).get("accuracy") for run in RUNS}
+    right: dict[str, Any] = {run: ((member.summary.get("ability") or {}).get(run) or {}).get("accuracy") for run in RUNS}
     failed = "" if failure is None else f", but {failure['error']['type']}: {failure['error']['message']}"
     return row | {
         "model": provenance["model"]["name"], "mean": whole["mean"], "low": whole["low"], "high": whole["high"],
-        "n": int(whole["n"]) if whole["n"] is not None else None, **right, "matter": counts.get(MATTERS), "mixed": counts.get(MIXED),
-        "seconds": provenance["wall_seconds"], "status": f"complete{failed}",
+        "n": int(whole["n"]) if whole["n"] is not None else None, **right, "matter": counts.get(MATTERS),
+        "mixed": counts.get(MIXED), "seconds": provenance["wall_seconds"], "status": f"complete{failed}",
     }
 
 

@@ -55,7 +55,7 @@ def write_sweep_report(folder: Path) -> Path:
 def _write(folder: Path, page: Page) -> Path:
     text = render(page)
     if (size := len(text.encode())) > MOST_BYTES:
-        raise OutputError(f"{folder / NAME}: would have {size / 1e6:.1f} MB, at most {MOST_BYTES / 1e6:g} are written; the tables "
-                          "have it all.")
+        raise OutputError(f"{folder / NAME}: would have {size / 1e6:.1f} MB, at most {MOST_BYTES / 1e6:g} are written; the "
+                          "tables have it all.")
     write_text(folder / NAME, text)
     return folder / NAME
