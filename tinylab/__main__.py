@@ -2,7 +2,7 @@
 
 import sys
 
-from tinylab.app import main
+from tinylab.program import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,16 +11,17 @@ from tinylab.config.groups import RANKS, SETS, check_set
 from tinylab.errors import TinylabError
 from tinylab.machine.printing import unfailing
 
+PROGRAM = "python -m tinylab.aggregate"
 GRAVEST_FIRST = (3, 4, 2, 1)
 """Which exit code stands for several folders."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Aggregate every folder given, whatever became of the others; returns the gravest exit code.
 
     3: missing runs, 4: a strict verify slice failed, 2: not the folder of a sweep, or one that cannot be written.
     """
-    parser = argparse.ArgumentParser(prog="python -m tinylab.aggregate", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
                         help="a sweep's folder, or its artifacts/cross_condition")
     parser.add_argument("--k", type=_positive, help="how many components of each condition count as its strongest")

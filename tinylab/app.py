@@ -18,17 +18,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tinylab.command import hydras_own_errors, run_command
+from tinylab.command import COMMANDS, hydras_own_errors, run_command
 from tinylab.config.composing import CONFIG_NAME, Composer, config_folders
 from tinylab.config.groups import AUTO
 from tinylab.config.hydra_internals import flags_parser, run_hydra
-from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
+from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed, options
 from tinylab.machine.interrupts import end_children, uninterrupted
 from tinylab.machine.parent import end_with_parent, name_parent
 from tinylab.machine.printing import unfailing
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import check_writable
 from tinylab.records.strangers import planned_folders, refuse_strange_sweep, refuse_strangers
+from tinylab.sweep.globs import without_globs
 from tinylab.sweep.naming import passed_on
 from tinylab.sweep.plan import Plan, make_plan
 
@@ -45,8 +46,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
     parser = flags_parser()
     parser.prog = "tinylab"
-    args = parser.parse_args(None if argv is None else list(argv))
-    return run_command("tinylab", lambda: _command(args, parser))
+
+    def command() -> int:
+        args = parser.parse_intermixed_args(None if argv is None else list(argv))
+        _check_flags(args)
+        return _command(args, parser)
+
+    return run_command("tinylab", command)
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Refuse flags of Hydra's that would do nothing, and words that are no overrides.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if args.resolve and not (args.cfg or args.help):
+        raise ConfigError("--resolve: shows a config with every interpolation replaced, beside --cfg job, --cfg all or --help; "
+                          "add --cfg job.")
+    if args.package and not args.cfg:
+        raise ConfigError(f"--package {args.package}: shows a part of a config, beside --cfg; add --cfg job.")
+    if args.shell_completion and not any(word.startswith(("install=", "uninstall=", "query=")) for word in args.overrides):
+        raise ConfigError("--shell-completion: expected install=bash, install=zsh or install=fish (or uninstall=…); in bash "
+                          "eval \"$(tinylab --shell-completion install=bash)\" completes groups and options.")
+    stray = next((word for word in args.overrides if "=" not in word and not word.startswith("~")), None)
+    if stray is None or args.hydra_help:
+        return
+    if stray in COMMANDS:
+        raise ConfigError(f"{stray}: a command is the first word, as in tinylab {stray}.")
+    raise ConfigError(f"{stray}: neither a command nor key=value; {options(stray, COMMANDS)}; tinylab help says more, "
+                      "tinylab --help lists groups and values.")
 
 
 def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -64,12 +93,13 @@ def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 def planned(args: argparse.Namespace) -> Plan:
-    """What a command line would run, composed and checked.
+    """What a command line would run, composed and checked; globs in its overrides are written out, for Hydra too.
 
     Raises:
         TinylabError: see `tinylab.sweep.plan.make_plan`.
     """
     with Composer(args) as composer:
+        args.overrides = without_globs(composer, args.overrides)
         return make_plan(composer, args.overrides, args.multirun)
 
 

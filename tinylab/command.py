@@ -18,9 +18,22 @@ from tinylab.errors import ConfigError, OutputError, TinylabError, first_sentenc
 from tinylab.machine.interrupts import exit_code, terminable
 from tinylab.machine.printing import unfailing
 
+COMMANDS = {
+    "run": "one run: overrides as in battery=h1 condition=cond_a",
+    "sweep": "a run of each combination, joined: condition=cond_a,cond_b",
+    "aggregate": "join a sweep again with other settings, or compare single runs",
+    "list": "models, conditions, batteries, metrics, experiments, runs",
+    "selftest": "is this model measured soundly on this machine?",
+    "reproduce": "run an experiment and compare it with the published numbers",
+    "validate": "is every file of a run or sweep what was written, by its contract?",
+    "convert": "a GGUF file as a folder that loads at once, or the first version's JSON configs as YAMLs",
+    "help": "explain a command, a group or an option",
+}
+"""The first words of a command line, and what each does."""
+
 
 def run_command(program: str, command: Callable[[], int], interrupted: str = "the same command again goes on from here") -> int:
-    """Run a command; returns its exit code, and what went wrong is one sentence after the program's name.
+    """Run a command; returns its exit code, and what went wrong is one sentence after the program's name, without `python -m`.
 
     `interrupted` tells a person who pressed Ctrl-C what became of the work.
     """
@@ -71,7 +84,7 @@ def _full_errors() -> Iterator[None]:
 
 
 def _say(program: str, message: str, code: int) -> int:
-    sys.stderr.write(f"{program}: {message}\n")
+    sys.stderr.write(f"{program.removeprefix('python -m ')}: {message}\n")
     return code
 
 

@@ -23,19 +23,19 @@ from tinylab.first_version.command import main as convert_configs
 from tinylab.machine.imports import large_import
 from tinylab.models.gguf import SUFFIX, is_gguf
 
-PROGRAM = "tinylab.convert"
+PROGRAM = "python -m tinylab.convert"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Convert one file; returns the exit code."""
     if any(map(is_old_config, sys.argv[1:] if argv is None else argv)):
-        return convert_configs(argv, f"python -m {PROGRAM}")
-    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
+        return convert_configs(argv, program)
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE.gguf")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new, or empty")
     parser.add_argument("--dtype", default="float32", help=f"of the weights that are written: {', '.join(DTYPES)}")
     args = parser.parse_args(argv)
-    return run_command(PROGRAM, lambda: convert(args.file, args.folder, args.dtype), "nothing was written")
+    return run_command(program, lambda: convert(args.file, args.folder, args.dtype), "nothing was written")
 
 
 def convert(file: Path, folder: Path, dtype: str = "float32") -> int:

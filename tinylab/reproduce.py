@@ -17,17 +17,17 @@ from tinylab.config.hydra_internals import flags_parser
 from tinylab.errors import ConfigError
 
 EXIT_DIFFERENT = 1
-PROGRAM = "tinylab.reproduce"
+PROGRAM = "python -m tinylab.reproduce"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Reproduce one experiment, or list them; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("words", nargs="*", metavar="NAME OVERRIDE",
                         help="the experiment, then overrides as python -m tinylab takes them: model=local model.path=my_model")
     parser.add_argument("--config-dir", metavar="FOLDER", help="your own YAML files")
     args = parser.parse_intermixed_args(argv)
-    return run_command(PROGRAM, lambda: _reproduce(*args.words, config_dir=args.config_dir) if args.words else _list())
+    return run_command(program, lambda: _reproduce(*args.words, config_dir=args.config_dir) if args.words else _list())
 
 
 def _list() -> int:

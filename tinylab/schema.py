@@ -127,7 +127,9 @@ def validate(cfg: DictConfig) -> Config:
     known = [f.name for f in fields(Config)]
     for key in raw:
         if key not in known:
-            raise ConfigError(f"{key}: unknown key; {options(key, known)}.")
+            inside = [f"{group}.{key}" for group, cls in _GROUPS.items() if key in [f.name for f in fields(cls)]]
+            hint = f"did you mean {' or '.join(map(repr, inside))}? known" if inside else options(key, known).partition(": ")[0]
+            raise ConfigError(f"{key}: unknown key; {hint}: {', '.join(known)}.")
     needed = [f.name for f in fields(Config) if f.default is MISSING]
     missing = [name for name in needed if name not in raw and name not in groups and name != "battery"]
     if missing:

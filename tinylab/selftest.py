@@ -31,16 +31,18 @@ from tinylab.interventions.sites import HEAD_OUT
 from tinylab.schema import Config
 from tinylab.sweep.plan import make_plan
 
+PROGRAM = "python -m tinylab.selftest"
 
-def main(argv: Sequence[str] | None = None) -> int:
+
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Check the model of a command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tinylab.selftest", description=__doc__,
+    parser = argparse.ArgumentParser(prog=program, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for python -m tinylab")
     parser.add_argument("--config-dir", help="a folder with YAML files of your own")
     args = parser.parse_args(argv)
     args.config_path = args.config_name = None
-    return run_command("tinylab.selftest", lambda: selftest(_config(args)), interrupted="nothing was checked to the end")
+    return run_command(program, lambda: selftest(_config(args)), interrupted="nothing was checked to the end")
 
 
 def _config(args: argparse.Namespace) -> Config:

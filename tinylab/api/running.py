@@ -25,6 +25,7 @@ from tinylab.schema import Config
 from tinylab.sweep.aggregate import aggregate
 from tinylab.sweep.cross_controls import add_cross_controls
 from tinylab.sweep.finished import locate_run, run_lock
+from tinylab.sweep.globs import without_globs
 from tinylab.sweep.invariants import Settings
 from tinylab.sweep.plan import Plan, make_plan
 
@@ -66,7 +67,7 @@ def sweep(
     _import_torch()
     with asked(overrides, {"battery": battery, "condition": condition, "model": model}, tokenizer=tokenizer, pairs=pairs,
                output_dir=output_dir, config_dir=config_dir) as what:
-        plan = make_plan(what.composer, what.overrides, True)
+        plan = make_plan(what.composer, without_globs(what.composer, what.overrides), True)
         return _sweep(plan, what)
 
 

@@ -7,9 +7,11 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
@@ -20,11 +22,11 @@ from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from tinylab.config.files import check_aliases, check_encoding
 from tinylab.config.hydra_internals import main_hydra, search_path
 from tinylab.config.messages import meant, one_sentence
+from tinylab.config.options import Option, options_of
 from tinylab.errors import ConfigError, options
 from tinylab.paths import PACKAGE_SCHEME, locate
 
@@ -32,7 +34,7 @@ CONFIG_NAME = "config"
 GROUPS = ("battery", "condition", "model", "device", "engine", "verify_slice", "experiment")
 
 
-BROKEN_CONFIG = (HydraException, OmegaConfBaseException, YAMLError, ValueError, TypeError, AssertionError, LookupError,
+BROKEN_CONFIG = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AssertionError, LookupError,
                  AttributeError, OSError)
 """What Hydra raises where it meets a config that it did not expect."""
 
@@ -93,6 +95,7 @@ class Composer:
         """
         ignore_schema_notice()
         folders = config_folders(args)
+        self._folders = [Path(folder) for folder in folders if folder is not None]
         self.own_configs = any(given is not None for given in (args.config_dir, args.config_path, args.config_name))
         self._name = args.config_name or CONFIG_NAME
         self._hydra = main_hydra("tinylab", search_path(*folders))
@@ -200,6 +203,22 @@ class Composer:
         HydraConfig.instance().set_config(cfg)  # ${hydra:…} means the job's
         return cfg
 
+    def options(self, group: str) -> list[Option]:
+        """The options of a group in the folders of configs, those of `hydra.searchpath` aside."""
+        return options_of(group, self._folders)
+
+    def composed_group(self, group: str, option: str | None) -> tuple[str | None, dict[str, str]]:
+        """The option of a group that is chosen unless another is given, and its values as YAML has them, by key.
+
+        Raises:
+            ConfigError: it cannot be composed.
+        """
+        cfg = self.compose([] if option is None else [f"{group}={option}"])
+        node = OmegaConf.select(cfg, group)
+        values: Any = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else {}
+        return cfg.hydra.runtime.choices.get(group), {key: yaml.safe_dump(value, default_flow_style=True, width=10**6)
+                                                      .removesuffix("...\n").strip() for key, value in values.items()}
+
     def _check_used(self, given: str, folder: str, before: Sequence[ConfigSource]) -> None:
         """Refuse a folder of the user's with a file that would be ignored: one of its name lies in a source that goes before.
 
@@ -254,10 +273,27 @@ class Composer:
             return f"{key}: unknown key."
         parent, _, own = key.rpartition(".")
         config = self.compose(rest)
+        whole = own_keys(config)
+        if alike := [name for name in whole if name.rpartition(".")[2] == own]:
+            return f"{key}: unknown key; did you mean {' or '.join(map(repr, alike))}?"
         node = OmegaConf.select(config, parent) if parent else config
         if not isinstance(node, DictConfig):
-            return f"{key}: unknown key; '{parent}' is no group of keys."
+            near = get_close_matches(key, whole, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else "."
+            return f"{key}: unknown key; '{parent}' is no group of keys{hint}"
         return f"{key}: unknown key; {options(own, [str(k) for k in node if k != 'hydra'])}."
+
+
+def own_keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """Every key of a config that holds a value, with those of the groups that it is in; Hydra's own are left out."""
+    found: list[str] = []
+    for key in config:
+        if not prefix and key == "hydra":
+            continue
+        node = config._get_node(key)
+        name = f"{prefix}{key}"
+        found += own_keys(node, f"{name}.") if isinstance(node, DictConfig) and not node._is_none() else [name]
+    return found
 
 
 def _options(source: ConfigSource, group: str = "") -> Iterator[str]:

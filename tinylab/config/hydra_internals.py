@@ -14,8 +14,9 @@ search path of a command line. When a new Hydra breaks one of these (tests/confi
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
@@ -23,10 +24,29 @@ from hydra._internal.utils import _run_hydra, create_config_search_path, get_arg
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.override_parser.types import Override
 
+from tinylab.errors import ConfigError, options
+
 
 def flags_parser() -> argparse.ArgumentParser:
-    """The parser of Hydra's command line."""
-    return get_args_parser()
+    """The parser of Hydra's command line; what it cannot parse is a ConfigError."""
+    parser = get_args_parser()
+    parser.__class__ = _Flags
+    return parser
+
+
+class _Flags(argparse.ArgumentParser):
+    """A parser that says what is wrong in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what was found.
+
+        Raises:
+            ConfigError: a flag that there is not, or without its value.
+        """
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
+            raise ConfigError(f"{unknown[1]}: no such flag; {options(unknown[1], flags)}.")
+        raise ConfigError(f"{message.removeprefix('argument ')}; tinylab --hydra-help lists the flags.")
 
 
 def run_hydra(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
 
+from tinylab.errors import options
+
 
 def meant(message: str) -> str:
     """What was meant where a file, a folder or a hub id was given as an option of a group: a clause for the message."""
@@ -36,4 +38,6 @@ def one_sentence(error: Exception) -> str:
     if listing is None:
         return " ".join(head)
     known = [line for line in head[listing + 1 :] if not line.startswith(("Config search path", "provider="))]
-    return f"{' '.join(head[:listing])}; known: {', '.join(known)}."
+    wanted = re.search(r"Could not find '\w+/([\w-]+)'", head[0])
+    said = " ".join(head[:listing]).removeprefix("In 'config': ")
+    return f"{said}; {options('' if wanted is None else wanted[1], known)}."

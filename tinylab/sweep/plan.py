@@ -118,6 +118,8 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
         return Plan([config], [Path(str(base.hydra.run.dir))], None, is_explicit(parsed, "hydra.run.dir"), [])
     launcher = check_launcher(str(base.hydra.launcher._target_))
     jobs, configs = _jobs(composer, overrides, base, devices_are_here=launcher != "submitit_slurm")
+    if not jobs:
+        raise ConfigError(f"{' '.join(overrides)}: a sweep over nothing; no option or value fits.")
     _check(jobs, configs)
     folder = sweep_folder(composer, parsed, composer.parse(_arguments(overrides, base)), base, configs)
     launch = plan_launch(base, configs)

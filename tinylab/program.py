@@ -1,0 +1,154 @@
+"""The program `tinylab`, and `python -m tinylab`: the first word chooses a command; without one the line is a run's or a sweep's.
+
+`tinylab battery=h1 condition=cond_a` and every other line of overrides and of Hydra's flags goes to `tinylab.app` as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from tinylab import __version__, app
+from tinylab.command import COMMANDS, run_command
+from tinylab.config.composing import Composer, config_folders
+from tinylab.config.hydra_internals import flags_parser
+from tinylab.config.options import groups
+from tinylab.errors import ConfigError, options
+from tinylab.first_version.command import is_old_config
+from tinylab.first_version.command import run as run_old_config
+
+MODULES = {
+    "aggregate": "tinylab.aggregate",
+    "convert": "tinylab.convert",
+    "list": "tinylab.listing",
+    "reproduce": "tinylab.reproduce",
+    "selftest": "tinylab.selftest",
+    "validate": "tinylab.contracts",
+}
+"""The commands that have a parser of their own, each with its module; the others are in this one."""
+VERSIONS = ("hydra-core", "torch", "transformers")
+"""Packages whose versions go with ours."""
+LIST_FLAG = re.compile(r"--list(?:-(\w+))?")
+"""`--list-models`, as others call what `list models` is here."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    first = words[0] if words else ""
+    if first in COMMANDS:
+        return _command(first, words[1:])
+    if (asked := LIST_FLAG.fullmatch(first)) is not None:
+        return _command("list", [*([asked[1]] if asked[1] else []), *words[1:]])
+    if "--version" in words:
+        return _version()
+    plain = [word for word in words if not word.startswith("-") and "=" not in word]
+    if plain and {"--help", "-h"} & {*words} and (topic := _topic(words, plain)) is not None:
+        return topic
+    if "query=" in "".join(words[1:2]) and first in ("-sc", "--shell-completion"):
+        _complete_commands(os.environ.get("COMP_LINE", ""))
+    return app.main(words)
+
+
+def _command(name: str, words: Sequence[str]) -> int:
+    if name in MODULES:
+        command: Callable[..., int] = import_module(MODULES[name]).main
+        return command(words, program=f"tinylab {name}")
+    if name == "help":
+        return _help(words)
+    if name == "run" and any(map(is_old_config, words)):
+        return run_old_config(words)
+    if {"-h", "--help"} & {*words}:
+        return app.main(words)
+    flags = ["--multirun"] if name == "sweep" and not {"-m", "--multirun"} & {*words} else []
+    return app.main([*flags, *words])
+
+
+def _version() -> int:
+    """Print our version, and of the packages that matter most beside it."""
+    others = []
+    for name in VERSIONS:
+        try:
+            others.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            others.append(f"{name} is not installed")
+    sys.stdout.write(f"tinylab {__version__} ({', '.join(others)}, Python {sys.version.split()[0]})\n")
+    return 0
+
+
+def _help(words: Sequence[str]) -> int:
+    """`tinylab help [TOPIC]`: what there is, or of a command, a group or an option."""
+    if not words:
+        sys.stdout.write(overview())
+        return 0
+    return run_command("tinylab help", lambda: _explained(words))
+
+
+def _topic(words: Sequence[str], plain: Sequence[str]) -> int | None:
+    """The answer to `--help TOPIC`; None where the words are values of flags."""
+    args = flags_parser().parse_intermixed_args(list(words))
+    topics = [word for word in args.overrides if word in plain]
+    flags = [] if args.config_dir is None else ["--config-dir", args.config_dir]
+    return _help([*flags, *topics]) if topics else None
+
+
+def overview() -> str:
+    """What is said of the whole program: a line for each command."""
+    lines = "\n".join(f"  tinylab {name:<11}{about}" for name, about in COMMANDS.items())
+    return ("tinylab: which heads and layers of a language model matter for a task, and for the next one too?\n\n"
+            f"{lines}\n\n"
+            "A line without a command is a run's, with -m a sweep's: tinylab battery=h2 condition=facts\n"
+            "tinylab help TOPIC explains a command, a group (condition) or an option (condition=facts); tinylab --help lists every\n"
+            "group and value. python -m tinylab is the same program.\n")
+
+
+def _explained(words: Sequence[str]) -> int:
+    """Explain a command, a group of options or one option.
+
+    Raises:
+        ConfigError: there is nothing of that name.
+    """
+    args = flags_parser().parse_intermixed_args(list(words))
+    topic = (args.overrides or [""])[0]
+    if topic in MODULES:
+        return _command(topic, ["--help"])
+    if topic in COMMANDS:
+        sys.stdout.write(overview() if topic == "help" else f"tinylab {topic}: {COMMANDS[topic]}\n\n")
+        return 0 if topic == "help" else app.main(["--help"])
+    folders = [Path(folder) for folder in config_folders(args) if folder is not None]
+    group, _, name = topic.partition("=")
+    if group not in (known := groups(folders)):
+        raise ConfigError(f"{topic}: nothing of that name to explain; {options(topic, [*COMMANDS, *known])}.")
+    with Composer(args) as composer:
+        chosen, values = composer.composed_group(group, name or None)
+        there = {option.name: option for option in composer.options(group)}
+    if not name:
+        _columns(f"{group}=…, one of", {option.name: option.about for option in there.values()})
+    comments = {} if chosen is None or chosen not in there else there[chosen].comments
+    if values:
+        told = {f"{group}.{key}={value}": comments.get(key, "") for key, value in values.items()}
+        _columns(f"values{'' if chosen is None else f' of {group}={chosen}'}, each changed with key=value", told)
+    return 0
+
+
+def _columns(title: str, lines: dict[str, str]) -> None:
+    """Print a title, and below it names with what is said of each."""
+    width = min(40, max(map(len, lines)))
+    sys.stdout.write(f"{title}\n" + "".join(f"  {name:<{width}}  {about}".rstrip() + "\n" for name, about in lines.items()) + "\n")
+
+
+def _complete_commands(line: str) -> None:
+    """Print the commands that a shell may complete, where the first word is being typed; Hydra's own words come after."""
+    words = line.split()
+    if len(words) == 1 or (len(words) == 2 and not line.endswith(" ")):
+        begun = words[1] if len(words) == 2 else ""
+        sys.stdout.write(" ".join(name for name in COMMANDS if name.startswith(begun)) + " ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
