@@ -289,6 +289,19 @@ def test_numbers_as_xarray_are_those_of_the_table(made: Any) -> None:
     assert (whole["logit_diff"].sel(condition="cond_a") == cube["logit_diff"]).all()
 
 
+@pytest.mark.usefixtures("pages")
+def test_a_page_is_written_where_it_is_asked_for(made: Any) -> None:
+    pytest.importorskip("altair", reason="the extra `report` is not installed here")
+    page = made.runs[0].report("page.html")
+    assert page == Path("page.html")
+    assert "cond_a" in page.read_text()
+    whole = made.report()
+    assert whole == made.path / "report.html"
+    assert "cond_b" in whole.read_text()
+    run = package.run("report=true", *SHORT)
+    assert (run.path / "report.html").is_file()
+
+
 def test_xarray_that_is_not_installed_is_one_sentence(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xarray", None)
     with pytest.raises(ConfigError, match=r"pip install 'tinylab\[xarray\]'"):

@@ -13,8 +13,13 @@ import pytest
 import yaml
 
 from conftest import only, write_jsonl
-from old_lab import BATTERIES, DATASET, SPLIT, lay_out, run_file, scan_file, write
+from old_lab import BATTERIES, DATASET, ROOT, SPLIT, lay_out, run_file, scan_file, write
 from tinylab import convert
+from tinylab.batteries.activation_patch import ActivationPatch
+from tinylab.batteries.base import Battery
+from tinylab.batteries.heads_zero import HeadsZero
+from tinylab.batteries.pairs import HeadsPairZero
+from tinylab.batteries.subset import HeadsSubsetZero
 from tinylab.config.groups import ConditionConfig
 from tinylab.first_version import command
 from typed import composed, snapshot
@@ -46,31 +51,39 @@ def rows_of(split: str, corpus: str = "names_v1") -> Path:
 
 
 SAYS: dict[str, tuple[str, ...]] = {
-    "battery_h1_heads_zero": ("battery=h1", "battery.scales=[0.0,0.5]", "battery.keep_value_bias=true"),
     "battery_h1_random": ("battery=h1", "battery.layers=[1]", "battery.heads=[0,3]", "battery.keep_value_bias=true"),
     "battery_h2_c2x": ("battery=h2", "battery.granularity=head_out", "battery.positions=all", "battery.sham_control=true"),
-    "battery_h2_x2c": ("battery=h2", "battery.patch_direction=noising", "battery.layers=[0,1]"),
-    "battery_h2_last": ("battery=h2", "battery.granularity=mlp_out"),
-    "battery_h5_pairs": ("battery=pairs", "battery.heads=['0.1','0.4','1.0','1.2']", "battery.keep_value_bias=true"),
     "battery_h5_triplet": ("battery=subset", "battery.sets={triplet:['0.2','0.4','0.7'],5-0:['1.0','1.5']}",
                            "battery.keep_value_bias=true"),
 }
-"""What today's command line says for each battery."""
+"""What today's command line says for some batteries."""
+MEANT: dict[str, Battery] = {
+    "battery_h1_heads_zero": HeadsZero(name="h1", scales=[0.0, 0.5], keep_value_bias=True),
+    "battery_h1_random": HeadsZero(name="h1", layers=[1], heads=[0, 3], keep_value_bias=True),
+    "battery_h2_c2x": ActivationPatch(name="h2", granularity="head_out", positions="all", sham_control=True),
+    "battery_h2_x2c": ActivationPatch(name="h2", patch_direction="corrupt->clean", positions="last", layers=[0, 1]),
+    "battery_h2_last": ActivationPatch(name="h2", granularity="mlp_out", positions="last"),
+    "battery_h5_pairs": HeadsPairZero(name="pairs", heads=["0.1", "0.4", "1.0", "1.2"], keep_value_bias=True),
+    "battery_h5_triplet": HeadsSubsetZero(name="subset", sets={"triplet": ["0.2", "0.4", "0.7"], "5-0": ["1.0", "1.5"]},
+                                          keep_value_bias=True),
+}
 
 
 def test_every_battery_of_the_old_lab_is_here() -> None:
-    assert SAYS.keys() == BATTERIES.keys()
+    assert MEANT.keys() == BATTERIES.keys()
 
 
-@pytest.mark.parametrize("battery", SAYS)
-def test_a_converted_battery_is_the_one_that_the_command_line_says(battery: str, configs: Path) -> None:
+@pytest.mark.parametrize("battery", MEANT)
+def test_a_converted_battery_is_the_one_that_was_meant(battery: str, configs: Path) -> None:
     assert command.main([str(write(configs / "run.json", run_file(battery))), "--out", "conf"]) == 0
-    old = composed(f"experiment=run_{battery}", *HERE, flags=("--config-dir", "conf"))
-    new = composed(*SAYS[battery], *HERE, "seeds=[0,1]")
-    assert (old.battery, old.model, old.device, old.seeds) == (new.battery, new.model, new.device, new.seeds)
+    config = composed(f"experiment=run_{battery}", flags=("--config-dir", "conf"))
+    assert config.battery == MEANT[battery]
+    assert (config.seeds, config.device.type, config.model.dtype) == ([0, 1], "mps", "float16")
+    assert (config.condition.tag, config.condition.split, config.controls.random_sets) == (
+        "names_v1", "test", True if battery == "battery_h1_random" else "auto")
 
 
-@pytest.mark.parametrize("battery", ["battery_h1_random", "battery_h2_c2x", "battery_h5_triplet"])
+@pytest.mark.parametrize("battery", ["battery_h2_c2x", "battery_h5_triplet"])
 def test_a_converted_run_has_the_numbers_of_the_command_that_says_the_same(battery: str, configs: Path, tinylab: Command) -> None:
     file = write(configs / "run.json", run_file(battery))
     assert command.main([str(file), "--out", "conf"]) == 0
@@ -270,10 +283,12 @@ def test_a_model_is_the_preset_or_the_hubs(model: str, option: str, name: str, c
     file = write(configs / "run.json", run_file("battery_h2_last", model=told, device="cuda:1"))
     assert command.main([str(file), "--out", "conf"]) == 0
     assert {"override /model": option} in experiment("run_battery_h2_last")["defaults"]
-    config = composed("experiment=run_battery_h2_last", flags=("--config-dir", "conf"))
-    assert (config.model.name, config.model.dtype, config.model.revision) == (name, "bfloat16", "step1000")
-    assert config.model.add_bos is True
-    assert (config.device.type, config.engine.max_states) == ("cuda", 16384)
+    told = experiment("run_battery_h2_last")
+    assert told["model"] == {"dtype": "bfloat16", "add_bos": True, "revision": "step1000"}
+    assert ({"override /device": "cuda"} in told["defaults"], told["engine"]) == (True, {"max_states": 16384})
+    own = Path(f"conf/model/{option}.yaml")
+    assert own.is_file() != (ROOT / f"conf/model/{option}.yaml").is_file()
+    assert yaml.safe_load((own if own.is_file() else ROOT / own).read_text())["name"] == name
 
 
 def test_converting_again_changes_nothing_and_other_content_is_refused(
@@ -287,6 +302,20 @@ def test_converting_again_changes_nothing_and_other_content_is_refused(
     assert convert.main([str(file), "--out", "conf"]) == 2
     assert "is there with another content" in capsys.readouterr().err
     assert {name: digest for name, (_, digest) in snapshot(Path("conf")).items()} == before
+
+
+def test_the_program_has_both_commands(configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tinylab.program import main
+
+    file = str(write(configs / "run.json", run_file("battery_h1_random", run_name="old_h1")))
+    assert main(["convert", file, "--out", "conf"]) == 0
+    assert experiment("old_h1")["battery"]["heads"] == [0, 3]
+    assert main(["run", file, "--data-dir", "lab/data", *HERE]) == 0
+    assert only(Path(), "outputs/runs/old_h1_*/metrics/head_impact.parquet").is_file()
+    capsys.readouterr()
+    for words in (["convert", "gone.json", "--out", "conf2"], ["run", "gone.json"]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.startswith(f"tinylab {words[0]}: gone.json: cannot be read")
 
 
 def test_two_files_of_one_name_are_refused_together_and_a_battery_alone_is_no_run(

@@ -182,16 +182,12 @@ def _of_pairs(pairs: Any, keys: set[str], folder: Path) -> list[str]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Put aside what another program in this process has of Hydra's, and torch's number of threads; then it is there again."""
+    """Put aside what another program in this process has of Hydra's; then it is there again."""
     hydra, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
-    import torch
-
-    threads = torch.get_num_threads()
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
         GlobalHydra.instance().clear()
         GlobalHydra.instance().hydra = hydra
         HydraConfig.instance().cfg = config

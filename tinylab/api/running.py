@@ -6,6 +6,8 @@ for (`plot`), not into folders.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -41,7 +43,6 @@ def run(
     config_dir: str | PathLike[str] | None = None,
 ) -> Run:
     """Run a battery on a condition. See `tinylab.run`."""
-    _import_torch()
     with asked(overrides, {"battery": battery, "condition": condition, "model": model}, tokenizer=tokenizer, pairs=pairs,
                output_dir=output_dir, config_dir=config_dir) as what:
         swept = next((one for one in what.composer.parse(what.overrides) if one.is_sweep_override()), None)
@@ -64,19 +65,10 @@ def sweep(
     config_dir: str | PathLike[str] | None = None,
 ) -> Sweep:
     """Run every combination of what is given several values of, and join the runs. See `tinylab.sweep`."""
-    _import_torch()
     with asked(overrides, {"battery": battery, "condition": condition, "model": model}, tokenizer=tokenizer, pairs=pairs,
                output_dir=output_dir, config_dir=config_dir) as what:
         plan = make_plan(what.composer, without_globs(what.composer, what.overrides), True)
         return _sweep(plan, what)
-
-
-def _import_torch() -> None:
-    """Import torch, without garbage collection in between."""
-    with large_import("torch"):
-        import torch
-
-        del torch
 
 
 def _run(plan: Plan, what: Asked) -> Run:
@@ -135,7 +127,7 @@ def _job(config: Config, path: Path) -> TinylabError | None:
 
 def _compute(resolved: Resolved, folder: RunFolder) -> None:
     """Compute a run into its folder; after a user's mistake nothing of it stays behind."""
-    with run_lock(Path(resolved.config.output_dir), resolved.run_id):
+    with run_lock(Path(resolved.config.output_dir), resolved.run_id), _same_threads():
         there = {*folder.there()}
         try:
             run_experiment(resolved, folder, ended=None)
@@ -143,3 +135,16 @@ def _compute(resolved: Resolved, folder: RunFolder) -> None:
             if folder.finished() is None:
                 folder.discard(there)
             raise
+
+
+@contextmanager
+def _same_threads() -> Iterator[None]:
+    """While open a run may have torch's threads; then they are as many as before."""
+    with large_import("torch"):
+        import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
