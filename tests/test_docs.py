@@ -93,6 +93,15 @@ def test_an_aggregate_command_of_the_documents_runs(user: Callable[..., int], co
     assert main(words) == 0
 
 
+@pytest.mark.parametrize("command", commands("python -m tinylab.report"))
+def test_a_report_command_of_the_documents_writes_a_page(user: Callable[..., int], command: str, pages: None) -> None:
+    from tinylab.report.__main__ import main
+
+    assert user("-m", "condition=cond_a,cond_b", "report=false", *SMALL) == 0
+    words = [str(path) for word in shlex.split(command)[3:] for path in (Path().glob(word) if "*" in word else [word])]
+    assert main(words) == 0 and all((Path(word) / "report.html").is_file() for word in words)
+
+
 @pytest.mark.parametrize("command", [c for c in commands("python -m tinylab.convert") if ".json" in c])
 def test_a_conversion_of_the_first_versions_configs_runs(user: Callable[..., int], command: str) -> None:
     from tinylab.convert import main

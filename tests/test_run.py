@@ -43,7 +43,7 @@ PER_EXAMPLE: Final = {"run_id": "string", "seed": "int64", "example": "int64", "
 PER_EXAMPLE_END: Final = {"metric": "string", "value": "double", "baseline": "double", "control": "string",
                           "source": "double", "item": "string", "draw": "int64"}
 FILES: Final = {"manifest.json", "config.yaml", "run.log", "heatmap.png", "metrics/per_example.parquet",
-                "metrics/effects.parquet", "metrics/summary.json"}
+                "metrics/effects.parquet", "metrics/examples.parquet", "metrics/summary.json"}
 ALL_H1: Final = {"logit_diff", "kl_div", "acc_flip_rate", "p_drop"}
 PAIR: Final = {"clean": "The capital of France is", "corrupt": "The capital of Italy is", "target": " Paris", "foil": " Rome"}
 

@@ -266,7 +266,8 @@ def _has_type(values: pd.Series[Any], expected: pa.DataType) -> bool:
     if expected == pa.bool_():
         return pd.api.types.infer_dtype(values) == "boolean"
     if pa.types.is_list(expected):  # of words
-        return all(isinstance(one, Sequence | np.ndarray) and all(isinstance(word, str) for word in one) for one in values)
+        lists = all(isinstance(one, Sequence | np.ndarray) and not isinstance(one, str) for one in values)
+        return lists and all(isinstance(word, str) for one in values for word in one)
     if expected == pa.int64():
         return str(values.dtype) in ("int64", "Int64", "int64[pyarrow]")
     return str(values.dtype) in ("float64", "Float64", "double[pyarrow]")

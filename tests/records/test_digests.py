@@ -23,7 +23,7 @@ from tinylab.results import load_run, load_sweep
 from typed import SHORT, type_in
 
 FILES = ("config.yaml", "metrics/head_impact.parquet", "metrics/per_example.parquet", "metrics/effects.parquet",
-         "metrics/summary.json", "metrics/verify.json")
+         "metrics/summary.json", "metrics/verify.json", "metrics/examples.parquet")
 
 
 def truncated(file: Path) -> None:

@@ -168,7 +168,8 @@ def test_everything_that_can_be_chosen_is_reached_with_the_keyboard_in_order(chr
 
 def test_prompts_that_end_scripts_are_only_text(chromium: Browser, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
-        {"clean": f"{EVIL} When Mary and John met, {one} gave it to", "corrupt": f"{EVIL} When Mary and John met, {other} gave it to",
+        {"clean": f"{EVIL} When Mary and John met, {one} gave it to",
+         "corrupt": f"{EVIL} When Mary and John met, {other} gave it to",
          "target": f" {other}", "foil": f" {one}", "template": EVIL}
         for one, other in (("Mary", "John"), ("John", "Mary"), ("Mary", "John"), ("John", "Mary"))
     ]

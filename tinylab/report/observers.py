@@ -48,8 +48,7 @@ def sweep_ended(folder: Path, manifest: dict[str, Any]) -> None:
     _observe(f"comparing the baselines of {folder}", lambda: _compare(folder, manifest))
     if manifest.get("plots") and manifest["status"] != "failed":
         _observe(f"the picture of {folder}", lambda: _draw_sweep(folder, manifest))
-    if manifest.get("report") is not False and manifest["status"] != "failed":
-        _observe(f"the page of {folder}", lambda: _write_page(folder, manifest))
+    _observe(f"the page of {folder}", lambda: _renew_page(folder, manifest))
     _observe(f"the report of {folder}", lambda: console.print_sweep(folder, manifest))
 
 
@@ -58,6 +57,13 @@ def sweep_tried(folder: Path, asked: Any) -> None:
     from tinylab.sweep.cross_controls import add_cross_controls
 
     _observe(f"trying the conditions of {folder} with each other's components", lambda: add_cross_controls(folder, asked))
+
+
+def _renew_page(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the page of a sweep, if it is asked for; one of an earlier join goes in any case."""
+    (folder / RunFolder.ARTIFACTS["report"]).unlink(missing_ok=True)
+    if manifest.get("report") is not False and manifest["status"] != "failed":
+        _write_page(folder, manifest)
 
 
 def _write_page(folder: Path, sweep: dict[str, Any] | None = None) -> None:

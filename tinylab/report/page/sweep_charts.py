@@ -15,7 +15,7 @@ OF_CELLS = (("condition:N", "condition", None), ("name:N", "component", None), (
 SERIES = alt.Scale(domain=["found in all", "found in two, on average", "by chance", "by chance within layers"],
                    range=["#1b3a57", "#1b8a8a", "#c4561e", "#8a6d3b"])
 DASHES = alt.Scale(domain=SERIES.domain, range=[[1, 0], [6, 2], [4, 4], [2, 3]])
-SIDE = {"width": 150, "height": 120}
+SIDE = {"width": 142, "height": 115}
 """Pixels of one of the small multiples."""
 
 
