@@ -104,7 +104,7 @@ def pages(no_page_for_every_sweep: None) -> Iterator[None]:
 @pytest.fixture
 def tinylab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     """The command line, run in this process from an empty folder; returns the exit code."""
-    from tinylab.app import main
+    from tinylab.program import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tinylab.app import main
 from tinylab.config.composing import Composer
 from tinylab.config.hydra_internals import flags_parser
+from tinylab.program import main
 from tinylab.schema import Config, validate
 
 SHORT = ("condition.n_examples=4", "battery.layers=[0]", "plots=false")

@@ -1,14 +1,18 @@
-"""`python -m tinylab.aggregate <sweep folder> …`: join a finished or interrupted sweep again, with other settings."""
+"""`tinylab aggregate FOLDER …`: join a finished or interrupted sweep again, with other settings, or compare single runs.
+
+Runs that are given together are joined as if one command had swept over them, into a folder of outputs/sweeps or --out.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from tinylab.config.groups import RANKS, SETS, check_set
-from tinylab.errors import TinylabError
+from tinylab.errors import ConfigError, TinylabError
 from tinylab.machine.printing import unfailing
 
 PROGRAM = "python -m tinylab.aggregate"
@@ -17,13 +21,14 @@ GRAVEST_FIRST = (3, 4, 2, 1)
 
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
-    """Aggregate every folder given, whatever became of the others; returns the gravest exit code.
+    """Aggregate every sweep given, whatever became of the others, and all runs together; returns the gravest exit code.
 
     3: missing runs, 4: a strict verify slice failed, 2: not the folder of a sweep, or one that cannot be written.
     """
-    parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
-                        help="a sweep's folder, or its artifacts/cross_condition")
+                        help="a sweep's folder, or its artifacts/cross_condition; or the folders of two runs or more")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="of runs that are compared: where their tables go")
     parser.add_argument("--k", type=_positive, help="how many components of each condition count as its strongest")
     parser.add_argument("--metrics", nargs="+", help="by which metrics: those of the runs")
     parser.add_argument("--rank", choices=RANKS, help="magnitude: |change|; highest, lowest: the level itself")
@@ -35,7 +40,7 @@ def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     parser.add_argument("--cross", action="store_true", help="try conditions with the components that matter in each other")
     args = parser.parse_args(argv)
     with unfailing():
-        codes = {_one(folder, args) for folder in args.folders}
+        codes = {_told(program, command) for command in _commands(args)}
     return next((code for code in GRAVEST_FIRST if code in codes), 0)
 
 
@@ -46,12 +51,36 @@ def _positive(text: str) -> int:
     return value
 
 
-def _one(path: Path, args: argparse.Namespace) -> int:
-    """Aggregate one sweep and say what came of it; returns the exit code."""
+def _commands(args: argparse.Namespace) -> list[Callable[[], int]]:
+    """What is to be done: each sweep, and all runs together."""
+    from tinylab.sweep.single import is_run, plan_of_runs
+
+    def compare() -> int:
+        return _aggregate(plan_of_runs(runs, args.out, Settings()), args)
+
     try:
-        return _aggregate(path, args)
+        from tinylab.sweep.aggregate import Settings
+
+        runs = [folder for folder in args.folders if is_run(folder)]
+    except TinylabError:  # a damaged manifest: whoever reads it next says so
+        runs = []
+    sweeps = [folder for folder in args.folders if folder not in runs]
+    if args.out is not None and not runs:
+        return [lambda: _no_runs(args.out)]
+    return [*([compare] if runs else []), *(partial(_aggregate, folder, args) for folder in sweeps)]
+
+
+def _no_runs(out: Path) -> int:
+    raise ConfigError(f"--out {out}: is where single runs are joined, but no folder given is a run's; a sweep is joined where it "
+                      "lies.")
+
+
+def _told(program: str, command: Callable[[], int]) -> int:
+    """Carry out and return the exit code; what went wrong is one sentence."""
+    try:
+        return command()
     except TinylabError as error:
-        sys.stderr.write(f"tinylab.aggregate: {error}\n")
+        sys.stderr.write(f"{program.removeprefix('python -m ')}: {error}\n")
         return error.exit_code
 
 

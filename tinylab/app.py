@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
@@ -18,14 +19,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tinylab.command import COMMANDS, hydras_own_errors, run_command
+from tinylab.command import check_flags, hydras_own_errors, run_command
 from tinylab.config.composing import CONFIG_NAME, Composer, config_folders
 from tinylab.config.groups import AUTO
 from tinylab.config.hydra_internals import flags_parser, run_hydra
-from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed, options
+from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
 from tinylab.machine.interrupts import end_children, uninterrupted
 from tinylab.machine.parent import end_with_parent, name_parent
 from tinylab.machine.printing import unfailing
+from tinylab.machine.progress import jobs_bar, one_of_many
+from tinylab.models.weights import check_reachable
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import check_writable
 from tinylab.records.strangers import planned_folders, refuse_strange_sweep, refuse_strangers
@@ -49,33 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command() -> int:
         args = parser.parse_intermixed_args(None if argv is None else list(argv))
-        _check_flags(args)
+        check_flags(args)
         return _command(args, parser)
 
     return run_command("tinylab", command)
-
-
-def _check_flags(args: argparse.Namespace) -> None:
-    """Refuse flags of Hydra's that would do nothing, and words that are no overrides.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    if args.resolve and not (args.cfg or args.help):
-        raise ConfigError("--resolve: shows a config with every interpolation replaced, beside --cfg job, --cfg all or --help; "
-                          "add --cfg job.")
-    if args.package and not args.cfg:
-        raise ConfigError(f"--package {args.package}: shows a part of a config, beside --cfg; add --cfg job.")
-    if args.shell_completion and not any(word.startswith(("install=", "uninstall=", "query=")) for word in args.overrides):
-        raise ConfigError("--shell-completion: expected install=bash, install=zsh or install=fish (or uninstall=…); in bash "
-                          "eval \"$(tinylab --shell-completion install=bash)\" completes groups and options.")
-    stray = next((word for word in args.overrides if "=" not in word and not word.startswith("~")), None)
-    if stray is None or args.hydra_help:
-        return
-    if stray in COMMANDS:
-        raise ConfigError(f"{stray}: a command is the first word, as in tinylab {stray}.")
-    raise ConfigError(f"{stray}: neither a command nor key=value; {options(stray, COMMANDS)}; tinylab help says more, "
-                      "tinylab --help lists groups and values.")
 
 
 def _command(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -109,6 +89,8 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
     Raises:
         TinylabError: what went wrong in a single run.
     """
+    if plan.sweep_folder is None:
+        check_reachable(plan.first.model)  # before torch is imported, which takes seconds
     if plan.first.dry_run:
         from tinylab.forecast import dry_run
 
@@ -161,6 +143,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
     from tinylab.report.observers import sweep_ended
     from tinylab.sweep import slurm
     from tinylab.sweep.attempts import begin_command, launch_with_retries
+    from tinylab.sweep.jobs import ended_since
     from tinylab.sweep.local_ray import local_ray
 
     assert plan.sweep_folder is not None
@@ -179,7 +162,9 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
         slurm.ask_the_controller()
     error: Exception | None = None
     try:
-        with local_ray(plan.own_ray) as overrides:
+        with jobs_bar(plan.first.sweep_name, [path / "manifest.json" for path in plan.folders],
+                      ended_since(time.time(), overwrite=plan.first.overwrite)), \
+                local_ray(plan.own_ray) as overrides:
             args.overrides += overrides
             error = launch_with_retries(lambda *more: _hydra(args, parser, more), plan.sweep_folder)
         if error is not None and plan.submitit is not None:  # a job left no result; others may still run
@@ -269,6 +254,7 @@ def _task(cfg: DictConfig) -> None:
     multirun = hydra.mode == RunMode.MULTIRUN
     if multirun:
         end_with_parent()
+        one_of_many(verbose=bool(hydra.verbose))
     folder = RunFolder(Path(hydra.runtime.output_dir))
     fresh = not folder.manifest.is_file()
     run_id = None
@@ -280,7 +266,7 @@ def _task(cfg: DictConfig) -> None:
             fresh = not folder.manifest.is_file()  # another process may have computed it just now
             folder = locate_run(folder, run_id, config.overwrite) if multirun else folder
             with attempt(folder.path) if multirun else nullcontext():
-                run_experiment(resolved, folder)
+                run_experiment(resolved, folder, alone=not multirun)
     except Exception as error:  # whatever it is: it must reach the manifest
         if not multirun:
             _failures.append(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import os
 import signal
@@ -14,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.config.composing import BROKEN_CONFIG
 from tinylab.config.messages import one_sentence
-from tinylab.errors import ConfigError, OutputError, TinylabError, first_sentence
+from tinylab.errors import ConfigError, OutputError, TinylabError, first_sentence, options
 from tinylab.machine.interrupts import exit_code, terminable
 from tinylab.machine.printing import unfailing
 
@@ -86,6 +87,29 @@ def _full_errors() -> Iterator[None]:
 def _say(program: str, message: str, code: int) -> int:
     sys.stderr.write(f"{program.removeprefix('python -m ')}: {message}\n")
     return code
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuse flags of Hydra's that would do nothing, and words that are no overrides.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if args.resolve and not (args.cfg or args.help):
+        raise ConfigError("--resolve: shows a config with every interpolation replaced, beside --cfg job, --cfg all or --help; "
+                          "add --cfg job.")
+    if args.package and not args.cfg:
+        raise ConfigError(f"--package {args.package}: shows a part of a config, beside --cfg; add --cfg job.")
+    if args.shell_completion and not any(word.startswith(("install=", "uninstall=", "query=")) for word in args.overrides):
+        raise ConfigError("--shell-completion: expected install=bash, install=zsh or install=fish (or uninstall=…); in bash "
+                          "eval \"$(tinylab --shell-completion install=bash)\" completes groups and options.")
+    stray = next((word for word in args.overrides if "=" not in word and not word.startswith("~")), None)
+    if stray is None or args.hydra_help:
+        return
+    if stray in COMMANDS:
+        raise ConfigError(f"{stray}: a command is the first word, as in tinylab {stray}.")
+    raise ConfigError(f"{stray}: neither a command nor key=value; {options(stray, COMMANDS)}; tinylab help says more, "
+                      "tinylab --help lists groups and values.")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tinylab.effects.prospect import prospect
 from tinylab.errors import TinylabError
 from tinylab.interventions.sources import RUNS
 from tinylab.machine.imports import large_import
+from tinylab.machine.progress import no_bar
 from tinylab.machine.threads import set_threads
 from tinylab.measures.metrics import LOGIT_DIFF, Scorer, named, scored
 from tinylab.models.device import resolve_device
@@ -197,7 +198,7 @@ def _evaluate(config: Config, ready: Ready, checkpointer: Checkpointer, names: t
     tokens = ready.prepared.tokens
     layout = "{desc} {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} cells, {rate_fmt}, {remaining} left"
     title = f"{config.battery.name} on {config.condition.tag}"
-    with tqdm(total=len(ready.variants), desc=title, unit=" cells", bar_format=layout, disable=None) as bar:
+    with tqdm(total=len(ready.variants), desc=title, unit=" cells", bar_format=layout, disable=no_bar()) as bar:
         return ready.choice.engine.evaluate(
             tokens, ready.variants, Scorer(names), lambda done: bar.update(done / len(tokens)), checkpointer=checkpointer
         )

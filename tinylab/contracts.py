@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run or a sweep")
     args = parser.parse_args(argv)
-    codes = {run_command(program, lambda folder=folder: _one(folder)) for folder in args.folders}
+    codes = {run_command(program, partial(_one, folder)) for folder in args.folders}
     return next((code for code in GRAVEST_FIRST if code in codes), max(codes))
 
 
@@ -97,7 +98,7 @@ def check_sweep(sweep: Sweep) -> int:
         if name not in shipped:
             continue
         conditions = [run.manifest["condition"] for run in sweep.runs if TableKind.of_manifest(run.manifest).matrix == name]
-        _named(f"{sweep.path}, {name}", lambda table, of=conditions: validate_cross_condition_matrix(table, of), matrix)
+        _named(f"{sweep.path}, {name}", partial(validate_cross_condition_matrix, conditions=conditions), matrix)
         count += 1
     return count
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -45,13 +44,13 @@ from tinylab.task.preparation import Prepared
 log = logging.getLogger(__name__)
 
 
-def run_experiment(resolved: Resolved, folder: RunFolder, ended: Callable[..., None] | None = run_ended) -> None:
+def run_experiment(resolved: Resolved, folder: RunFolder, *, alone: bool = True) -> None:
     """Run a battery on a condition, or reuse the finished run that is already there.
 
     Args:
         resolved: the checked config, and what it names.
         folder: where the run's files go.
-        ended: shows a person what came of it; None shows nothing.
+        alone: whether it is told on the screen what came of it; of a sweep's runs together is, when the last has ended.
 
     Raises:
         TinylabError: see `tinylab.errors`.
@@ -69,8 +68,7 @@ def run_experiment(resolved: Resolved, folder: RunFolder, ended: Callable[..., N
         set_threads(resolved.threads)
         verdict = add_verify_slice(resolved, folder)
         _judge(config, folder)
-    if ended is not None:
-        ended(folder, plots=config.plots, report=config.report)
+    run_ended(folder, plots=config.plots, report=config.report, printed=alone)
     if verdict == "fail" and config.verify_slice.strict:
         raise VerifyFailed(f"the verify slice of {folder.path} disagrees with the run and verify_slice.strict=true; "
                            f"see {folder.file('verify')}.")

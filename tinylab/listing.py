@@ -106,8 +106,8 @@ def _battery(option: Option) -> Row:
 def _metrics() -> list[Row]:
     from tinylab.measures.metrics import SHIPPED
 
-    return [{"name": one.name, "unit": one.unit, "of": "patching" if one.needs_source else "every battery",
-             "usual": one.usual, "about": _about(one.score or one.relative, named=not one.usual)} for one in SHIPPED if one.chosen]
+    return [{"name": one.name, "unit": one.unit, "of": "patching" if one.needs_source else "every battery", "usual": one.usual,
+             "about": _about(one.score or one.relative, named=not one.usual)} for one in SHIPPED if one.chosen]
 
 
 def _about(function: Callable[..., Any] | None, *, named: bool) -> str:

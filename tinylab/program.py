@@ -103,8 +103,8 @@ def overview() -> str:
     return ("tinylab: which heads and layers of a language model matter for a task, and for the next one too?\n\n"
             f"{lines}\n\n"
             "A line without a command is a run's, with -m a sweep's: tinylab battery=h2 condition=facts\n"
-            "tinylab help TOPIC explains a command, a group (condition) or an option (condition=facts); tinylab --help lists every\n"
-            "group and value. python -m tinylab is the same program.\n")
+            "tinylab help TOPIC explains a command, a group (condition) or an option (condition=facts); tinylab --help lists\n"
+            "every group and value. python -m tinylab is the same program.\n")
 
 
 def _explained(words: Sequence[str]) -> int:
@@ -139,7 +139,8 @@ def _explained(words: Sequence[str]) -> int:
 def _columns(title: str, lines: dict[str, str]) -> None:
     """Print a title, and below it names with what is said of each."""
     width = min(40, max(map(len, lines)))
-    sys.stdout.write(f"{title}\n" + "".join(f"  {name:<{width}}  {about}".rstrip() + "\n" for name, about in lines.items()) + "\n")
+    told = "".join(f"  {name:<{width}}  {about}".rstrip() + "\n" for name, about in lines.items())
+    sys.stdout.write(f"{title}\n{told}\n")
 
 
 def _complete_commands(line: str) -> None:

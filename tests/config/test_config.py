@@ -354,7 +354,7 @@ def test_help_tells_the_groups_and_examples_in_about_a_second_without_anything_h
     assert HEAVY & set(modules) == set()
     assert float(seconds) < 2.5
     for word in [
-        "battery: blocks, h1, h2",
+        "battery: activation_patch, blocks, h1, h2, heads, heads_zero",
         "cond_a",
         "llama-3.2-1b",
         "scan_h1",
@@ -415,7 +415,7 @@ def test_the_process_ends_with_the_exit_code_and_one_line(command: list[str], tm
 def test_an_unknown_flag_is_exit_code_2_and_names_the_program(tmp_path: Path) -> None:
     done = type_in_shell(tmp_path, "-m", "tinylab", "--nonsense")
     assert done.returncode == 2
-    assert "tinylab: error: unrecognized arguments: --nonsense" in done.stderr
+    assert "tinylab: --nonsense: no such flag" in done.stderr
 
 
 def test_main_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,6 +87,7 @@ def asked(
     try:
         with _hydras_errors(), ExitStack() as stack:
             words = [*overrides, *([] if "output_dir" in keys else [_quoted("output_dir", place)])]
+            words += ["plots=false"] if folder is not None and "plots" not in keys else []
             words += _of_model(stack, chosen.get("model"), tokenizer, keys)
             words += _of_pairs(pairs, keys, Path(place) / "corpora")
             for group in ("battery", "condition"):

@@ -1,7 +1,7 @@
 """`tinylab.run` and `tinylab.sweep`: what the command line would compute, in this process, and its results.
 
-Nothing is printed but progress; what goes wrong is raised as an error of `tinylab.errors`. Pictures are drawn when they are asked
-for (`plot`), not into folders.
+Nothing is printed but progress; what goes wrong is raised as an error of `tinylab.errors`. Pictures of what is not kept are drawn
+when they are asked for (`plot`), not into folders.
 """
 
 from __future__ import annotations
@@ -78,8 +78,6 @@ def _run(plan: Plan, what: Asked) -> Run:
         check_writable(place, "output_dir")
     resolved = resolve(config, job_threads(config.threads, multirun=False))
     _compute(resolved, folder)
-    if config.report:
-        write_report(folder.path)
     return load_run(folder.path, what.folder)
 
 
@@ -130,7 +128,7 @@ def _compute(resolved: Resolved, folder: RunFolder) -> None:
     with run_lock(Path(resolved.config.output_dir), resolved.run_id), _same_threads():
         there = {*folder.there()}
         try:
-            run_experiment(resolved, folder, ended=None)
+            run_experiment(resolved, folder, alone=False)
         except UserError:
             if folder.finished() is None:
                 folder.discard(there)

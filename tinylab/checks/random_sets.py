@@ -18,6 +18,7 @@ from tinylab.config.groups import AUTO
 from tinylab.effects.random_sets import PART, Circuit, affordable, compared, draw, together
 from tinylab.engine.base import Engine
 from tinylab.interventions.variants import Variant
+from tinylab.machine.progress import no_bar
 from tinylab.measures.metrics import LOGIT_DIFF, Scorer
 from tinylab.records.checking import write_document
 from tinylab.records.checkpoint import Checkpoint
@@ -143,7 +144,7 @@ def _changes(
         "device": resolved.device, "examples": len(pairs), "variants": digest([str(variant) for variant in variants]),
         "packages": package_versions(),
     })
-    with tqdm(total=len(variants), desc="random sets", unit=" sets", disable=None) as bar:
+    with tqdm(total=len(variants), desc="random sets", unit=" sets", disable=no_bar()) as bar:
         found = engine.evaluate(pairs, variants, Scorer((LOGIT_DIFF,)), lambda done: bar.update(done / len(pairs)),
                                 checkpointer=checkpoint)
     checkpoint.discard()

@@ -7,7 +7,6 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,8 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.config.files import check_aliases, check_encoding
 from tinylab.config.hydra_internals import main_hydra, search_path
-from tinylab.config.messages import meant, one_sentence
-from tinylab.config.options import Option, options_of
+from tinylab.config.messages import meant, one_sentence, unknown_key
+from tinylab.config.options import Option, in_yaml, options_of
 from tinylab.errors import ConfigError, options
 from tinylab.paths import PACKAGE_SCHEME, locate
 
@@ -216,8 +215,7 @@ class Composer:
         cfg = self.compose([] if option is None else [f"{group}={option}"])
         node = OmegaConf.select(cfg, group)
         values: Any = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else {}
-        return cfg.hydra.runtime.choices.get(group), {key: yaml.safe_dump(value, default_flow_style=True, width=10**6)
-                                                      .removesuffix("...\n").strip() for key, value in values.items()}
+        return cfg.hydra.runtime.choices.get(group), {str(key): in_yaml(value) for key, value in values.items()}
 
     def _check_used(self, given: str, folder: str, before: Sequence[ConfigSource]) -> None:
         """Refuse a folder of the user's with a file that would be ignored: one of its name lies in a source that goes before.
@@ -271,29 +269,7 @@ class Composer:
         rest = [text for text in overrides if text.lstrip("+~").split("=")[0].split("@")[0] != key]
         if len(rest) == len(overrides):
             return f"{key}: unknown key."
-        parent, _, own = key.rpartition(".")
-        config = self.compose(rest)
-        whole = own_keys(config)
-        if alike := [name for name in whole if name.rpartition(".")[2] == own]:
-            return f"{key}: unknown key; did you mean {' or '.join(map(repr, alike))}?"
-        node = OmegaConf.select(config, parent) if parent else config
-        if not isinstance(node, DictConfig):
-            near = get_close_matches(key, whole, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else "."
-            return f"{key}: unknown key; '{parent}' is no group of keys{hint}"
-        return f"{key}: unknown key; {options(own, [str(k) for k in node if k != 'hydra'])}."
-
-
-def own_keys(config: DictConfig, prefix: str = "") -> list[str]:
-    """Every key of a config that holds a value, with those of the groups that it is in; Hydra's own are left out."""
-    found: list[str] = []
-    for key in config:
-        if not prefix and key == "hydra":
-            continue
-        node = config._get_node(key)
-        name = f"{prefix}{key}"
-        found += own_keys(node, f"{name}.") if isinstance(node, DictConfig) and not node._is_none() else [name]
-    return found
+        return unknown_key(key, self.compose(rest))
 
 
 def _options(source: ConfigSource, group: str = "") -> Iterator[str]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tinylab.errors import options
@@ -41,3 +44,35 @@ def one_sentence(error: Exception) -> str:
     wanted = re.search(r"Could not find '\w+/([\w-]+)'", head[0])
     said = " ".join(head[:listing]).removeprefix("In 'config': ")
     return f"{said}; {options('' if wanted is None else wanted[1], known)}."
+
+
+def unknown_key(key: str, config: DictConfig) -> str:
+    """The message for a mistyped key: what was meant, or its known siblings.
+
+    Args:
+        key: as it was typed.
+        config: what is composed without it.
+    """
+    parent, _, own = key.rpartition(".")
+    whole = own_keys(config)
+    if alike := [name for name in whole if name.rpartition(".")[2] == own]:
+        return f"{key}: unknown key; did you mean {' or '.join(map(repr, alike))}?"
+    node = OmegaConf.select(config, parent) if parent else config
+    if not isinstance(node, DictConfig):
+        near = get_close_matches(key, whole, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else "."
+        return f"{key}: unknown key; '{parent}' is no group of keys{hint}"
+    return f"{key}: unknown key; {options(own, [str(k) for k in node if k != 'hydra'])}."
+
+
+def own_keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """Every key of a config that holds a value, with those of the groups that it is in; Hydra's own are left out."""
+    found: list[str] = []
+    for key in config:
+        if not prefix and key == "hydra":
+            continue
+        node: Any = config._get_node(key)
+        name = f"{prefix}{key!s}"
+        inside = isinstance(node, DictConfig) and not node._is_none() and not node._is_missing()
+        found += own_keys(node, f"{name}.") if inside else [name]
+    return found

@@ -109,3 +109,8 @@ def _comments(text: str) -> dict[str, str]:
         else:
             key = None
     return found
+
+
+def in_yaml(value: Any) -> str:
+    """A value on one line, as YAML has it."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("...\n").strip()

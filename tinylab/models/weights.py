@@ -23,6 +23,7 @@ from tinylab.config.groups import ModelConfig
 from tinylab.errors import ModelError, first_sentence
 from tinylab.models.folder import INDEX, SMALL, WEIGHTS, check_folder, determining, listed, weight_files
 from tinylab.models.gguf import is_gguf, read_header
+from tinylab.models.hub import answers, endpoint, patience
 from tinylab.paths import PACKAGE_SCHEME, locate
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,16 @@ def identify(config: ModelConfig) -> ModelIdentity:
     if config.name in lent:
         return lent[config.name]
     return ModelIdentity(config.name, _hub_commit(config.name, config.revision), None)
+
+
+def check_reachable(config: ModelConfig) -> None:
+    """Say at once where a model of the hub is neither in the cache nor to be had.
+
+    Raises:
+        ModelError: so it is.
+    """
+    if config.path is None and config.name is not None and not answers():
+        _hub_commit(config.name, config.revision)
 
 
 def model_folder(path: str) -> Path:
@@ -216,7 +227,7 @@ def _hub_config(name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
 
     with _told(name, revision):
-        return Path(hf_hub_download(name, "config.json", revision=revision))
+        return Path(hf_hub_download(name, "config.json", revision=revision, local_files_only=not answers()))
 
 
 def _fetch(name: str, commit: str, file: str, *, needed: bool = False) -> bool:
@@ -235,7 +246,7 @@ def _fetch(name: str, commit: str, file: str, *, needed: bool = False) -> bool:
         return True
     with _told(name, commit):
         try:
-            hf_hub_download(name, file, revision=commit)
+            hf_hub_download(name, file, revision=commit, local_files_only=not answers())
         except LocalEntryNotFoundError:
             if needed:
                 raise
@@ -252,6 +263,7 @@ def _told(name: str, revision: str | None) -> Iterator[None]:
     Raises:
         ModelError: something did.
     """
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     from huggingface_hub.utils import logging as hub_logging
 
@@ -259,7 +271,9 @@ def _told(name: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except (LocalEntryNotFoundError, ConnectionError) as error:
-        raise ModelError(f"model.name={name}: the hub cannot be reached and the model is not in the local cache; connect once "
-                         "to download it, or use model=local model.path=<folder>.") from error
+        why = "offline mode is on (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else f"the hub cannot be reached ({endpoint()})"
+        wait = "" if answers() or constants.HF_HUB_OFFLINE else f"; HF_HUB_ETAG_TIMEOUT=30 waits longer than {patience():g} s"
+        raise ModelError(f"model.name={name}: {why} and the model is not in the local cache; connect once to download it, or use "
+                         f"model=local model.path=<folder>{wait}.") from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(f"model.name={name}, model.revision={revision}: {first_sentence(error)}.") from error

@@ -16,6 +16,7 @@ from tinylab.records.reading import read_synergy
 from tinylab.records.storage import read_json
 from tinylab.report.baselines import baselines_view
 from tinylab.report.joint import synergy_view
+from tinylab.report.runs import runs_view, warnings_sentence
 from tinylab.report.views import (
     View,
     cross_sentences,
@@ -107,6 +108,8 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
     """Print a sweep's invariants and what limits them, what is missing, and where its files are."""
     out = console()
     invariants = read_json(folder / manifest["artifacts"]["invariants"])
+    runs = runs_view(folder, manifest)
+    out.print(shown(runs))
     for group in invariants["groups"]:
         out.print(shown(invariants_view(group, invariants)))
         for line in invariants_sentences(group, invariants):
@@ -123,8 +126,10 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
             out.print(f"  log: {folder / failure['log']}")
     for condition in manifest["verify_failed"]:
         out.print(f"VERIFY FAILED {condition}")
-    runs = len(manifest["jobs"])
-    out.print(f"sweep {manifest['status']}: {runs - len(manifest['failures'])} of {runs} runs, in {folder}")
+    if (warned := warnings_sentence(runs)) is not None:
+        out.print(warned)
+    jobs = len(manifest["jobs"])
+    out.print(f"sweep {manifest['status']}: {jobs - len(manifest['failures'])} of {jobs} runs, in {folder}")
     for name, path in manifest["artifacts"].items():
         out.print(f"  {name}: {folder / path}")
 

@@ -34,13 +34,14 @@ PANELS = 24
 log = logging.getLogger(__name__)
 
 
-def run_ended(folder: RunFolder, *, plots: bool, report: bool | None = None) -> None:
-    """A finished run: its picture and its page, if they are asked for and not there, and its strongest components."""
+def run_ended(folder: RunFolder, *, plots: bool, report: bool | None = None, printed: bool = True) -> None:
+    """A finished run: its picture and its page, if they are asked for and not there; its strongest components, if printed."""
     if plots and not folder.file("heatmap").is_file():
         _observe(f"the picture of {folder.path}", lambda: _draw(folder))
     if report and not folder.file("report").is_file():
         _observe(f"the page of {folder.path}", lambda: _write_page(folder.path))
-    _observe(f"the report of {folder.path}", lambda: console.print_run(folder))
+    if printed:
+        _observe(f"the report of {folder.path}", lambda: console.print_run(folder))
 
 
 def sweep_ended(folder: Path, manifest: dict[str, Any]) -> None:

@@ -175,9 +175,16 @@ def _claims_view(group: dict[str, Any], columns: list[str]) -> View:
          *([_effect_in(one, run) for run in runs] if each else [f"{one['count']} of {told['of']}", len(one["mixed_in"])])]
         for one in claimed
     ]
-    where = "every condition" if told["at_least"] == told["of"] else f"at least {told['at_least']} of {told['of']} conditions"
-    title = f"{group['kind']} that matter with one sign in {where} ({', '.join(runs)}): {len(claimed)}"
+    title = f"{group['kind']} that matter with one sign in {_where(group)} ({', '.join(runs)}): {len(claimed)}"
     return View(title, [*columns, f"p ({told['correction']})", *(runs if each else ["matters in", "mixed in"])], rows)
+
+
+def _where(group: dict[str, Any]) -> str:
+    """In which conditions a group's components are claimed; several tags of one corpus are one condition, and no invariant."""
+    told = group["conjunction"]
+    if told["of"] == 1 and len(group["conditions"]) > 1:
+        return "one condition, which is no invariant"
+    return "every condition" if told["at_least"] == told["of"] else f"at least {told['at_least']} of {told['of']} conditions"
 
 
 def _effect_in(one: dict[str, Any], run: str) -> str:
@@ -231,7 +238,7 @@ def invariants_sentences(group: dict[str, Any], invariants: dict[str, Any]) -> l
 def _on_claims(group: dict[str, Any]) -> list[str]:
     told, kind = group["conjunction"], group["kind"]
     claimed = [one for one in told["components"] if one["p_adjusted"] is not None and one["p_adjusted"] <= told["alpha"]]
-    where = "every condition" if told["at_least"] == told["of"] else f"at least {told['at_least']} of {told['of']} conditions"
+    where = _where(group)
     total = group["components"]
     sentences = [f"{len(claimed)} of {total} {kind} change the logit difference by more than {told['smallest']:g} of "
                  f"it, with one sign, in {where}: partial conjunction, {told['correction']}, alpha {told['alpha']:g}"]

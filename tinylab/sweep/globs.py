@@ -1,14 +1,15 @@
 """`condition=glob(*)`: a sweep over every option of a group whose name fits, of those that can run.
 
 What cannot run by itself is left out, and named: a template whose values are for the user to give (`condition=jsonl`), and a
-condition whose prompts this model cannot use, such as most that were made for planted models. A condition that is broken in itself
-stays: its failure is the user's to see.
+condition whose prompts this model cannot use, such as most that were made for planted models. A condition that is broken in
+itself stays: its failure is the user's to see.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.override_parser.types import Glob, Override
 
@@ -36,12 +37,13 @@ def without_globs(composer: Composer, overrides: Sequence[str]) -> list[str]:
 
 
 def _is_glob(override: Override) -> bool:
-    return override.key_or_group in GROUPS and isinstance(override.value(), Glob)
+    value: Any = override.value()
+    return override.key_or_group in GROUPS and isinstance(value, Glob)
 
 
 def _written_out(composer: Composer, override: Override, given: set[str], rest: Sequence[str]) -> str:
-    group, pattern = override.key_or_group, override.value()
-    assert isinstance(pattern, Glob)
+    group = override.key_or_group
+    pattern: Any = override.value()
     every = composer.options(group)
     fitting = [option for option in every if option.name in pattern.filter([one.name for one in every])]
     why = {option.name: reason for option in fitting if (reason := _unfit(composer, group, option, given, rest)) is not None}

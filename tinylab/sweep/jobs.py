@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from tinylab.records.documents import RunSummary
 from tinylab.records.manifest import RunFolder, describe
 from tinylab.records.reading import kind_of
 from tinylab.records.renewing import settle
+from tinylab.records.storage import read_json
 from tinylab.records.strangers import IDENTITY
 from tinylab.sweep.attempts import last_attempt
 from tinylab.sweep.finished import is_computed
@@ -131,6 +132,24 @@ def _found_job(folder: Path) -> dict[str, Any]:
     return {"overrides": [], "condition": str(content.get("condition") or folder.name), "folder": folder.name,
             "run_id": content.get("run_id") or (identity.group(1) if identity else None),
             "battery": str(battery.get("name", "")) if isinstance(battery, dict) else ""}
+
+
+def ended_since(began: float, *, overwrite: bool) -> Callable[[Path], bool]:
+    """Whether a run's manifest tells that a command's job has ended: complete, or failed since the command began.
+
+    Args:
+        began: when the command began, in seconds of the epoch.
+        overwrite: whether it computes complete runs again.
+    """
+
+    def ended(manifest: Path) -> bool:
+        try:
+            status, fresh = read_json(manifest).get("status"), manifest.stat().st_mtime >= began
+        except (OutputError, OSError):
+            return False
+        return (status == "complete" and (fresh or not overwrite)) or (status == "failed" and fresh)
+
+    return ended
 
 
 def strict_verify_failed(children: Sequence[Child]) -> list[str]:

@@ -1,0 +1,85 @@
+"""How far a command is: one bar on a terminal. In a sweep it counts jobs, in whatever processes they run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+POLL_SECONDS = 0.5
+LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs, {elapsed} so far, {remaining} left"
+_of_a_sweep: list[bool] = []
+
+
+def no_bar() -> bool | None:
+    """Whether a run shows no bar of its own, as tqdm's `disable` has it: True in a sweep, None for none but on a terminal."""
+    return True if _of_a_sweep else None
+
+
+def one_of_many(*, verbose: bool) -> None:
+    """In a job of a sweep: what it logs goes to its own run.log, errors alone to the screen, and it has no bar.
+
+    Args:
+        verbose: everything goes to the screen too, as `hydra.verbose=true` asks.
+    """
+    if not _of_a_sweep:
+        _of_a_sweep.append(True)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler) and not verbose:
+            handler.setLevel(logging.ERROR)
+
+
+@contextmanager
+def jobs_bar(title: str, manifests: Sequence[Path], ended: Callable[[Path], bool]) -> Iterator[None]:
+    """While open, a bar over the jobs of a sweep and the time that they will take, as the disk tells it.
+
+    Args:
+        title: of the sweep.
+        manifests: each job's own, whether or not it is there.
+        ended: whether a manifest that is there tells of a job that has ended.
+    """
+    with tqdm(total=len(manifests), desc=title, bar_format=LAYOUT, disable=None) as bar:
+        if bar.disable:
+            yield
+            return
+        seen: dict[Path, int] = {}
+        over: set[Path] = set()
+
+        def look() -> None:
+            for file in manifests:
+                if file not in over and (written := _written(file)) is not None and seen.get(file) != written:
+                    seen[file] = written
+                    if ended(file):
+                        over.add(file)
+            bar.n = len(over)
+            bar.refresh()
+
+        look()
+        bar.initial = bar.n  # reused runs say nothing about how long the others take
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(POLL_SECONDS):
+                look()
+
+        watcher = threading.Thread(target=watch, name="jobs", daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
+            look()
+
+
+def _written(file: Path) -> int | None:
+    """When a file was last written, None if it is not there."""
+    try:
+        return os.stat(file).st_mtime_ns
+    except OSError:
+        return None
