@@ -125,7 +125,7 @@ extras-ray := dev,ray
 # A version that is in a file stays where it still fits: renewed is what a bound of pyproject.toml moved, and what is deleted there.
 LOCK := UV_FIND_LINKS= $(BIN)/uv pip compile --quiet --no-annotate --custom-compile-command "make constraints"
 constraints: $(VENV)/.dev ## resolve the three constraints files anew, after a change of pyproject.toml
-	$(LOCK) pyproject.toml $(foreach one,dev site report peers notebook slurm gguf large bitsandbytes mlflow wandb,--extra $(one)) -o constraints.txt
+	$(LOCK) pyproject.toml $(foreach one,dev site report peers notebook slurm gguf large bitsandbytes mlflow wandb xarray,--extra $(one)) -o constraints.txt
 	$(LOCK) pyproject.toml --extra dev --extra ray -o constraints-ray.txt
 	echo transformers==5.0.0 | $(LOCK) pyproject.toml - --extra dev -o constraints-oldest.txt
 

@@ -15,6 +15,7 @@ from _pytest.mark import ParameterSet
 
 from conftest import needs_ray
 from gguf_files import needs_reader, write_gguf
+from old_lab import lay_out, scan_file, write
 from tinylab.config.hydra_internals import flags_parser
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +102,17 @@ def test_a_report_command_of_the_documents_writes_a_page(user: Callable[..., int
     assert main(words) == 0 and all((Path(word) / "report.html").is_file() for word in words)
 
 
-@pytest.mark.parametrize("command", commands("python -m tinylab.convert"))
+@pytest.mark.parametrize("command", [c for c in commands("python -m tinylab.convert") if ".json" in c])
+def test_a_conversion_of_the_first_versions_configs_runs(user: Callable[..., int], command: str) -> None:
+    from tinylab.convert import main
+
+    write(lay_out(Path()) / "scan_h1.json", scan_file("battery_h1_random"))
+    assert main(shlex.split(command)[3:]) == 0
+    experiments = "experiment=scan_h1_cond_a,scan_h1_cond_b"
+    assert user("-m", "--config-dir", "my_conf", experiments, "model=tiny", "model.dtype=float32", "device=cpu") == 0
+
+
+@pytest.mark.parametrize("command", [c for c in commands("python -m tinylab.convert") if ".gguf" in c])
 @needs_reader
 def test_a_conversion_of_the_documents_runs(user: Callable[..., int], command: str) -> None:
     from tinylab.convert import main
@@ -141,6 +152,17 @@ def test_a_reproduce_command_of_the_documents_runs_or_composes_where_it_needs_we
 def test_a_make_command_of_the_documents_exists(command: str) -> None:
     result = subprocess.run(["make", "-n", *command.split()[1:2]], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_python_of_the_readme_runs(user: Callable[..., int]) -> None:
+    del user
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = ROOT / "tinylab/assets/tiny"
+    names = {"model": AutoModelForCausalLM.from_pretrained(folder), "tokenizer": AutoTokenizer.from_pretrained(folder)}
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(block, names)
+    assert not Path("outputs").exists()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

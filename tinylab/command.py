@@ -27,7 +27,7 @@ COMMANDS = {
     "selftest": "is this model measured soundly on this machine?",
     "reproduce": "run an experiment and compare it with the published numbers",
     "validate": "is every file of a run or sweep what was written, by its contract?",
-    "convert": "a GGUF file as a folder that loads at once",
+    "convert": "a GGUF file as a folder that loads at once, or the first version's JSON configs as YAMLs",
     "help": "explain a command, a group or an option",
 }
 """The first words of a command line, and what each does."""

@@ -2,6 +2,8 @@
 
 The folder has config.json, model.safetensors and the tokenizer's files, with the same numbers. Exit code 2: something that
 you can mend; nothing was written.
+
+`python -m tinylab.convert FILE.json… --out CONF_DIR`: configs of the first version, see `tinylab.first_version.command`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from tinylab.command import run_command
 from tinylab.config.checks import one_of
 from tinylab.config.groups import DTYPES, ModelConfig
 from tinylab.errors import ConfigError, OutputError
+from tinylab.first_version.command import is_old_config
+from tinylab.first_version.command import main as convert_configs
 from tinylab.machine.imports import large_import
 from tinylab.models.gguf import SUFFIX, is_gguf
 
@@ -24,6 +28,8 @@ PROGRAM = "python -m tinylab.convert"
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Convert one file; returns the exit code."""
+    if any(map(is_old_config, sys.argv[1:] if argv is None else argv)):
+        return convert_configs(argv, program)
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE.gguf")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new, or empty")

@@ -19,6 +19,8 @@ from tinylab.config.composing import Composer, config_folders
 from tinylab.config.hydra_internals import flags_parser
 from tinylab.config.options import groups
 from tinylab.errors import ConfigError, options
+from tinylab.first_version.command import is_old_config
+from tinylab.first_version.command import run as run_old_config
 
 MODULES = {
     "aggregate": "tinylab.aggregate",
@@ -59,6 +61,8 @@ def _command(name: str, words: Sequence[str]) -> int:
         return command(words, program=f"tinylab {name}")
     if name == "help":
         return _help(words)
+    if name == "run" and any(map(is_old_config, words)):
+        return run_old_config(words)
     if {"-h", "--help"} & {*words}:
         return app.main(words)
     flags = ["--multirun"] if name == "sweep" and not {"-m", "--multirun"} & {*words} else []

@@ -74,9 +74,7 @@ class Sweep:
         Raises:
             ConfigError: rows that would be averaged differ in more than their seed, such as two batteries or a swept setting.
         """
-        name = matrix or (next(iter(self.matrices)) if len(self.matrices) == 1 else None)
-        if name not in self.matrices:
-            raise ConfigError(f"matrix={matrix}: expected one of {', '.join(self.matrices)}.")
+        name = self.chosen_matrix(matrix)
         rows = self.matrices[name].query("metric == @metric")
         for column, value in (where or {}).items():
             rows = rows[rows[column] == value]
@@ -94,8 +92,19 @@ class Sweep:
                               f"where={{{column!r}: {values[0]!r}}}.")
         return rows.pivot_table(index=index, columns=columns, values="value")
 
+    def chosen_matrix(self, name: str | None) -> str:
+        """The name of a matrix, None for the only one.
 
-def load_run(path: str | Path) -> Run:
+        Raises:
+            ConfigError: there is no such matrix, or several of which none is named.
+        """
+        found = name or (next(iter(self.matrices)) if len(self.matrices) == 1 else None)
+        if found not in self.matrices:
+            raise ConfigError(f"matrix={name}: expected one of {', '.join(self.matrices)}.")
+        return found
+
+
+def load_run(path: str | os.PathLike[str]) -> Run:
     """Load a run's folder.
 
     Raises:
@@ -143,7 +152,7 @@ def _verify(folder: RunFolder, manifest: dict[str, Any]) -> dict[str, Any] | Non
     return read_document(Verify, folder.file("verify"))
 
 
-def load_sweep(path: str | Path) -> Sweep:
+def load_sweep(path: str | os.PathLike[str]) -> Sweep:
     """Load a sweep's folder; its path may end in `artifacts/cross_condition`.
 
     Raises:

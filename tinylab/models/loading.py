@@ -10,6 +10,7 @@ import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 
 _kept: dict[tuple[Any, ...], CausalModel] = {}
 """What `kept_model` loaded last in this process; never more than one."""
+lent: dict[str, CausalModel] = {}
+"""Models of somebody else's in memory, by the name that configs give them (`tinylab.models.lent`)."""
 
 
 def kept_model(config: ModelConfig, device: str, identity: ModelIdentity | None = None) -> CausalModel:
@@ -58,6 +61,8 @@ def kept_model(config: ModelConfig, device: str, identity: ModelIdentity | None 
         ModelError: see `load_model`.
         DeviceError: see `load_model`.
     """
+    if (own := lent.get(str(config.name))) is not None:
+        return _as_lent(own, config, device)
     limits = str(config.max_memory)
     key = (identity or identify(config), config.dtype, device, config.add_bos, config.device_map, limits, config.quantize)
     if key in _kept:
@@ -68,6 +73,19 @@ def kept_model(config: ModelConfig, device: str, identity: ModelIdentity | None 
         gc.collect()  # a model that an engine has run is part of reference cycles
     _kept[key] = load_model(config, device, key[0])
     return _kept[key]
+
+
+def _as_lent(own: CausalModel, config: ModelConfig, device: str) -> CausalModel:
+    """A model that is lent, if it is what is asked for as it is.
+
+    Raises:
+        ModelError: it is not: somebody else's model is neither copied nor converted.
+    """
+    dtype = str(own.dtype).removeprefix("torch.")
+    if (dtype, own.device.type) != (config.dtype, device) or config.quantize != "none" or config.device_map is not None:
+        raise ModelError(f"{config.name}: this model in memory is {dtype} on {own.device.type}, and is not loaded again as "
+                         f"{config.dtype} on {device}; leave out what asks for that, or give a model that can be loaded.")
+    return replace(own, add_bos=config.add_bos)
 
 
 def load_model(config: ModelConfig, device: str, identity: ModelIdentity | None = None) -> CausalModel:
@@ -102,6 +120,8 @@ def skeleton(config: ModelConfig) -> CausalModel:
     Raises:
         ModelError: see `load_model`.
     """
+    if (own := lent.get(str(config.name))) is not None:
+        return replace(own, add_bos=config.add_bos)
     check_packages(config)
     return _load(config, identify(config), weights=False)
 

@@ -49,6 +49,10 @@ class ModelIdentity:
     digest: str | None
 
 
+lent: dict[str, ModelIdentity] = {}
+"""What models in memory are that somebody lent, by the name that configs give them (`tinylab.models.lent`)."""
+
+
 def identify(config: ModelConfig) -> ModelIdentity:
     """What the config's weights are, without loading them.
 
@@ -62,6 +66,8 @@ def identify(config: ModelConfig) -> ModelIdentity:
         folder = model_folder(config.path)
         return ModelIdentity(config.label, None, _folder_digest(folder, verify=config.verify_digest))
     assert config.name is not None
+    if config.name in lent:
+        return lent[config.name]
     return ModelIdentity(config.name, _hub_commit(config.name, config.revision), None)
 
 

@@ -150,7 +150,7 @@ def _jobs(
     typed = {override.key_or_group for override in composer.parse(overrides)}
     jobs, configs = [], []
     for number, lines in enumerate(batches[0]):
-        composer.check_sources(composer.parse(lines))
+        composer.check_sources(composer.parse([*lines, *hydra_lines]))
         composed = composer.compose([*lines, *hydra_lines])
         number_job(composed, number)
         _check_one_sweep(base, composed, lines, typed)

@@ -1,0 +1,1 @@
+"""From Python: `tinylab.run` and `tinylab.sweep` run what the command line runs, and give results back in memory."""
