@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "one run: overrides as in battery=h1 condition=cond_a",
     "sweep": "a run of each combination, joined: condition=cond_a,cond_b",
     "aggregate": "join a sweep again with other settings, or compare single runs",
+    "report": "write report.html, a page to look at, into folders of runs and sweeps",
     "list": "models, conditions, batteries, metrics, experiments, runs",
     "selftest": "is this model measured soundly on this machine?",
     "reproduce": "run an experiment and compare it with the published numbers",

@@ -26,7 +26,7 @@ from tinylab.errors import OutputError, VerifyFailed
 from tinylab.interventions.components import TableKind
 from tinylab.interventions.sources import RUNS
 from tinylab.machine.threads import set_threads
-from tinylab.measures.metrics import LOGIT_DIFF, METRICS
+from tinylab.measures.metrics import METRICS
 from tinylab.records.adding import merged_summary, merged_table
 from tinylab.records.changes import since_earlier_run
 from tinylab.records.checking import write_document
@@ -247,7 +247,8 @@ def _results(resolved: Resolved, computed: Computed) -> tuple[dict[str, Any], di
     tables = {
         "examples": examples_table(
             run_id, impact.pairs, tokens={run: [model.spelt(pair.prompt(run).tokens) for pair in prompts] for run in RUNS},
-            logit_diff={run: numbers[LOGIT_DIFF] for run, numbers in impact.unmodified.items()}, answered=impact.ability,
+            difference={run: numbers[resolved.config.labelled] for run, numbers in impact.unmodified.items()},
+            answered=impact.ability,
         ),
         kind.name: impact_table(kind, run_id, impact.rows()),
         "per_example": per_example_table(

@@ -26,6 +26,7 @@ MODULES = {
     "aggregate": "tinylab.aggregate",
     "convert": "tinylab.convert",
     "list": "tinylab.listing",
+    "report": "tinylab.report.__main__",
     "reproduce": "tinylab.reproduce",
     "selftest": "tinylab.selftest",
     "validate": "tinylab.contracts",

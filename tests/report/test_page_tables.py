@@ -52,7 +52,7 @@ def test_examples_are_what_the_plain_model_says_of_each_prompt(run: Path) -> Non
         right, wrong = (tokenizer(one[name], add_special_tokens=False).input_ids[0] for name in (answer, other))
         assert one[f"{side}_answer_probability"] == pytest.approx(float(logits.softmax(-1)[right]), abs=1e-5)
         sign = 1 if side == "clean" else -1
-        assert one[f"{side}_logit_diff"] == pytest.approx(sign * float(logits[right] - logits[wrong]), abs=1e-4)
+        assert one[f"{side}_difference"] == pytest.approx(sign * float(logits[right] - logits[wrong]), abs=1e-4)
         assert one[f"{side}_right"] == (int(logits.argmax()) == right)
         assert len(one[f"{side}_tokens"]) == len(ids)
         assert "".join(one[f"{side}_tokens"][1:]).replace("␣", " ").strip() == one[side].strip()
@@ -70,7 +70,7 @@ def test_examples_are_in_the_manifest_with_their_digest_and_valid(run: Path) -> 
     [
         ({"clean_right": 1}, "column 'clean_right' is int64"),
         ({"corrupt_answer_probability": 1.5}, "column 'corrupt_answer_probability' has a number that is not from 0 to 1"),
-        ({"clean_logit_diff": float("inf")}, "column 'clean_logit_diff' has values that are not finite"),
+        ({"clean_difference": float("inf")}, "column 'clean_difference' has values that are not finite"),
         ({"clean_tokens": "a text"}, "column 'clean_tokens' is"),
         ({"example": 3}, "an example stands twice"),
         ({"target": None}, "column 'target' has 6 missing values"),

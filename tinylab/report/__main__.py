@@ -12,7 +12,7 @@ from tinylab.machine.printing import unfailing
 PROGRAM = "tinylab.report"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Write the report of every folder given, whatever became of the others; returns the gravest exit code, 2 for a mistake."""
     folders = list(sys.argv[1:] if argv is None else argv)
     if any(one in ("-h", "--help") for one in folders):
@@ -20,12 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with unfailing():
         if not folders:
-            sys.stderr.write(f"{PROGRAM}: no folder; expected those of runs or sweeps, such as outputs/sweeps/NAME.\n")
+            sys.stderr.write(f"{program}: no folder; expected those of runs or sweeps, such as outputs/sweeps/NAME.\n")
             return ConfigError.exit_code
-        return max(_one(folder) for folder in folders)
+        return max(_one(folder, program) for folder in folders)
 
 
-def _one(folder: str) -> int:
+def _one(folder: str, program: str) -> int:
     """Write one report and say where it is; returns the exit code."""
     from tinylab.report.page.writing import write_report
 
@@ -34,7 +34,7 @@ def _one(folder: str) -> int:
             raise ConfigError(f"{folder}: no such option; expected folders of runs or sweeps, such as outputs/sweeps/NAME.")
         sys.stdout.write(f"{write_report(Path(folder))}\n")
     except TinylabError as error:
-        sys.stderr.write(f"{PROGRAM}: {error}\n")
+        sys.stderr.write(f"{program}: {error}\n")
         return error.exit_code
     return 0
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from tinylab.effects.ability import sentence
 from tinylab.effects.measured import Measured
 from tinylab.interventions.components import TableKind
-from tinylab.measures.metrics import LOGIT_DIFF, named
+from tinylab.measures.metrics import LOGIT_DIFF, LOGPROB_DIFF, named
 from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import DRAW, LATER, read_per_example
 from tinylab.report.page import run_charts as charts
@@ -44,7 +44,7 @@ def run_page(run: Run) -> Page:
     metrics = list(dict.fromkeys(cells["metric"]))
     metric = tables.shown_metric(metrics)
     measured = _measured(per_example, kind, metric)
-    top = tables.top_of(cells, measured, kind)
+    top = tables.top_of(cells, measured, kind, (summary.get("effects") or {}).get("metric") or LOGIT_DIFF)
     kept = tables.strongest_examples(cells, measured, kind, per_example)
     prompts = tables.prompts_of(run.examples)
     able = tables.ability(summary, run.examples)
@@ -119,7 +119,8 @@ def _map(cells: pd.DataFrame, shown: pd.DataFrame, kind: TableKind, controls: li
     text = ["Red: the number falls, blue: it rises. "
             f"{NO}: the test ({judged['correction']}, alpha {judged['alpha']:g}) does not find that it matters; "
             f"{SIGN}: one sign in some templates, the other in others. A click shows what it does to each prompt. "
-            f"An effect on {LOGIT_DIFF} is a fraction of what there is; on other metrics it is the mean change."]
+            f"An effect on {LOGIT_DIFF} (of whole answers {LOGPROB_DIFF}) is a fraction of what there is; on other metrics it is the mean "
+            "change."]
     if len(shown) < len(cells):
         text.append(f"Of {len(cells) // len(controls[0].options)} {kind.plural} the strongest "
                     f"{len(shown) // len(controls[0].options)} are here, the others in metrics/effects.parquet.")

@@ -14,7 +14,7 @@ from tinylab.checks.shams import sham_failed
 from tinylab.effects.measured import Measured
 from tinylab.interventions.components import TableKind
 from tinylab.interventions.sources import RUNS
-from tinylab.measures.metrics import LOGIT_DIFF, named
+from tinylab.measures.metrics import LOGIT_DIFF, LOGPROB_DIFF, named
 from tinylab.measures.recovery import RECOVERY_FLOOR
 from tinylab.statistics.bootstrap import bootstrap_interval
 
@@ -35,16 +35,17 @@ def ability(summary: dict[str, Any], examples: pd.DataFrame | None) -> pd.DataFr
         examples: of the run; without them nothing is known of templates' logit differences and intervals.
     """
     told = summary.get("ability")
+    baselines = {run: of.get(LOGIT_DIFF) or of.get(LOGPROB_DIFF) or {} for run, of in summary["baselines"].items()}
     rows = []
     for run in RUNS:
         groups = {ALL: examples}
         if examples is not None and examples["template"].notna().all() and examples["template"].nunique() > 1:
             groups.update((str(name), part) for name, part in examples.groupby("template", sort=False))
         for name, part in groups.items():
-            row = {"run": run, "template": name, "n": summary["baselines"][run].get(LOGIT_DIFF, {}).get("n"),
-                   "mean": summary["baselines"][run].get(LOGIT_DIFF, {}).get("mean"), "low": None, "high": None}
+            row = {"run": run, "template": name, "low": None, "high": None}
+            row |= {key: baselines[run].get(key) for key in ("n", "mean")}
             if part is not None:
-                numbers = part[f"{run}_logit_diff"].to_numpy()
+                numbers = part[f"{run}_difference"].to_numpy()
                 clusters = part["template"].where(part["template"].notna(), None).tolist() if name == ALL else [None] * len(part)
                 bounds, _ = bootstrap_interval(numbers[:, None], lambda means: means[:, 0], clusters=clusters)
                 row |= {"n": len(part), "low": bounds and bounds[0], "high": bounds and bounds[1]}
@@ -94,13 +95,14 @@ def shown_metric(metrics: Sequence[str]) -> str:
     return next((name for name in metrics if not named(name).pooled), metrics[0])
 
 
-def top_of(cells: pd.DataFrame, measured: Measured | None, kind: TableKind) -> pd.DataFrame:
+def top_of(cells: pd.DataFrame, measured: Measured | None, kind: TableKind, by: str = LOGIT_DIFF) -> pd.DataFrame:
     """The strongest cells of each metric and panel, and of one metric the means of their templates.
 
     Args:
         cells: of `cells_of`.
         measured: that metric by example; None where it is not there.
         kind: of the run's table.
+        by: the metric of labels, whose effects are fractions.
     """
     columns = ["cell", "name", "panel", "metric", "rank", "effect", "ci_low", "ci_high", "n", "examples_opposite", "label"]
     ranked = cells.sort_values(["metric", "panel", "rank"])
@@ -108,7 +110,7 @@ def top_of(cells: pd.DataFrame, measured: Measured | None, kind: TableKind) -> p
     if measured is None or None in measured.names or len(measured.templates.sizes) < 2:
         return top
     whole = float(measured.whole.mean())
-    unit = whole if measured.metric.name == LOGIT_DIFF and abs(whole) >= RECOVERY_FLOOR else 1.0
+    unit = whole if measured.metric.name == by and abs(whole) >= RECOVERY_FLOOR else 1.0
     names = [measured.names[members[0]] for members in measured.templates.each]
     means = pd.DataFrame(measured.templates.means(measured.change) / unit, columns=pd.Index(names, name="template"))
     keyed = pd.concat([measured.keys.reset_index(drop=True), means], axis=1).melt(
