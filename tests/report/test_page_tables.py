@@ -23,6 +23,7 @@ from tinylab.report.page import document, sweep_tables
 from tinylab.report.page.cells import place_of
 from tinylab.report.page.document import Column, Dataset, Page, Section, Table, number, render
 from tinylab.report.page.run_tables import differing_tokens, prompts_of
+from tinylab.report.page.sweep_page import page_of
 from tinylab.report.page.sweep_tables import Compared
 from tinylab.results import load_run
 from typed import type_in
@@ -238,3 +239,18 @@ def test_nothing_that_results_say_ends_a_script_or_makes_an_element(pages: None)
     assert "<img" not in text.replace(document.library(), "")
     data = re.search('<script type="application/json" id="page-data">(.*?)</script>', text, flags=re.DOTALL)
     assert data is not None and json.loads(data.group(1))["state"] == {"a": evil}
+
+
+def test_a_missing_run_has_a_row_that_says_why_and_its_log(pages: None) -> None:
+    error = {"type": "CorpusError", "message": "no such <file>"}
+    failure = {"condition": "b", "folder": "run_b", "log": "run_b/run.log", "error": error}
+    jobs = [{"folder": f"run_{name}", "condition": name, "battery": "h1", "settings": {"model": "tiny"}} for name in "ab"]
+    manifest = {"status": "partial", "sweep_name": "made", "jobs": jobs, "failures": [failure], "artifacts": {}}
+    invariants = {"k": 10, "rank": "magnitude", "metrics": ["logit_diff"], "groups": []}
+    runs = {"run_a": made_member("a", 2, 3, 0)}
+    text = render(page_of(manifest, invariants, runs, [Compared("h1", list(runs.values()), {})], metric="logit_diff"))
+    assert "partial: 1 of 2 runs." in text and "CorpusError: no such &lt;file&gt;" in text
+    assert '<a href="run_b/run.log">' in text and "model=tiny" in text
+    assert 'id="pairs"' not in text, "one condition alone has nothing to be compared with"
+    nothing = render(page_of(manifest, invariants, {}, [], metric="logit_diff"))
+    assert "CorpusError" in nothing and 'id="shared"' not in nothing
