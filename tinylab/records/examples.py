@@ -28,8 +28,8 @@ SCHEMA = pa.schema([
     *((f"{run}_right", pa.bool_()) for run in RUNS),
 ])
 """`example` is the row in the corpus; the right answer is the target after the clean prompt, the foil after the corrupt one.
-`targets` and `foils` are all answers of a set, the first of which are `target` and `foil`; `*_difference` is the logit difference,
-of whole answers that of their log-probabilities, in nats."""
+`targets` and `foils` are all answers of a set, the first of which are `target` and `foil`; `*_difference` is the logit
+difference, of whole answers that of their log-probabilities, in nats."""
 MAY_LACK = ("template", "item")
 """Columns that have nothing where the corpus does not say it."""
 

@@ -42,7 +42,7 @@ def ability(summary: dict[str, Any], examples: pd.DataFrame | None) -> pd.DataFr
         if examples is not None and examples["template"].notna().all() and examples["template"].nunique() > 1:
             groups.update((str(name), part) for name, part in examples.groupby("template", sort=False))
         for name, part in groups.items():
-            row = {"run": run, "template": name, "low": None, "high": None}
+            row: dict[str, Any] = {"run": run, "template": name, "low": None, "high": None}
             row |= {key: baselines[run].get(key) for key in ("n", "mean")}
             if part is not None:
                 numbers = part[f"{run}_difference"].to_numpy()
