@@ -104,7 +104,7 @@ def test_square_brackets_are_printed_as_they_are(
     folder.mkdir()
     assert tinylab("-m", *SHORT, "condition=cond_a", "condition.tag=':smile:'", f"output_dir='{folder}'") == 0
     said = capsys.readouterr().out
-    assert f"run: {folder}/sweeps" in said and ":smile:" in said
+    assert f"{folder}/sweeps" in said and ":smile:" in said
     sweep = only(folder, "sweeps/*")
     RunFolder(run := only(sweep, "h1*")).fail(run.name[-12:], OutputError("no [/x] in [bold]here"))
     assert aggregate.main([str(sweep)]) == 3

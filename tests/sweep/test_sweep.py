@@ -170,7 +170,7 @@ def test_a_sweep_typed_again_in_another_order_computes_nothing(
     assert type_in(tmp_path / "made", "-m", *overrides) == 0
     assert only(tmp_path, "made/outputs/sweeps/*") == sweep
     assert {path: facts for path, facts in snapshot(sweep).items() if path in tables} == tables
-    assert capsys.readouterr().out.count("is already complete, reusing") == 4
+    assert capsys.readouterr().out.startswith("4 of 4 runs\n")
 
 
 def test_two_splits_of_one_condition_are_compared_and_not_lost(tinylab: Command, tmp_path: Path) -> None:
@@ -407,7 +407,7 @@ def test_a_folder_that_is_no_sweep_is_exit_code_2_and_stays_as_it_was(
     assert aggregated(path) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and str(path) in said
-    assert "expected a sweep's" in said or "not a sweep's folder" in said
+    assert "expected a sweep's" in said or "a sweep's folder" in said or "not a sweep's folder" in said
     assert snapshot(path) == before
 
 

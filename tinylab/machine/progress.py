@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -43,10 +44,10 @@ def jobs_bar(title: str, manifests: Sequence[Path], ended: Callable[[Path], bool
         manifests: each job's own, whether or not it is there.
         ended: whether a manifest that is there tells of a job that has ended.
     """
-    with tqdm(total=len(manifests), desc=title, bar_format=LAYOUT, disable=None) as bar:
-        if bar.disable:
-            yield
-            return
+    if not sys.stderr.isatty():
+        yield
+        return
+    with tqdm(total=len(manifests), desc=title, bar_format=LAYOUT) as bar:
         seen: dict[Path, int] = {}
         over: set[Path] = set()
 
