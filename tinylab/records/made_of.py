@@ -1,4 +1,4 @@
-"""What cells were made of beside a battery's settings, as a manifest says it: reference sets, and units that a screen found."""
+"""What a run was made of beside settings, as a manifest says it: reference sets, units that a screen found, whole answers."""
 
 from __future__ import annotations
 
@@ -65,3 +65,14 @@ class Screen(OpenRecord):
     """States that it took, likewise."""
     chosen: list[ScreenedUnit]
     """The units, layer by layer, the most different first."""
+
+
+class WholeAnswers(OpenRecord):
+    """What counts as the answer where it is more than its first token; open for other versions."""
+
+    kind: Name
+    """Of `condition.answer`: full or set."""
+    alternatives: Count
+    """Of a target or a foil, at most."""
+    tokens: Count
+    """Of an alternative, at most."""

@@ -26,7 +26,7 @@ from tinylab.records.checking import (
     Text,
     Time,
 )
-from tinylab.records.made_of import ReferenceSet, Screen
+from tinylab.records.made_of import ReferenceSet, Screen, WholeAnswers
 
 Run = Literal["clean", "corrupt"]
 
@@ -129,17 +129,6 @@ class Chat(OpenRecord):
     """The date that stands in prompts in place of today's; null where the template writes none."""
     tokens: list[Text]
     """Of the first clean prompt, ␣ for a space and ⏎ for a new line in them."""
-
-
-class WholeAnswers(OpenRecord):
-    """What counts as the answer where it is more than its first token; open for other versions."""
-
-    kind: Name
-    """Of `condition.answer`: full or set."""
-    alternatives: Count
-    """Of a target or a foil, at most."""
-    tokens: Count
-    """Of an alternative, at most."""
 
 
 class Corpus(OpenRecord):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TextIO
 
 from tinylab.errors import CorpusError
 from tinylab.paths import locate
+from tinylab.task.hub import SCHEME, hub_file
 
 SUFFIXES = (".jsonl", ".csv", ".parquet")
 FILE_BYTES = 2**30
@@ -57,7 +58,7 @@ def corpus_file(path: str) -> Path:
     """
     expected = f"expected a readable file ({', '.join(SUFFIXES)})"
     try:
-        file = locate(path)
+        file = hub_file(path) if path.startswith(SCHEME) else locate(path)
         if file.suffix not in SUFFIXES:
             raise CorpusError(f"condition.path={path}: expected a file ending in {', '.join(SUFFIXES)}.")
         status = file.stat()
