@@ -164,7 +164,8 @@ def test_single_runs_are_joined_as_a_sweep_of_them(made: Path, capsys: pytest.Ca
     assert set(pd.read_parquet(beside / CROSS / "head_matrix.parquet")["condition"]) == {"cond_a", "cond_b"}
     capsys.readouterr()
     for line, words in (([runs[0]], "one run"), ([runs[0], runs[0]], "the same run"),
-                        ([*runs[:2], "--out", "joined"], "holds another"), ([str(sweep), "--out", "elsewhere"], "no folder given is a run's")):
+                        ([*runs[:2], "--out", "joined"], "holds another"),
+                        ([str(sweep), "--out", "elsewhere"], "no folder given is a run's")):
         assert type_in(made, "aggregate", *line) == 2
         assert words in capsys.readouterr().err
 
