@@ -102,7 +102,7 @@ def test_a_click_on_a_head_shows_its_examples_and_no_others(chromium: Browser, r
         before = seen.rows("strip")
         seen.page.mouse.click(*seen.place("map", "name", "1.5"))
         seen.page.wait_for_function("n => tinylab.state.cell !== n", arg=str(before[0]["cell"]))
-        seen.page.wait_for_timeout(200)
+        seen.run("() => tinylab.ready")
         rows = seen.rows("strip")
         prompts = seen.page.locator("#prompts .prompt")
         assert len(rows) == len(own) == 24 == prompts.count()
@@ -110,7 +110,7 @@ def test_a_click_on_a_head_shows_its_examples_and_no_others(chromium: Browser, r
         assert found == pytest.approx(dict(zip(own["example"], own["value"] - own["baseline"], strict=True)), rel=1e-5)
         weakest = loaded.effects.query("metric == 'logit_diff'").assign(size=lambda e: e["effect"].abs()).nsmallest(1, "size")
         seen.page.select_option("select[data-control=panel]", f"scale {weakest['scale'].iloc[0]:g}")
-        seen.page.wait_for_timeout(200)
+        seen.run("() => tinylab.ready")
         seen.page.mouse.click(*seen.place("map", "name", f"{weakest['layer'].iloc[0]}.{weakest['head'].iloc[0]}"))
         seen.page.wait_for_selector("#nothing-strip:not([hidden])")
         assert seen.rows("strip") == [] and "20 strongest of 64" in seen.page.locator("#examples").inner_text()
@@ -135,7 +135,7 @@ def test_the_metric_and_the_scale_switch_map_and_table_together(chromium: Browse
         table.locator("summary").click()
         seen.page.select_option("select[data-control=metric]", "kl_div")
         seen.page.select_option("select[data-control=panel]", "scale 0.5")
-        seen.page.wait_for_timeout(300)
+        seen.run("() => tinylab.ready")
         drawn = {row["name"]: row["effect"] for row in seen.rows("map")}
         listed = {cells[0]: number(cells[1]) for row in table.locator("tbody tr").all()
                   if (cells := row.locator("th, td").all_inner_texts())}
@@ -163,7 +163,8 @@ def test_everything_that_can_be_chosen_is_reached_with_the_keyboard_in_order(chr
         seen.page.locator("select[data-control=cell]").focus()
         before = seen.run("tinylab.state.cell")
         seen.page.keyboard.press("ArrowDown")
-        assert seen.run("tinylab.state.cell") != before and len(seen.rows("strip")) == 24
+        seen.page.wait_for_function("before => tinylab.state.cell !== before", arg=before)
+        assert seen.run("() => tinylab.ready") and len(seen.rows("strip")) == 24
 
 
 def test_prompts_that_end_scripts_are_only_text(chromium: Browser, tmp_path: Path) -> None:
@@ -193,13 +194,13 @@ def test_a_sweeps_table_and_scatter_hold_the_runs_effects(chromium: Browser, swe
             [effects["ioi"].loc[(0, 1), "effect"], effects["ioi"].loc[(0, 1), "ci_low"], effects["facts"].loc[(0, 1), "effect"],
              effects["facts"].loc[(0, 1), "ci_high"]], rel=1e-5)
         seen.page.select_option("select[data-control=second] >> nth=0", "ioi")
-        seen.page.wait_for_timeout(200)
+        seen.run("() => tinylab.ready")
         assert all(row["x"] == row["y"] for row in seen.rows("pairs"))
         seen.page.locator("#shared summary").click()
         head = seen.page.locator("#shared thead th").all_inner_texts()
         assert head == ["component", "conditions", "ioi", "facts"]
         seen.page.select_option("select[data-control=group] >> nth=0", "1")
-        seen.page.wait_for_timeout(200)
+        seen.run("() => tinylab.ready")
         assert {row["name"] for row in seen.rows("shared")} == {f"layer {layer}" for layer in range(4)}
         assert np.allclose(sorted(row["k"] for row in seen.rows("overlap") if row["series"] == "found in all"), [1, 2, 3, 4])
 

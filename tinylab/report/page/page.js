@@ -100,7 +100,8 @@
       const { where, only } = page.tables[place];
       if (table.open && [...where, ...only].includes(name)) build(place);
     });
-    await Promise.all(page.charts.filter((chart) => depends(chart, name)).map(redraw));
+    window.tinylab.ready = Promise.all(page.charts.filter((chart) => depends(chart, name)).map(redraw)).then(() => true);
+    await window.tinylab.ready;
   }
 
   // Tables

@@ -10,7 +10,9 @@ import altair as alt
 COLOURS = alt.Scale(scheme="redblue", domain=[{"expr": "-limit"}, {"expr": "limit"}], clamp=True)
 """Centred on 0: red where the number falls, blue where it rises."""
 RUN_COLOURS = alt.Scale(domain=["clean", "corrupt"], range=["#1b6ca8", "#c4561e"])
-LEGEND = alt.Legend(orient="top", title=None, gradientLength=200, format="+.2~f")
+LEGEND = alt.Legend(orient="top", title=None, gradientLength=200, format="+.2~g")
+ON_TILES = alt.condition("abs(datum.effect) > 0.6 * limit", alt.value("white"), alt.value("#333"))
+"""What is written on a tile can be read on any of the colours."""
 EMPTY = alt.NamedData(name="table")
 
 
@@ -66,7 +68,7 @@ def map_chart(axes: tuple[str, str], columns: tuple[Any, ...], rows: tuple[Any, 
         stroke=alt.condition(picked, alt.value("black"), alt.value("#ddd"), empty=False),
         strokeWidth=alt.condition(picked, alt.value(2), alt.value(0.3), empty=False),
     ).add_params(picked, alt.param(name="limit", value=1))
-    marks = base.mark_text(baseline="middle", color="#333", fontSize=13, tooltip=None).encode(text="mark:N")
+    marks = base.mark_text(baseline="middle", fontSize=13, tooltip=None).encode(text="mark:N", color=ON_TILES)
     return finished((tiles + unclickable(marks)).properties(width="container", height=100))
 
 

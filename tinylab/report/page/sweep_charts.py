@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from tinylab.report.page.run_charts import COLOURS, EMPTY, LEGEND, finished, tooltip, unclickable, zero
+from tinylab.report.page.run_charts import COLOURS, EMPTY, LEGEND, ON_TILES, finished, tooltip, unclickable, zero
 
 OF_CELLS = (("condition:N", "condition", None), ("name:N", "component", None), ("effect:Q", "effect", "+.4f"),
             ("ci_low:Q", "95 % from", "+.4f"), ("ci_high:Q", "to", "+.4f"), ("n:Q", "examples", None), ("rank:Q", "rank", None),
@@ -40,7 +40,7 @@ def shared_chart() -> dict[str, Any]:
     tiles = base.mark_rect(stroke="#ddd", strokeWidth=0.3).encode(
         color=alt.Color("effect:Q", scale=COLOURS, legend=LEGEND),
         tooltip=tooltip(*OF_CELLS, ("count:Q", "conditions that share it", None))).add_params(alt.param(name="limit", value=1))
-    marks = base.mark_text(baseline="middle", color="#333", fontSize=13, tooltip=None).encode(text="mark:N")
+    marks = base.mark_text(baseline="middle", fontSize=13, tooltip=None).encode(text="mark:N", color=ON_TILES)
     return finished((tiles + unclickable(marks)).properties(width="container", height=100))
 
 
