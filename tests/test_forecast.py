@@ -76,3 +76,24 @@ def test_the_run_says_its_cost_before_it_starts(tinylab: Command) -> None:
     log = only(Path("outputs/runs"), "*/run.log").read_text()
     provenance = json.loads(only(Path("outputs/runs"), "*/manifest.json").read_text())["provenance"]
     assert f"forked engine: {provenance['forwards']:,} forward passes, {provenance['states']:,} states, at most" in log
+
+
+def test_a_dry_run_as_data_is_what_the_table_says(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    line = ("-m", "condition=cond_a,cond_b", "condition.n_examples=4", "battery.layers=[0]", "plots=false")
+    assert tinylab(*line, "dry_run=json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["condition"], one["complete"], one["pairs"]) for one in found] == [("cond_a", "no", 4), ("cond_b", "no", 4)]
+    assert not Path("outputs").exists()
+    assert tinylab(*line) == 0
+    capsys.readouterr()
+    assert tinylab(*line, "dry_run=json") == 0
+    for before, after in zip(found, json.loads(capsys.readouterr().out), strict=True):
+        manifest = json.loads((Path(after["folder"]) / "manifest.json").read_text(encoding="utf-8"))
+        assert after["complete"] == "yes" and after["folder"] == before["folder"]
+        assert (before["run_id"], before["states"]) == (manifest["run_id"], manifest["provenance"]["states"])
+
+
+def test_a_dry_run_of_another_kind_is_one_sentence(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tinylab("dry_run=yaml") == 2
+    assert capsys.readouterr().err == (
+        "tinylab: dry_run=yaml: expected true, false, or json (the same as data for other programs).\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.table import Table
@@ -14,13 +16,54 @@ from tinylab.models.device import resolve_device
 from tinylab.models.loading import skeleton
 from tinylab.models.weights import loaded_bytes
 from tinylab.records.changes import since_earlier_run
-from tinylab.records.identity import resolve
+from tinylab.records.identity import Resolved, resolve
 from tinylab.records.manifest import RunFolder
 from tinylab.report.console import console
-from tinylab.schema import Config
+from tinylab.schema import JSON, Config
 from tinylab.sweep.finished import locate_run
 from tinylab.task.corpus import load_condition
 from tinylab.task.preparation import prepare
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that would be, and what it would cost."""
+
+    run_id: str
+    folder: str
+    condition: str
+    battery: str
+    model: str
+    pairs: int
+    cells: int
+    engine: str
+    forwards: int
+    states: int
+    weights_bytes: int
+    activation_bytes: int  # at most, beside the weights
+    complete: str  # yes, no, or partly: but for metrics
+    lacking: list[str]  # metrics that a finished run lacks
+    decides: str | None  # what its examples can decide, where it is to be computed
+    note: str | None  # how it differs from an earlier run with the same settings
+
+    @staticmethod
+    def of(resolved: Resolved, folder: Path) -> Planned:
+        """What a config, and its folder, would become.
+
+        Raises:
+            TinylabError: what the run itself would raise before it computes.
+        """
+        config, identity = resolved.config, resolved.run_id
+        pairs, cells, cost, decides = forecast(config)
+        there = locate_run(RunFolder(folder), identity, config.overwrite).intact(identity)
+        lacking = [] if there is None else [metric for metric in config.metric_names if metric not in there["metrics"]]
+        complete = "no" if there is None or config.overwrite else "partly" if lacking else "yes"
+        due = complete != "yes"
+        return Planned(
+            identity, str(folder), config.condition.tag, config.battery.name, config.model.label, pairs, cells,
+            "reference" if config.engine.name == "reference" else "forked", cost.forwards, cost.states, cost.weights,
+            cost.activations, complete, lacking, decides if due else None, since_earlier_run(resolved) if due else None,
+        )
 
 
 def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
@@ -33,40 +76,34 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
     Raises:
         TinylabError: what the run itself would raise before it computes.
     """
+    planned = [Planned.of(resolved, folder) for resolved, folder in zip(map(resolve, configs), folders, strict=True)]
+    if configs[0].dry_run == JSON:
+        sys.stdout.write(json.dumps([asdict(one) for one in planned], indent=2, ensure_ascii=False) + "\n")
+        return
     view = Table(title="dry run: nothing is computed or written", title_justify="left")
     view.add_column("run", no_wrap=True)
     for name in ("pairs", "cells", "engine", "forward passes", "states", "weights", "beside them, at most"):
         view.add_column(name, justify="right")
     view.add_column("already complete")
-    due: list[Prediction] = []
-    changes: list[str] = []
     decided: dict[str, list[str]] = {}
-    for resolved, folder in zip(map(resolve, configs), folders, strict=True):
-        config, identity = resolved.config, resolved.run_id
-        pairs, cells, cost, decides = forecast(config)
-        there = locate_run(RunFolder(folder), identity, config.overwrite).intact(identity)
-        lacking = [] if there is None else [metric for metric in config.metric_names if metric not in there["metrics"]]
-        complete = "no" if there is None or config.overwrite else "partly" if lacking else "yes"
-        if complete == "partly":
-            changes.append(f"{folder.name} is complete but for {', '.join(lacking)}")
-        if complete != "yes":
-            due.append(cost)
-            if decides is not None:
-                decided.setdefault(decides, []).append(folder.name)
-            if (change := since_earlier_run(resolved)) is not None:
-                changes.append(f"{folder.name}: {change}")
-        engine = "reference" if config.engine.name == "reference" else "forked"
-        numbers = (f"{number:,}" for number in (cost.forwards, cost.states))
-        view.add_row(folder.name, str(pairs), str(cells), engine, *numbers, readable(cost.weights), readable(cost.activations),
-                     complete)
+    for one in planned:
+        numbers = (f"{number:,}" for number in (one.forwards, one.states))
+        view.add_row(Path(one.folder).name, str(one.pairs), str(one.cells), one.engine, *numbers, readable(one.weights_bytes),
+                     readable(one.activation_bytes), one.complete)
+        if one.decides is not None:
+            decided.setdefault(one.decides, []).append(Path(one.folder).name)
     out = console()
     out.print(view)
-    for sentence in changes:
-        out.print(sentence)
+    for one in planned:
+        if one.complete == "partly":
+            out.print(f"{Path(one.folder).name} is complete but for {', '.join(one.lacking)}")
+        if one.note is not None:
+            out.print(f"{Path(one.folder).name}: {one.note}")
     for sentence, names in decided.items():
         out.print(f"{names[0] if len(names) == 1 else f'{len(names)} runs'}: {sentence}")
-    out.print(f"to compute: {len(due)} of {len(configs)} runs, {sum(cost.forwards for cost in due):,} forward passes, "
-              f"{sum(cost.states for cost in due):,} states")
+    due = [one for one in planned if one.complete != "yes"]
+    out.print(f"to compute: {len(due)} of {len(configs)} runs, {sum(one.forwards for one in due):,} forward passes, "
+              f"{sum(one.states for one in due):,} states")
     if any(config.engine.name == "auto" for config in configs):
         out.print("engine=auto: the forked engine's cost; the self-check decides when the run starts, see engine=reference for "
                   "the plain one's")

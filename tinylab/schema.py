@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_THREADS = 1024
 """No machine of today computes faster with more threads; far more cannot be started."""
+JSON = "json"
+"""Of dry_run: what would run as data."""
 SHIPPED_NAMES = {"h1": "heads_zero", "h2": "activation_patch", "pairs": "heads_pair_zero", "subset": "heads_subset_zero"}
 """Names of batteries, and the kind that alone may bear each: what a result calls a battery is what it is."""
 
@@ -52,7 +54,7 @@ class RootConfig:
     metrics: list[str] | None
     overwrite: bool
     plots: bool
-    dry_run: bool
+    dry_run: Any  # true, false or json
     threads: int | None
     report: bool | None = None
 
@@ -64,6 +66,8 @@ class RootConfig:
         distinct("metrics", self.metrics)
         at_least("threads", self.threads, 1)
         at_most("threads", self.threads, MOST_THREADS)
+        if not isinstance(self.dry_run, bool) and self.dry_run != JSON:
+            raise ConfigError(f"dry_run={self.dry_run}: expected true, false, or {JSON} (the same as data for other programs).")
         if not self.output_dir.strip():
             raise ConfigError(f"output_dir={self.output_dir!r}: expected a folder; '.' is where the command is typed.")
         for key, name in (("run_name", self.run_name), ("sweep_name", self.sweep_name)):
