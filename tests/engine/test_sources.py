@@ -13,16 +13,19 @@ import torch
 from benchmarks.bound import lower_bound
 from both_engines import ROUNDING, SCORER, gap
 from families import LAYERS, answered, family
+from tinylab.batteries.base import Cell
 from tinylab.engine.base import Evaluation
 from tinylab.engine.donors import noise
 from tinylab.engine.forked.budget import Budget
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
+from tinylab.errors import ConfigError
 from tinylab.interventions.operations import Add, Patch
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, K, Site, V
 from tinylab.interventions.sources import MOST_POSITIONS, Difference, Donor, Mean, Noise, Reference, Source, Vector
 from tinylab.interventions.variants import Each, Intervention, Named, Positions, Variant
 from tinylab.models.network import CausalModel
+from tinylab.task.references import check_vectors
 from tinylab.task.tokens import Prompt, TokenPair
 
 PROMPTS = (
@@ -88,6 +91,24 @@ def test_both_engines_put_the_same_in_and_compute_what_they_said_they_would(
         told = engine.plan(pairs, every)
         assert (told.forwards, told.states) == (evaluation.forwards, evaluation.states)
     assert found.states == lower_bound(pairs, every, LAYERS)
+
+
+@pytest.mark.parametrize("site", [K, V], ids=str)
+def test_a_vector_at_keys_or_values_is_as_wide_as_the_key_value_heads(site: Site) -> None:
+    model, pairs = work("llama", torch.float64)
+    width = model.head_width * model.n_kv_heads
+    assert model.n_kv_heads < model.n_heads
+    vector = Vector("v", np.random.default_rng(0).normal(size=(1, width)))
+    cells = [Cell(Variant((Intervention(site, 0, Add(1.0), head),), "clean", vector, (1,)), {"layer": 0, "head": head})
+             for head in range(model.n_kv_heads)]
+    check_vectors(cells, model)
+    every = [cell.variant for cell in cells]
+    found = [engine.evaluate(pairs, every, SCORER) for engine in (ForkedEngine(model), ReferenceEngine(model))]
+    assert gap(*found) < 1e-10
+    assert (np.abs(found[0].values - found[0].baselines["clean"]).max(axis=(1, 2)) > 1e-4).all()
+    wide = replace(every[0], source=Vector("w", np.zeros((1, int(model.config.hidden_size)))))
+    with pytest.raises(ConfigError, match=rf"expected \[{width}\] or"):
+        check_vectors([replace(cells[0], variant=wide)], model)
 
 
 @pytest.mark.parametrize("positions", [Named("subject", "last"), Named("subject", "all"), Each(3)])

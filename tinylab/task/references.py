@@ -150,7 +150,9 @@ def check_vectors(cells: Iterable[Cell], model: CausalModel) -> None:
             continue
         lines, width = source.values.shape
         for one in cell.variant.interventions:
-            expected = model.taken(one.layer) if one.site.units == "heads" else int(model.config.hidden_size)
+            expected = int(model.config.hidden_size)
+            if one.site.units in ("heads", "key-value heads"):
+                expected = model.taken(one.layer) // model.n_heads * model.sizes.heads(one.site)
             if one.site.units == "neurons":
                 expected = model.sizes.n_neurons[one.layer] or width  # the trial refuses a layer that has none
             if width != expected or lines not in (1, model.n_layers):
