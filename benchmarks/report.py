@@ -55,6 +55,7 @@ changed prefixes from the first changed position and block on; in the last block
 prompts begin alike, a patch puts in what was there before: nothing changes, and nothing has to be computed."""
 GRIDS_NOTE = """`battery.positions=each`: every layer at every position of the longest prompt is an intervention of its own. (a)
 runs whole prompts for each; (b) computes the prefixes from the position and the block on, of prompts that have the position.
+`condition.answer=full`: (a) runs every prompt with each answer behind it, (b) has both answers as branches of the prompt.
 Counted with the layers and heads of the model and {width} numbers a head: widths count no states."""
 PEAK_NOTE = """The peak is the best matmul of the model's own MLP sizes, measured in each round. Operations are those of
 matmuls and attention, counted by torch's FlopCounterMode on every operator that is called; attention counts with its
@@ -276,7 +277,7 @@ def _grids(grids: Sequence[Grid]) -> Sheet:
     ]
     columns = ("battery", "prompts", "interventions × pairs", "rows of (a)", "states of (b)", "lower bound", "beyond it",
                "passes of (b)")
-    return Sheet("States of grids", GRIDS_NOTE.format(width=NARROW), columns, rows)
+    return Sheet("States of grids and answers", GRIDS_NOTE.format(width=NARROW), columns, rows)
 
 
 def _plain_rows(case: Case) -> int:

@@ -25,6 +25,7 @@ from benchmarks.baselines import PlainRuns
 from benchmarks.bound import lower_bound
 from benchmarks.document import LARGE, put
 from benchmarks.end_to_end import Failed, Ran
+from benchmarks.grids import ANSWERED
 from benchmarks.grids import TASKS as GRIDS
 from benchmarks.measure import counted
 from benchmarks.peers import KINDS, PeerRuns, installed
@@ -47,7 +48,8 @@ PAIRS = [TokenPair((1, 2, 3), (1, 2, 4), 0, 1), TokenPair((1, 5, 6), (1, 2, 3), 
 """Clean: 1, 12, 15, 123, 156. Corrupt: 1, 12, 124, 123. Together 6 prefixes, 3 whole prompts."""
 
 TITLES = (
-    "Machine", "Targets", "Speed", "States", "States of grids", "Matmul peak", "Correctness", "Memory", "Curves", "Layout",
+    "Machine", "Targets", "Speed", "States", "States of grids and answers", "Matmul peak", "Correctness", "Memory", "Curves",
+    "Layout",
     "Profile", "Profile of the embedded model", "Start-up", "Aggregate", "Effects",
 )
 
@@ -200,7 +202,7 @@ def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
         assert set(case["beside"]) == (set(installed()) if case["kind"] == "distinct" else set())
         assert all(difference <= 1e-4 for difference in case["beside_difference"].values()), case
     grids = measured["grids"]
-    assert {grid["battery"] for grid in grids} == {task.label for task in GRIDS}
+    assert {grid["battery"] for grid in grids} == {task.label for task in (*GRIDS, *ANSWERED)}
     assert all(0 < grid["states"] == grid["bound"] < grid["rows"] for grid in grids), grids
     assert [(sweep["runs"], sweep["rows"]) for sweep in measured["sweeps"]] == [(4, 4 * 400 * 4 * 3)]
     assert all(sweep[part] > 0 for sweep in measured["sweeps"] for part in ("whole", "mebibytes", "read", "join", "rank"))
