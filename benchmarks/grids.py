@@ -1,7 +1,7 @@
 """States of grids (`battery.positions=each`) and of answers of several tokens (`condition.answer=full`), beside the lower bound.
 
-They are counted while the forked engine computes them. Counts depend on the layers, the positions and the prompts, and on no width,
-so a narrow model with the layers of a shape computes them: nothing is timed.
+They are counted while the forked engine computes them. Counts depend on the layers, the positions and the prompts, and on no
+width, so a narrow model with the layers of a shape computes them: nothing is timed.
 """
 
 from __future__ import annotations

@@ -49,8 +49,7 @@ PAIRS = [TokenPair((1, 2, 3), (1, 2, 4), 0, 1), TokenPair((1, 5, 6), (1, 2, 3), 
 
 TITLES = (
     "Machine", "Targets", "Speed", "States", "States of grids and answers", "Matmul peak", "Correctness", "Memory", "Curves",
-    "Layout",
-    "Profile", "Profile of the embedded model", "Start-up", "Aggregate", "Effects",
+    "Layout", "Profile", "Profile of the embedded model", "Start-up", "Aggregate", "Effects",
 )
 
 
