@@ -174,9 +174,9 @@ class NoScorer(Scorer):
         del clean_run
         return torch.zeros(len(logits), len(self.names), dtype=torch.float64)
 
-    def ability(self, logits: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    def ability(self, logits: torch.Tensor, clean_run: readings.CleanRun, which: int) -> torch.Tensor:
         """Zeros."""
-        del answer
+        del clean_run, which
         return torch.zeros(len(logits), len(ABILITY), dtype=torch.float64)
 
 

@@ -518,7 +518,7 @@ def test_a_hub_model_without_network_is_one_sentence(tmp_path: Path) -> None:
     done = type_in_shell(tmp_path, "-m", "tinylab", "model=hf", "model.name=nobody/nothing", **offline)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("tinylab: model.name=nobody/nothing") and "cannot be reached" in done.stderr
+    assert done.stderr.startswith("tinylab: model.name=nobody/nothing") and "is not in the local cache" in done.stderr
     assert list(tmp_path.glob("outputs/runs/*")) == []
 
 

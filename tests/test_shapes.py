@@ -15,7 +15,7 @@ CHECKED = """
 import sys, typing
 import beartype
 from jaxtyping import install_import_hook
-import tinylab.app, tinylab.experiment, tinylab.engine.choose, sympy, torch._dynamo  # everything that others import lazily
+import tinylab.app, tinylab.experiment, tinylab.engine.choose, sympy, torch._dynamo, xarray  # what is imported lazily
 for name in [name for name in sys.modules if name.split(".")[0] == "tinylab"]:
     del sys.modules[name]
 rooms = ["tinylab.measures", "tinylab.statistics", "tinylab.interventions", "tinylab.effects", "tinylab.engine"]

@@ -31,7 +31,7 @@ MISTAKES = {
     "a value bias of no head": (["battery=mlps", "battery.ablation=zero", "battery.keep_value_bias=true"], "value bias"),
     "scales without a column": (["battery=mlps", "battery.ablation=zero", "battery.scales=[0,0.5]"], "sweep over them"),
     "a site that h1 has not": (["battery.site=mlp_out"], "battery=mlps"),
-    "a part that no row has": (["battery.positions=subject.last"], "no part 'subject'"),
+    "a part that no row has": (["battery.positions=nobody.last"], "no part 'nobody'"),
     "a vector that is not there": (["battery.ablation=vector", "battery.vector=nowhere.safetensors"], "No such file"),
     "a device for a vector": (["battery.ablation=vector", "battery.vector=/dev/zero"], "is no file"),
     "a vector too narrow": (["battery.ablation=vector", "battery.vector=narrow.safetensors"], "7 numbers, expected [128]"),

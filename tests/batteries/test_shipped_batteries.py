@@ -21,7 +21,9 @@ ACT: dict[str, dict[str, object]] = {
     "values": {"granularity": "v", "per_head": True, "positions": "all", "table": "head_impact"},
 }
 """What each of those that only choose settings is."""
-EVERY = sorted(file.stem for file in (config_folder() / "battery").glob("*.yaml"))
+SAME = ("activation_patch", "heads_zero")
+"""Names of kinds, which mean h2 and h1."""
+EVERY = sorted({file.stem for file in (config_folder() / "battery").glob("*.yaml")} - {*SAME})
 
 
 @pytest.fixture(scope="module")

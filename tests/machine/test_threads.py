@@ -121,7 +121,8 @@ def test_no_jobs_at_once_is_exit_code_2(tinylab: Command, tmp_path: Path, capsys
 @pytest.mark.parametrize("asked", [None, 3])
 def test_a_joblib_sweep_uses_the_threads_that_its_manifests_tell(asked: int | None, tmp_path: Path) -> None:
     line = [JOBLIB, "hydra.launcher.n_jobs=4", *([] if asked is None else [f"threads={asked}"])]
-    done = type_in_shell(tmp_path, "-m", "tinylab", "-m", "condition=cond_a,cond_b", *line, *SHORT, OMP_NUM_THREADS="1")
+    line += [*SHORT, "hydra.verbose=true"]
+    done = type_in_shell(tmp_path, "-m", "tinylab", "-m", "condition=cond_a,cond_b", *line, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     each = job_threads(asked, multirun=True)
     expected = workers(4, [asked])

@@ -96,13 +96,12 @@ def test_a_model_split_over_memory_and_disk_gives_the_tables_of_one_in_memory(
     assert set(found[1]["device_map"]) == PLACES[name]
 
 
-def test_jobs_of_a_sweep_share_a_split_model_and_a_verify_slice_takes_it_too(
-    tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_jobs_of_a_sweep_share_a_split_model_and_a_verify_slice_takes_it_too(tinylab: Command, tmp_path: Path) -> None:
     line = ["battery=h2", "battery.granularity=mlp_out", *FEW, *SPLIT, "verify_slice=cpu"]
     assert tinylab("-m", "condition=cond_a,cond_b", *line) == 0
-    assert len(re.findall(r"loaded tiny.* modules on disk", capsys.readouterr().out)) == 1
     runs = list(tmp_path.glob("outputs/sweeps/*/h2_*"))
+    logs = "".join((run / "run.log").read_text(encoding="utf-8") for run in runs)
+    assert len(re.findall(r"loaded tiny.* modules on disk", logs)) == 1
     assert [json.loads((run / "metrics/verify.json").read_text())["verdict"] for run in runs] == ["pass", "pass"]
 
 

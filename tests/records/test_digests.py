@@ -44,7 +44,7 @@ def edited(file: Path) -> None:
     """Other numbers in a file that is whole."""
     if file.suffix == ".parquet":
         table = pq.read_table(file)
-        names = ("value", "effect", "clean_logit_diff")
+        names = ("value", "effect", "clean_difference")
         name = next(name for name in names if name in table.column_names)
         changed = pc.add(table[name], 1.0)
         pq.write_table(table.set_column(table.column_names.index(name), name, changed), file)

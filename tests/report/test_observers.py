@@ -19,8 +19,9 @@ def broken(*_args: object, **_kwargs: object) -> None:
     raise ZeroDivisionError("nobody expected this")
 
 
-@pytest.mark.parametrize(("module", "name"), [(console, "print_run"), (observers, "heatmap")], ids=["report", "picture"])
-@pytest.mark.parametrize("flags", [(), ("-m", "condition=cond_a,cond_b")], ids=["run", "sweep"])
+@pytest.mark.parametrize(("module", "name", "flags"), [
+    (console, "print_run", ()), (observers, "heatmap", ()), (observers, "heatmap", ("-m", "condition=cond_a,cond_b")),
+], ids=["report", "picture", "picture of a sweep's run"])
 def test_a_report_or_a_picture_that_breaks_is_logged_and_fails_no_run(
     module: object, name: str, flags: tuple[str, ...], tinylab: Command, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -23,7 +23,6 @@ def summary_of(folder: Path) -> Any:
     return json.loads((folder / "metrics/summary.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of mlflow, by its own database library
 def test_mlflow_has_what_the_folders_say_and_each_run_once(tinylab: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     mlflow = pytest.importorskip("mlflow")
     uri = f"sqlite:///{Path.cwd()}/kept.db"
@@ -83,7 +82,6 @@ def test_wandb_has_them_offline(tinylab: Command, monkeypatch: pytest.MonkeyPatc
     assert settings["condition.tag"] == "cond_a" and settings["battery.name"] == "h1"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_failing_tracker_fails_no_run(tinylab: Command) -> None:
     pytest.importorskip("mlflow")
     assert tinylab("tracker=mlflow", "tracker.uri=sqlite:////proc/none/kept.db", *SHORT) == 0

@@ -126,7 +126,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", pytest.param("submitit_slurm", marks=slurm_only)])
 def test_the_tables_are_the_basic_launchers_bit_for_bit(launcher: str, swept: Callable[[str], Path]) -> None:
     assert complete(swept(launcher)) == set(CONDITIONS)
-    assert len(tables(swept(launcher))) == 13
+    assert len(tables(swept(launcher))) == 17
     assert tables(swept(launcher)) == tables(swept("basic"))
 
 
@@ -197,7 +197,7 @@ def test_an_interrupted_sweep_leaves_nothing_in_the_queue(machine: Cluster, tmp_
                    environment=machine.environment)
     until(lambda: worker(tmp_path, "SLURM_ARRAY_TASK_ID", "0"))
     parent.send_signal(signal.SIGINT)
-    assert parent.wait(60) == 130
+    assert parent.wait(60) == 170
     ids = slurm.job_ids(sweep_of(tmp_path))
     assert len(ids) == 4
     until(lambda: {machine.jobs().get(job, "forgotten") for job in ids} <= {"CANCELLED", "forgotten"})
@@ -233,7 +233,7 @@ def test_what_sbatch_refuses_is_one_sentence(machine: Cluster, tmp_path: Path) -
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(("missing", "words"), [("submitit", "tinylab[slurm]"), ("sbatch", "no sbatch here")])
+@pytest.mark.parametrize(("missing", "words"), [("submitit", "tiny-ablation-lab[slurm]"), ("sbatch", "no sbatch here")])
 def test_a_launcher_that_cannot_work_here_is_refused_before_anything_is_written(
     missing: str, words: str, tinylab: Command, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
