@@ -178,6 +178,7 @@ def test_the_command_says_in_one_sentence_what_it_expects(
     assert main(wrong) == 2
     said = capsys.readouterr()
     assert said.out == "" and re.fullmatch(r"tinylab\.report: [^\n]*expected [^\n]*\.\n", said.err)
+    assert wrong != ("nowhere",) or "of a run or a sweep" in said.err
     assert [*tmp_path.iterdir()] == []
 
 

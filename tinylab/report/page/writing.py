@@ -23,6 +23,8 @@ def write_report(path: Path) -> Path:
         OutputError: the folder is neither, its files are not what was written, or it cannot be written.
     """
     check_installed()
+    if not path.is_dir():
+        raise OutputError(f"{path}: no such folder; expected one of a run or a sweep, such as outputs/runs/NAME.")
     manifest = path / "manifest.json"
     if manifest.is_file() and "jobs" not in read_json(manifest):
         return write_run_report(path)
