@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from browser import NoBrowser, browser, opened
 from conftest import only, write_jsonl
@@ -133,6 +133,7 @@ def test_the_metric_and_the_scale_switch_map_and_table_together(chromium: Browse
     with opened(chromium, run / "report.html") as seen:
         table = seen.page.locator("#map details")
         table.locator("summary").click()
+        expect(table.locator("tbody tr")).to_have_count(32)
         seen.page.select_option("select[data-control=metric]", "kl_div")
         seen.page.select_option("select[data-control=panel]", "scale 0.5")
         seen.run("() => tinylab.ready")
@@ -159,7 +160,7 @@ def test_everything_that_can_be_chosen_is_reached_with_the_keyboard_in_order(chr
         assert reached == [str(place) for place in range(expected)]
         seen.page.locator("#map summary").focus()
         seen.page.keyboard.press("Enter")
-        assert seen.page.locator("#map tbody tr").count() == 32
+        expect(seen.page.locator("#map tbody tr")).to_have_count(32)  # a browser tells of an opened table a moment later
         seen.page.locator("select[data-control=cell]").focus()
         before = seen.run("tinylab.state.cell")
         seen.page.keyboard.press("ArrowDown")
@@ -197,6 +198,7 @@ def test_a_sweeps_table_and_scatter_hold_the_runs_effects(chromium: Browser, swe
         seen.run("() => tinylab.ready")
         assert all(row["x"] == row["y"] for row in seen.rows("pairs"))
         seen.page.locator("#shared summary").click()
+        expect(seen.page.locator("#shared tbody tr")).to_have_count(32)
         head = seen.page.locator("#shared thead th").all_inner_texts()
         assert head == ["component", "conditions", "ioi", "facts"]
         seen.page.select_option("select[data-control=group] >> nth=0", "1")
