@@ -24,7 +24,7 @@ IMPORTS = {
                                      "with large_import('transformers'): import tinylab.engine.choose",
     "import pandas, pyarrow": "import pandas, pyarrow.parquet",
     "import matplotlib": "import matplotlib.figure, matplotlib.backends.backend_agg",
-    "import scipy, statsmodels": "import scipy.stats, statsmodels.stats.multitest, statsmodels.stats.proportion",
+    "import scipy": "import scipy.special",
 }
 PARTS = {
     "of it: importing torch": ("torch/__init__.py", "<module>"),

@@ -189,7 +189,7 @@ def write(document: Path, extent: Extent) -> None:
     draw(document.with_suffix(".png"), extent)
     document.write_text(PROSE.format(
         date=datetime.datetime.now(datetime.UTC).date(),
-        versions=", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy", "statsmodels")),
+        versions=", ".join(f"{name} {version(name)}" for name in ("numpy", "scipy")),
         skewness=skewness(simulations.SKEW), strong=skewness(simulations.STRONG_SKEW), correlation=CORRELATION,
         intervals=extent.intervals, slow=extent.slow, half=extent.slow // 2, ratios=5 * extent.slow, claims=extent.claims,
         ranks=extent.ranks, picture=document.with_suffix(".png").name, **parts), encoding="utf-8")

@@ -34,17 +34,17 @@ class Estimate:
 
     def interval(self, level: float = LEVEL) -> tuple[FloatArray, FloatArray]:
         """Lower and upper bounds of t intervals, [V] each."""
-        from scipy import stats
+        from scipy import special
 
-        half = stats.t.ppf((1 + level) / 2, self.df) * self.se
+        half = special.stdtrit(self.df, (1 + level) / 2) * self.se
         return self.value - half, self.value + half
 
     def beyond(self, margin: float) -> tuple[FloatArray, FloatArray]:
         """One-sided p-values that the effect is over +margin, and that it is under −margin, [V] each."""
-        from scipy import stats
+        from scipy import special
 
-        above = stats.t.sf(quotient(self.value - margin, self.se), self.df)
-        below = stats.t.sf(quotient(-self.value - margin, self.se), self.df)
+        above = special.stdtr(self.df, -quotient(self.value - margin, self.se))
+        below = special.stdtr(self.df, quotient(self.value + margin, self.se))
         return above, below
 
     def nonzero(self) -> FloatArray:
@@ -146,13 +146,13 @@ def heterogeneity(e: Float64[np.ndarray, "V B"], templates: Groups) -> FloatArra
 
     Undefined for one template, or as many as examples. Welch's form is too often significant with four examples a template.
     """
-    from scipy import stats
+    from scipy import special
 
     groups, n = len(templates.sizes), len(templates.codes)
     if groups < 2 or n <= groups:
         return np.full(len(e), np.nan)
     between, within = mean_squares(e, templates)
-    p: FloatArray = stats.f.sf(quotient(between, within), groups - 1, n - groups)
+    p: FloatArray = special.fdtrc(groups - 1, n - groups, quotient(between, within))
     return p
 
 
@@ -191,7 +191,7 @@ def crossover(
         templates: of the examples.
         items: what several examples reuse, such as a word; None where each has its own.
     """
-    from scipy import stats
+    from scipy import special
 
     parts = Parts.of(templates, items)
     count = parts.templates.sizes
@@ -200,6 +200,6 @@ def crossover(
         return np.full(len(d), np.nan)
     squares = parts.templates.sums(parts.stretched(d) ** 2)
     means, se = templates.means(d)[:, enough], (np.sqrt(squares) / templates.sizes)[:, enough]
-    sides = [stats.t.sf(quotient(sign * means - margin, se), count[enough] - 1).min(axis=1) * enough.sum() for sign in (1, -1)]
+    sides = [special.stdtr(count[enough] - 1, -quotient(sign * means - margin, se)).min(axis=1) * enough.sum() for sign in (1, -1)]
     p: FloatArray = np.minimum(1.0, np.maximum(*sides))
     return p

@@ -43,7 +43,7 @@ def critical(  # noqa: PLR0917
         e: [V, B] the numbers that `max_t` flips.
         templates: of the B examples.
     """
-    from scipy import stats
+    from scipy import special
 
     defined = ~np.isnan(estimate.se)
     count = max(1, int(defined.sum()))
@@ -53,9 +53,9 @@ def critical(  # noqa: PLR0917
     level = alpha / count
     if correction == "bh":
         distance = np.abs(np.abs(estimate.value) - smallest)
-        p = 2 * stats.t.sf(quotient(distance, estimate.se), estimate.df)  # that a cell is decided, on either side
+        p = 2 * special.stdtr(estimate.df, -quotient(distance, estimate.se))  # that a cell is decided, on either side
         level *= max(1, int((benjamini_hochberg(p) <= alpha).sum()))
-    width: FloatArray = stats.t.isf(level / 2, estimate.df)
+    width: FloatArray = -special.stdtrit(estimate.df, level / 2)
     return width
 
 

@@ -33,10 +33,10 @@ def examples_to_decide(
         n: examples.
         power: how surely.
     """
-    from scipy import stats
+    from scipy import special
 
     distance = np.abs(np.abs(estimate.value) - smallest)
-    wanted = (critical + stats.norm.ppf(power)) * estimate.se
+    wanted = (critical + special.ndtri(power)) * estimate.se
     with np.errstate(divide="ignore", invalid="ignore"):
         needed: FloatArray = np.ceil(n * (wanted / distance) ** 2)
     return needed
@@ -57,7 +57,7 @@ def resolvable(n: int, templates: int, cells: int, alpha: float, power: float = 
         alpha: the error that is allowed.
         power: how surely.
     """
-    from scipy import stats
+    from scipy import special
 
     each = n / templates - 1
     if each < 1:
@@ -68,7 +68,7 @@ def resolvable(n: int, templates: int, cells: int, alpha: float, power: float = 
         variance = rng.chisquare(each, DRAWS) / each
         total += variance
         squares += variance**2
-    critical = stats.t.isf(alpha / cells / 2, each * total**2 / squares)
+    critical = -special.stdtrit(each * total**2 / squares, alpha / cells / 2)
     needed = critical * np.sqrt(total / templates) - rng.standard_normal(DRAWS)
     return float(np.quantile(needed, power) / np.sqrt(n))
 

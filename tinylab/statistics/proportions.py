@@ -20,7 +20,9 @@ def clopper_pearson(count: Int[np.ndarray, " V"], n: int, level: float = 0.95) -
         n: how many were looked at, at least 1.
         level: the intervals' coverage.
     """
-    from statsmodels.stats.proportion import proportion_confint
+    from scipy import special
 
-    low, high = proportion_confint(count, n, alpha=1 - level, method="beta")
-    return np.asarray(low, dtype=float), np.asarray(high, dtype=float)
+    beyond = (1 - level) / 2
+    low = np.where(count > 0, special.betaincinv(np.maximum(count, 1), n - count + 1, beyond), 0.0)
+    high = np.where(count < n, special.betaincinv(count + 1, np.maximum(n - count, 1), 1 - beyond), 1.0)
+    return low, high

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from tinylab.arrays import FloatArray
 from tinylab.batteries.ablation import USES
@@ -159,4 +158,6 @@ def _correlation(one: FloatArray, other: FloatArray) -> float | None:
     first, second = np.abs(one), np.abs(other)
     if len(first) < 2 or np.ptp(first) == 0 or np.ptp(second) == 0:
         return None
+    from scipy.stats import spearmanr  # takes half a second, and a single run has no use for it
+
     return float(spearmanr(first, second).statistic)
