@@ -200,6 +200,6 @@ def crossover(
         return np.full(len(d), np.nan)
     squares = parts.templates.sums(parts.stretched(d) ** 2)
     means, se = templates.means(d)[:, enough], (np.sqrt(squares) / templates.sizes)[:, enough]
-    sides = [special.stdtr(count[enough] - 1, -quotient(sign * means - margin, se)).min(axis=1) * enough.sum() for sign in (1, -1)]
+    sides = [special.stdtr(count[enough] - 1, quotient(sign * means + margin, se)).min(axis=1) * enough.sum() for sign in (1, -1)]
     p: FloatArray = np.minimum(1.0, np.maximum(*sides))
     return p
