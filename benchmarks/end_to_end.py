@@ -48,7 +48,11 @@ Wall time of whole processes, from start to end, on {condition} pairs of the shi
 `plain` is `benchmarks/plain_script.py`, what one would write with transformers alone: all prompts as one batch, padded on the
 left, one hook and one forward pass per intervention, logits of the last row only, sdpa, float32; it computes logit_diff and
 writes a CSV. `every row` is the same without `logits_to_keep`, as a first version of such a script would be: a model then
-computes the logits of every row; H2 only, once. `first` is `python -m tinylab` with its defaults (all metrics, intervals,
+computes the logits of every row; H2 only, once. `start` is the plain script without an intervention: Python, torch and
+transformers start, model and tokenizer are loaded, the prompts run unmodified; no tool ends sooner, and `plain/start` is what one
+that needs no time for its interventions would reach. `states` is how many times more tokens × layers the plain script computes
+than the lab, which computes none twice and none that cannot have changed: the ratio of times of equal efficiency and no start.
+`first` is `python -m tinylab` with its defaults (all metrics, intervals,
 manifest, picture) and an empty cache folder, `second` the same with that cache and without the first run's results, so that the
 battery is computed again. Threads of each: {threads}; weights' files are read once before. The difference is the largest of any
 logit_diff of any pair under any intervention, or without one; more than {allowed:g} is an error. For scale: the largest change
@@ -75,6 +79,7 @@ class Ran:
     seconds: float
     numbers: pd.DataFrame
     provenance: dict[str, Any]
+    states: int
 
 
 class Failed(Exception):
@@ -91,6 +96,8 @@ class Case:
     interventions: int = 0
     plain: list[float] = field(default_factory=list)
     every_row: list[float] = field(default_factory=list)  # of the plain script that keeps the logits of every row
+    start: list[float] = field(default_factory=list)  # of the plain script without an intervention
+    states: float = 0.0  # how many times more the plain script computes
     first: list[float] = field(default_factory=list)
     second: list[float] = field(default_factory=list)
     engine_first: list[float] = field(default_factory=list)  # seconds of the battery alone, as manifests tell
@@ -121,6 +128,7 @@ class Case:
             seconds.append(ran.seconds)
             engine.append(ran.provenance["engine_seconds"])
         self.engine = first.provenance["engine"]
+        self.states = plain.states / second.states
         self.interventions = len(plain.numbers.groupby(level=["layer", "head"]))
         self.effect = float((plain.numbers["value"] - plain.numbers["baseline"]).abs().max())
 
@@ -130,8 +138,10 @@ class Case:
         ratios = ((median(self.plain) / median(seconds), wanted)
                   for seconds, wanted in ((self.first, battery.first), (self.second, battery.second)))
         told = [f"{ratio:.2f} (≥ {wanted:g}: {met(ratio >= wanted)})" for ratio, wanted in ratios]
-        times = [spread(seconds) if seconds else "–" for seconds in (self.every_row, self.plain, self.first, self.second)]
-        return (self.model, battery.label, f"{self.interventions} × {self.pairs}", str(len(self.plain)), *times, *told,
+        measured = (self.every_row, self.start, self.plain, self.first, self.second)
+        times = [spread(seconds) if seconds else "–" for seconds in measured]
+        bounds = f"{median(self.plain) / median(self.start):.2f}" if self.start else "–", f"{self.states:.2f}"
+        return (self.model, battery.label, f"{self.interventions} × {self.pairs}", str(len(self.plain)), *times, *told, *bounds,
                 f"{self.difference:.1e}", f"{self.effect:.1e}")
 
 
@@ -154,12 +164,13 @@ class Bench:
             plain = self._plain(case, first, work / "plain.csv")
             second = self._lab(case, work / "second", work / "cache")
             case.add(first, plain, second)
+            case.start.append(self._plain(case, first, work / "start.csv", "--layers").seconds)
             if case.battery == "h2" and not case.every_row:
                 case.every_row.append(self._plain(case, first, work / "every_row.csv", "--every-row").seconds)
 
     def _lab(self, case: Case, out: Path, cache: Path) -> Ran:
         """A run of the lab, into a folder without results."""
-        seconds = self._timed(
+        seconds, _ = self._timed(
             "tinylab", "model=local", f"model.path='{self.place / case.model}'", f"battery={case.battery}",
             f"condition={CONDITION}", f"condition.n_examples={case.pairs}", f"threads={self.threads}", f"output_dir='{out}'",
             TINYLAB_CACHE=str(cache),
@@ -168,20 +179,20 @@ class Bench:
         manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
         table = pd.read_parquet(run / manifest["per_example"])
         wanted = table[(table["metric"] == "logit_diff") & (table["control"] == "none")]
-        return Ran(seconds, indexed(wanted), manifest["provenance"])
+        return Ran(seconds, indexed(wanted), manifest["provenance"], manifest["provenance"]["states"])
 
     def _plain(self, case: Case, lab: Ran, out: Path, *options: str) -> Ran:
         """The plain script on the rows that the lab drew, with BOS where the lab put it."""
         rows = sorted(set(lab.numbers.index.get_level_values("example")))
         bos = ["--bos"] if lab.provenance["bos"]["token_id"] is not None else []
-        seconds = self._timed(
+        seconds, told = self._timed(
             "benchmarks.plain_script", case.battery, "--model", str(self.place / case.model), "--corpus", str(CORPUS),
             *bos, *options, "--out", str(out), "--rows", *map(str, rows),
         )
-        return Ran(seconds, indexed(pd.read_csv(out)), {})
+        return Ran(seconds, indexed(pd.read_csv(out)), {}, int(told.split()[0]))
 
-    def _timed(self, module: str, *arguments: str, **variables: str) -> float:
-        """Seconds of `python -m module` from start to end.
+    def _timed(self, module: str, *arguments: str, **variables: str) -> tuple[float, str]:
+        """Seconds of `python -m module` from start to end, and what it printed.
 
         Raises:
             Failed: it ended badly.
@@ -193,7 +204,7 @@ class Bench:
         seconds = time.perf_counter() - began
         if done.returncode:
             raise Failed(f"{' '.join(command)}: exit code {done.returncode}\n{(done.stderr or done.stdout)[-2000:]}")
-        return seconds
+        return seconds, done.stdout
 
     def warm_up(self, models: Sequence[str]) -> None:
         """Read the weights once, and start the lab once: the disk and files that libraries make are nobody's share."""
@@ -226,8 +237,8 @@ def _difference(found: pd.DataFrame, expected: pd.DataFrame) -> float:
 
 def sheet(cases: Sequence[Case], threads: int) -> Sheet:
     """The table."""
-    columns = ("model", "battery", "interventions × pairs", "rounds", "every row s", "plain s", "first s", "second s",
-               "plain/first (target)", "plain/second (target)", "largest difference", "largest effect")
+    columns = ("model", "battery", "interventions × pairs", "rounds", "every row s", "start s", "plain s", "first s", "second s",
+               "plain/first (target)", "plain/second (target)", "plain/start", "states", "largest difference", "largest effect")
     note = NOTE.format(machine=", ".join(machine().values()), condition=CONDITION, threads=threads, allowed=ALLOWED)
     return Sheet(TITLE, note, columns, [case.row() for case in cases])
 

@@ -49,6 +49,7 @@ class Task:
         self.layers = self.model.get_decoder().layers
         self.acted_at = asked.layers if asked.layers is not None else range(len(self.layers))
         self.kept = 0 if asked.every_row else 1  # last rows that get logits; 0 is all
+        self.states = 0  # tokens × layers that were computed
         self.clean, self.corrupt = (Prompts([row[name] for row in rows], tokenizer, asked.bos) for name in ("clean", "corrupt"))
         self.target, self.foil = (
             torch.tensor([tokenizer.encode(row[name], add_special_tokens=False)[:1] for row in rows])  # [B, 1]
@@ -57,6 +58,7 @@ class Task:
 
     def logit_diff(self, prompts: Prompts) -> Numbers:
         """Logit of the target minus that of the foil after each prompt."""
+        self.states += prompts.ids.numel() * len(self.layers)
         logits = self.model(
             input_ids=prompts.ids, attention_mask=prompts.mask, position_ids=prompts.places, use_cache=False,
             logits_to_keep=self.kept,
@@ -126,7 +128,7 @@ def main() -> None:
     parser.add_argument("--bos", action="store_true", help="put the tokenizer's BOS token before every prompt")
     parser.add_argument("--every-row", action="store_true", help="compute the logits of every row, as a model does when not told")
     parser.add_argument("--dtype", default="float32", help="of the weights and of what is computed; default float32")
-    parser.add_argument("--layers", type=int, nargs="+", help="where to intervene; default: in all of them")
+    parser.add_argument("--layers", type=int, nargs="*", help="where to intervene, which may be nowhere; default: in all of them")
     parser.add_argument("--out", type=Path, required=True, help="the CSV, a line for each intervention and row")
     asked = parser.parse_args()
     task = Task(asked)
@@ -136,6 +138,7 @@ def main() -> None:
         for layer, head, values, baselines in BATTERIES[asked.battery](task):
             for told in zip(asked.rows, values, baselines, strict=True):
                 lines.writerow([layer, head, *told])
+    print(f"{task.states} states")
 
 
 if __name__ == "__main__":

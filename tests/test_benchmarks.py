@@ -236,7 +236,8 @@ def test_whole_runs_give_the_numbers_of_a_plain_script_beside_them(small_model: 
     for case in cases:
         assert case["difference"] <= 1e-5, case  # logits of order 1 in float32
         assert case["effect"] > 0.1, case
-        for seconds in ("plain", "first", "second", "engine_first", "engine_second"):
+        assert case["states"] > 1, case
+        for seconds in ("start", "plain", "first", "second", "engine_first", "engine_second"):
             assert len(case[seconds]) == 1 and case[seconds][0] > 0, case
     text = document.read_text(encoding="utf-8")
     assert text.startswith("# Before\n") and text.count(f"## {end_to_end.TITLE}") == 1
@@ -262,7 +263,7 @@ def test_numbers_that_are_not_those_of_the_plain_script_are_no_measurement(
 ) -> None:
     case, told_of = end_to_end.Case("small", "h1", 1), {"engine": "forked", "engine_seconds": 1.0}
     with pytest.raises(Failed, match=told):
-        case.add(Ran(1.0, first, told_of), Ran(1.0, numbers(2.0, 3.0), {}), Ran(1.0, second, told_of))
+        case.add(Ran(1.0, first, told_of, 1), Ran(1.0, numbers(2.0, 3.0), {}, 1), Ran(1.0, second, told_of, 1))
     assert not case.plain
 
 
@@ -272,26 +273,28 @@ def test_numbers_that_are_not_those_of_the_plain_script_are_no_measurement(
 def test_a_second_run_is_one_that_found_what_the_first_kept(first: bool | None, second: bool | None, good: bool) -> None:
     def ran(cached: bool | None) -> Ran:
         checked = None if cached is None else {"verdict": "pass", "cached": cached}
-        return Ran(1.0, numbers(2.0), {"engine": "forked", "engine_seconds": 1.0, "self_check": checked})
+        return Ran(1.0, numbers(2.0), {"engine": "forked", "engine_seconds": 1.0, "self_check": checked}, 1)
 
     case = end_to_end.Case("small", "h1", 1)
     if good:
-        case.add(ran(first), Ran(2.0, numbers(2.0), {}), ran(second))
+        case.add(ran(first), Ran(2.0, numbers(2.0), {}, 2), ran(second))
     else:
         with pytest.raises(Failed, match=f"first run: {first}, for the second: {second}"):
-            case.add(ran(first), Ran(2.0, numbers(2.0), {}), ran(second))
+            case.add(ran(first), Ran(2.0, numbers(2.0), {}, 2), ran(second))
     assert len(case.second) == good
 
 
 def test_ratios_are_of_medians_and_beside_their_targets() -> None:
     case, told_of = end_to_end.Case("small", "h2", 1), {"engine": "forked", "engine_seconds": 0.5}
     for plain, first, second in ((60, 20, 10), (61, 21, 11), (600, 20, 10)):
-        ran = [Ran(seconds, numbers(2.0, 3.0), told_of) for seconds in (first, plain, second)]
+        ran = [Ran(seconds, numbers(2.0, 3.0), told_of, states)
+               for seconds, states in ((first, 40), (plain, 90), (second, 40))]
         case.add(ran[0], ran[1], ran[2])
+        case.start.append(plain / 4)
     assert case.row() == (
-        "small", "H2 layer_resid last", "2 × 1", "3", "–",
+        "small", "H2 layer_resid last", "2 × 1", "3", "–", "15.25 (15.00 to 150.00)",
         "61.00 (60.00 to 600.00)", "20.00 (20.00 to 21.00)", "10.00 (10.00 to 11.00)",
-        "3.05 (≥ 3: met)", "6.10 (≥ 6: met)", "0.0e+00", "2.0e+00",
+        "3.05 (≥ 3: met)", "6.10 (≥ 6: met)", "4.00", "2.25", "0.0e+00", "2.0e+00",
     )
 
 
