@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tinylab as package
 from conftest import only
+from tinylab.api import running
 from tinylab.errors import ConfigError, CorpusError, ModelError, TinylabError
+from tinylab.records.identity import Resolved
 from typed import type_in, type_in_shell
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +117,22 @@ def test_a_sweep_vanishes_with_the_last_of_its_runs(elsewhere: Path) -> None:
     assert run.path.is_dir()
     del run
     assert left(elsewhere) == []
+
+
+def test_whatever_one_run_dies_of_the_others_of_its_sweep_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = running.run_experiment
+
+    def dying(resolved: Resolved, *args: Any, **options: Any) -> None:
+        if resolved.config.condition.tag == "cond_a":
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] can't allocate memory")
+        compute(resolved, *args, **options)
+
+    monkeypatch.setattr(running, "run_experiment", dying)
+    sweep = package.sweep("condition=cond_a,cond_b", *SHORT)
+    assert [run.manifest["condition"] for run in sweep.runs] == ["cond_b"]
+    assert "can't allocate memory" in str(sweep.manifest["failures"][0]["error"])
+    with pytest.raises(RuntimeError, match="allocate memory"):
+        package.sweep("condition=cond_a", "battery.scales=[0.0],[0.5]", *SHORT)
 
 
 def test_what_is_kept_lies_where_the_command_line_would_put_it_and_is_reused() -> None:

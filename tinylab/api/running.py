@@ -6,6 +6,7 @@ when they are asked for (`plot`), not into folders.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -30,6 +31,8 @@ from tinylab.sweep.finished import locate_run, run_lock
 from tinylab.sweep.globs import without_globs
 from tinylab.sweep.invariants import Settings
 from tinylab.sweep.plan import Plan, make_plan
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -85,7 +88,7 @@ def _sweep(plan: Plan, what: Asked) -> Sweep:
     """Compute the runs of a plan, one after another, and join them.
 
     Raises:
-        TinylabError: what the first run died of, if none could be computed.
+        Exception: what the first run died of, if none could be computed.
     """
     if plan.workers is not None or plan.own_ray or plan.submitit is not None:
         raise ConfigError("hydra/launcher: tinylab.sweep computes one run after another in this process; use "
@@ -110,15 +113,17 @@ def _sweep(plan: Plan, what: Asked) -> Sweep:
     return load_sweep(place, what.folder)
 
 
-def _job(config: Config, path: Path) -> TinylabError | None:
+def _job(config: Config, path: Path) -> Exception | None:
     """Compute one run of a sweep, if it is not finished anywhere; what it dies of is in its manifest, and returned."""
     resolved = resolve(config, job_threads(config.threads, multirun=True))
     folder = locate_run(RunFolder(path), resolved.run_id, config.overwrite)
     try:
         _compute(resolved, folder)
-    except TinylabError as error:
+    except Exception as error:  # whatever it is: the other runs go on
         if not folder.holds_another(resolved.run_id) and folder.finished() is None:
             folder.fail(resolved.run_id, error)
+        if not isinstance(error, TinylabError):
+            log.exception("%s failed", path)
         return error
     return None
 
