@@ -286,8 +286,9 @@ Written by `make findings`; every number is computed from the tables of the runs
 
 SmolLM2-135M-Instruct (30 layers × 9 heads; Q4_1, Apache-2.0) and Gemma 3 270M (18 layers × 4 heads; Q4_K_M, under the Gemma
 Terms of Use), both read from GGUF files by `python -m tinylab.convert` (`make real-models`). Each of the five shipped
-conditions, {examples} pairs drawn by seed 0 from the test split; H1 zeroes each head at every position, H2 puts the clean run's activation
-at the last token into the corrupt run (denoising). Float32. BOS as the tokenizer itself adds it: Gemma's, none for SmolLM2.
+conditions, {examples} pairs drawn by seed 0 from the test split; H1 zeroes each head at every position, H2 puts the clean
+run's activation at the last token into the corrupt run (denoising). Float32. BOS as the tokenizer itself adds it: Gemma's,
+none for SmolLM2.
 
 ```bash
 make findings
@@ -312,8 +313,8 @@ how reliable the order of the strongest is:
 
 {labels}
 
-The largest {shown} by |mean change|, regardless of label. The two intervals answer two questions: these templates with new words, and new
-templates of the same kind; if a condition has few templates the second is wide.
+The largest {shown} by |mean change|, regardless of label. The two intervals answer two questions: these templates with new
+words, and new templates of the same kind; if a condition has few templates the second is wide.
 
 ### SmolLM2, each head zeroed
 
@@ -333,8 +334,8 @@ templates of the same kind; if a condition has few templates the second is wide.
 
 ## Layers
 
-The clean run's activation at the last token, put into the corrupt run (recovery: 0 is the corrupt run's logit difference, 1 the clean
-run's; dotted: tasks that the model cannot do):
+The clean run's activation at the last token, put into the corrupt run (recovery: 0 is the corrupt run's logit difference, 1
+the clean run's; dotted: tasks that the model cannot do):
 
 ![Recovery by depth](findings_layers.png)
 
@@ -356,8 +357,8 @@ As a fraction of depth (1 is the last layer): where patching the residual stream
 
 ## A negative result
 
-Zeroing a head at every position and patching it at the last token do not find the same heads, so neither list alone is "the heads that
-matter". Heads among the {top} strongest both when zeroed and when patched at the last token:
+Zeroing a head at every position and patching it at the last token do not find the same heads, so neither list alone is "the
+heads that matter". Heads among the {top} strongest both when zeroed and when patched at the last token:
 
 {overlap}
 
@@ -365,10 +366,10 @@ matter". Heads among the {top} strongest both when zeroed and when patched at th
 
 ## What this does not show
 
-- There are two models, one of each kind, and both quantised: Q4 weights are not the weights that were trained, and no number here was
-  compared with the unquantised models'.
-- {examples} pairs with one to eight wordings each, made for a small model in plain English; SmolLM2 is a chat model and was prompted
-  without its template.
+- There are two models, one of each kind, and both quantised: Q4 weights are not the weights that were trained, and no number
+  here was compared with the unquantised models'.
+- {examples} pairs with one to eight wordings each, made for a small model in plain English; SmolLM2 is a chat model and was
+  prompted without its template.
 - Zeroing a head puts later layers out of distribution; a large change does not prove that the head computes the
   answer. Zeroing one head at a time misses heads that can replace each other.
 - Another model of the same size may solve the tasks differently: one model of each kind says nothing about kinds.

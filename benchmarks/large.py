@@ -55,10 +55,10 @@ A Llama of {layers} blocks × {heads} heads, {parameters:.2f} billion random wei
 `python -m tinylab model.dtype=bfloat16 battery=h2 condition={condition} condition.n_examples={pairs}` with its defaults
 (layer_resid at the last token, all metrics) and an empty cache folder, from start to end: the weights' digest, loading, the
 self-check, the battery. `plain` is `benchmarks/plain_script.py` in bfloat16 on the same pairs, one hook on {compared} of the
-layers, all prompts as one batch. Memory is the largest resident size of the process as reported by the system, including pages of the
-weights' files. At most {allowed_memory:,} MiB in addition to the weights are the target. The difference is the largest of any
-logit_diff of any pair in those layers, or without an intervention; more than {allowed:g} is an error. For scale: the largest
-change that an intervention makes."""
+layers, all prompts as one batch. Memory is the largest resident size of the process as reported by the system, including pages
+of the weights' files. At most {allowed_memory:,} MiB in addition to the weights are the target. The difference is the largest
+of any logit_diff of any pair in those layers, or without an intervention; more than {allowed:g} is an error. For scale: the
+largest change that an intervention makes."""
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,8 @@ PEAK_TARGET = 0.70
 EFFECTS_SECONDS, EFFECTS_MEBIBYTES = 5, 500
 INTRODUCTION = f"""# Benchmarks
 
-Written by `make bench`, except "End to end on trained models", written by `make bench-real`, and "A 3B model in memory", written by
-`make bench-large`; all other numbers are from one run on one machine.
+Written by `make bench`, except "End to end on trained models", written by `make bench-real`, and "A 3B model in memory",
+written by `make bench-large`; all other numbers are from one run on one machine.
 
 (a) is one forward pass per intervention with plain module hooks, on one padded batch of all prompts, with the logits of
 every row. (a') is the same with the logits of the reading row only. (b) is the forked engine. All three compute the same
@@ -84,9 +84,9 @@ profiler sees them; for matmuls, in brackets, operations per second as a fractio
 Activation functions, norms, attention and biases are the model's own code and cost (a) as much per state: what they take
 bounds the part of the peak that (b) as a whole can reach. Prompts are the distinct ones and those with the fewest states."""
 EMBEDDED_NOTE = """The same for the model that comes with tinylab, on all pairs of condition=cond_a. The last row is
-measured without a profiler, by a clock that is switched wherever the engine calls the model's own code or the metrics, and where these return
-(medians). It covers everything that is neither the model nor the metrics: tries, indices, masks, gathers and copies of rows,
-interventions and Python's bookkeeping for them."""
+measured without a profiler, by a clock that is switched wherever the engine calls the model's own code or the metrics, and
+where these return (medians). It covers everything that is neither the model nor the metrics: tries, indices, masks, gathers
+and copies of rows, interventions and Python's bookkeeping for them."""
 STARTUP_NOTE = """A whole default run (`python -m tinylab`, embedded model) in a fresh process, and parts of it, each
 measured in fresh processes too; medians of {repeats}."""
 

@@ -34,7 +34,7 @@ class TinylabError(Exception):
 
 
 class UserError(TinylabError):
-    """A mistake that the user can mend."""
+    """A mistake that the user can fix."""
 
     exit_code = 2
 

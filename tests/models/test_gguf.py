@@ -101,7 +101,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "part": (lambda at: write_gguf(at, settings=lambda to: to.add_uint16("split.count", 3)), "one of 3 parts; join them"),
     "rotary": (lambda at: write_gguf(at, settings=lambda to: (to.add_string("qwen3.rope.scaling.type", "linear"),
                                                               to.add_float32("qwen3.rope.scaling.factor", 8.0))),
-               "says qwen3.rope.scaling.type=linear, of which transformers would know nothing"),
+               "says qwen3.rope.scaling.type=linear, which transformers would ignore"),
     "cap": (lambda at: write_gguf(at, settings=lambda to: to.add_final_logit_softcapping(30.0)),
             "says qwen3.final_logit_softcapping=30.0, of which"),
     "window": (lambda at: write_gguf(at, settings=lambda to: to.add_sliding_window(16)),

@@ -34,7 +34,7 @@ def _is_index(value: object) -> bool:
 def _no_component_twice(components: list[Any]) -> list[Any]:
     told = [tuple(sorted(one.items())) if isinstance(one, dict) else one for one in components]
     if len(set(told)) != len(told):
-        raise ValueError("nothing that stands twice")
+        raise ValueError("no duplicates")
     return components
 
 
@@ -216,7 +216,7 @@ class Invariants(OpenRecord):
     @model_validator(mode="after")
     def _withheld_is_empty(self) -> Self:
         if self.withheld is not None and (self.heads or self.layers or self.groups):
-            raise ValueError("no heads, layers and groups beside withheld, which says why there are none")
+            raise ValueError("no heads, layers and groups together with withheld, which says why there are none")
         return self
 
 
