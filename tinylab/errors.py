@@ -2,7 +2,7 @@
 
 ```
 TinylabError            exit 1   something failed inside a run
-├── UserError           exit 2   the user can mend it; the message says how
+├── UserError           exit 2   the user can fix it; the message says how
 │   ├── ConfigError              an option, a key or a value
 │   ├── CorpusError              a corpus file or one of its rows
 │   ├── ModelError               a model or tokenizer that cannot be loaded or used

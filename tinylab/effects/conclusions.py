@@ -235,7 +235,7 @@ def _json(value: Any) -> Any:
 
 
 def _notes(one: Measured, fraction: bool) -> list[str]:
-    """Why something is not told."""
+    """Why something is missing."""
     notes = []
     if None in one.names:
         missing = sum(name is None for name in one.names)
