@@ -103,7 +103,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
                                                               to.add_float32("qwen3.rope.scaling.factor", 8.0))),
                "says qwen3.rope.scaling.type=linear, which transformers would ignore"),
     "cap": (lambda at: write_gguf(at, settings=lambda to: to.add_final_logit_softcapping(30.0)),
-            "says qwen3.final_logit_softcapping=30.0, of which"),
+            "says qwen3.final_logit_softcapping=30.0, which"),
     "window": (lambda at: write_gguf(at, settings=lambda to: to.add_sliding_window(16)),
                "says qwen3.attention.sliding_window=16"),
     "frequencies": (lambda at: write_gguf(at, more={"rope_freqs.weight": np.ones(8, np.float32)}),
