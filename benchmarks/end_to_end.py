@@ -42,12 +42,12 @@ ALLOWED = 1e-3
 """Logits. Sums in another order, float32: 3e-5 at most on 4 pairs with either model. A wrong program is far beyond it: a head
 zeroed at the last position alone, or a patch from the position before, on a small random model, is 0.6 and more away."""
 TITLE = "End to end on trained models"
-NOTE = """Written by `make bench-real`, apart from the rest of this document: {machine}.
+NOTE = """Written by `make bench-real`, independently of the rest of this document: {machine}.
 
 Wall time of whole processes, from start to end, on {condition} pairs of the shipped corpus; medians over rounds (least to most).
 `plain` is `benchmarks/plain_script.py`, what one would write with transformers alone: all prompts as one batch, padded on the
 left, one hook and one forward pass per intervention, logits of the last row only, sdpa, float32; it computes logit_diff and
-writes a CSV. `every row` is the same without `logits_to_keep`, as a first version of such a script would be: a model then
+writes a CSV. `every row` is the same without `logits_to_keep`, as one would first write such a script: the model then
 computes the logits of every row; H2 only, once. `start` is the plain script without an intervention: Python, torch and
 transformers start, model and tokenizer are loaded, the prompts run unmodified; no tool ends sooner, and `plain/start` is what one
 that needs no time for its interventions would reach. `states` is how many times more tokens × layers the plain script computes

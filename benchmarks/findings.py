@@ -286,8 +286,9 @@ Written by `make findings`; every number is computed from the tables of the runs
 
 SmolLM2-135M-Instruct (30 layers × 9 heads; Q4_1, Apache-2.0) and Gemma 3 270M (18 layers × 4 heads; Q4_K_M, under the Gemma
 Terms of Use), both read from GGUF files by `python -m tinylab.convert` (`make real-models`). Each of the five shipped
-conditions, {examples} pairs drawn by seed 0 from the test split; H1 zeroes each head everywhere, H2 puts what the clean run had
-at the last token into the corrupt run (denoising). Float32. BOS as the tokenizer itself puts it: Gemma's, none for SmolLM2.
+conditions, {examples} pairs drawn by seed 0 from the test split; H1 zeroes each head at every position, H2 puts the clean
+run's activation at the last token into the corrupt run (denoising). Float32. BOS as the tokenizer itself adds it: Gemma's,
+none for SmolLM2.
 
 ```bash
 make findings
@@ -297,23 +298,23 @@ make findings
 
 {ability}
 
-Top-1 is over the whole vocabulary, so a sensible other word counts as wrong. A task counts as one that the model can do where it
-gets at least half of the clean and of the corrupt prompts right.
+Top-1 is over the whole vocabulary, so another sensible word counts as wrong. A model can do a task, here, if it
+gets at least half of the clean and half of the corrupt prompts right.
 
 ## The heads that matter
 
-Each head zeroed, in each condition (red: the task loses):
+Each head (layer.head, counted from 0) zeroed, in each condition (red: the task suffers):
 
 ![SmolLM2's heads](findings_smollm2.png)
 ![Gemma's heads](findings_gemma3.png)
 
-How many matter (all of a simultaneous 95 % interval is beyond 5 % of the unmodified logit difference; docs/statistics.md), and
-how far the order of the strongest can be relied on:
+How many matter (the whole simultaneous 95 % interval is beyond 5 % of the unmodified logit difference; docs/statistics.md), and
+how reliable the order of the strongest is:
 
 {labels}
 
-The largest {shown} by |mean change|, whatever their label. Two intervals, two questions: these templates with new words, and new
-templates of the same kind; where a condition has few templates the second is wide.
+The largest {shown} by |mean change|, regardless of label. The two intervals answer two questions: these templates with new
+words, and new templates of the same kind; if a condition has few templates the second is wide.
 
 ### SmolLM2, each head zeroed
 
@@ -333,17 +334,17 @@ templates of the same kind; where a condition has few templates the second is wi
 
 ## Layers
 
-What the clean run had at the last token, put into the corrupt run (recovery: 0 is the corrupt run's logit difference, 1 the clean
-run's; dotted: tasks that the model cannot do):
+The clean run's activation at the last token, put into the corrupt run (recovery: 0 is the corrupt run's logit difference, 1
+the clean run's; dotted: tasks that the model cannot do):
 
 ![Recovery by depth](findings_layers.png)
 
-That the residual stream of the last layer recovers everything is no finding: nothing comes after it.
+That the residual stream of the last layer recovers everything is trivial: nothing comes after it.
 
 ## Invariants
 
 Components that matter in all five conditions with one sign (partial conjunction, Holm over components), and, as a description,
-how many are among the {top} strongest of all five, beside what random lists give: drawn among all, and within layers.
+how many are among the {top} strongest of all five, compared with random lists drawn among all components, and within layers.
 
 {invariants}
 
@@ -356,8 +357,8 @@ As a fraction of depth (1 is the last layer): where patching the residual stream
 
 ## A negative result
 
-Zeroing a head everywhere and patching it at the last token do not name the same heads, so neither list alone is "the heads that
-matter". Heads among the {top} strongest both when zeroed and when patched at the last token:
+Zeroing a head at every position and patching it at the last token do not find the same heads, so neither list alone is "the
+heads that matter". Heads among the {top} strongest both when zeroed and when patched at the last token:
 
 {overlap}
 
@@ -365,13 +366,13 @@ matter". Heads among the {top} strongest both when zeroed and when patched at th
 
 ## What this does not show
 
-- Two models, one of each kind, and quantised: Q4 weights are not those that were trained, and no number here was compared with
-  the unquantised models'.
-- {examples} pairs of one to eight wordings each, made for a small model in plain English; SmolLM2 is taught to chat and was asked
-  without its template.
-- Zeroing a head takes it out of the distribution that later layers know; a large change is no proof that the head computes the
-  answer. One head at a time misses heads that stand in for each other.
-- Gemma 3 270M or SmolLM2 may do another way what another model of their size does: one model of each kind says nothing of kinds.
+- There are two models, one of each kind, and both quantised: Q4 weights are not the weights that were trained, and no number
+  here was compared with the unquantised models'.
+- {examples} pairs with one to eight wordings each, made for a small model in plain English; SmolLM2 is a chat model and was
+  prompted without its template.
+- Zeroing a head puts later layers out of distribution; a large change does not prove that the head computes the
+  answer. Zeroing one head at a time misses heads that can replace each other.
+- Another model of the same size may solve the tasks differently: one model of each kind says nothing about kinds.
 
 ## What it took
 

@@ -47,18 +47,18 @@ ALLOWED_MEMORY = 1024
 ALLOWED = 0.2
 """Logits: the difference that a verify slice in bfloat16 allows an example."""
 TITLE = "A 3B model in memory"
-NOTE = """Written by `make bench-large`, apart from the rest of this document: {machine}, {memory:.0f} GiB of memory.
-Processes that wanted a core in the quarter of an hour until it ended, its own included: {load:.1f} on average; on a quiet machine
-the seconds are fewer.
+NOTE = """Written by `make bench-large`, independently of the rest of this document: {machine}, {memory:.0f} GiB of memory.
+Load average over its last 15 minutes, including its own processes: {load:.1f} on average; on an idle machine
+it takes fewer seconds.
 
 A Llama of {layers} blocks × {heads} heads, {parameters:.2f} billion random weights in bfloat16, files: {files}.
 `python -m tinylab model.dtype=bfloat16 battery=h2 condition={condition} condition.n_examples={pairs}` with its defaults
 (layer_resid at the last token, all metrics) and an empty cache folder, from start to end: the weights' digest, loading, the
 self-check, the battery. `plain` is `benchmarks/plain_script.py` in bfloat16 on the same pairs, one hook on {compared} of the
-layers, all prompts as one batch. Memory is the largest resident size of the process, as the system counts it, pages of the
-weights' files included. At most {allowed_memory:,} MiB beside the weights are the target. The difference is the largest of any
-logit_diff of any pair in those layers, or without an intervention; more than {allowed:g} is an error. For scale: the largest
-change that an intervention makes."""
+layers, all prompts as one batch. Memory is the largest resident size of the process as reported by the system, including pages
+of the weights' files. At most {allowed_memory:,} MiB in addition to the weights are the target. The difference is the largest
+of any logit_diff of any pair in those layers, or without an intervention; more than {allowed:g} is an error. For scale: the
+largest change that an intervention makes."""
 
 
 @dataclass(frozen=True)

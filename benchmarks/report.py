@@ -33,41 +33,41 @@ PEAK_TARGET = 0.70
 EFFECTS_SECONDS, EFFECTS_MEBIBYTES = 5, 500
 INTRODUCTION = f"""# Benchmarks
 
-Written by `make bench`, but "End to end on trained models", which is `make bench-real`'s, and "A 3B model in memory", which is
-`make bench-large`'s; all other numbers are of one run on one machine.
+Written by `make bench`, except "End to end on trained models", written by `make bench-real`, and "A 3B model in memory",
+written by `make bench-large`; all other numbers are from one run on one machine.
 
 (a) is one forward pass per intervention with plain module hooks, on one padded batch of all prompts, with the logits of
 every row. (a') is the same with the logits of the reading row only. (b) is the forked engine. All three compute the same
 metrics of the same battery on the same weights, and each metric of (a) and (a') is compared with that of (b).
 
 How it was measured: one process, interleaved. A round is the matmul peak, passes of (a), (b) in full, passes of (a').
-Seconds are medians over rounds; up to {ENOUGH_ROUNDS} rounds or more where the time allows, one where it does not.
-(a) and (a') run {SAMPLE} interventions of a battery at most, spread over layers and heads, one or two in a round; every
+Seconds are medians over rounds; up to {ENOUGH_ROUNDS} rounds or more if time allows, otherwise one.
+(a) and (a') run {SAMPLE} interventions of a battery at most, spread over layers and heads, one or two per round; every
 forward pass of a workload costs the same, so their seconds are seconds per pass × (interventions + 2 unmodified runs).
-Weights are random (seed {SEED}). `distinct` are random prompts of {DISTINCT_LENGTH} tokens, no two of which begin alike;
+Weights are random (seed {SEED}). `distinct` are random prompts of {DISTINCT_LENGTH} tokens, no two of which share a beginning;
 the others are the shipped corpora's test split in the embedded model's tokens."""
 TARGETS_NOTE = """Geometric means over the corpora where there are several. The last but one column is the ratio of the
 operations that (a) and (b) execute: the ratio of times that equal efficiency would give. (b) computes no state beyond the
-lower bound, so a target above that ratio asks for more operations per second than (a) makes."""
+lower bound, so a target above that ratio needs more operations per second than (a) reaches."""
 STATES_NOTE = """A state is the output of one block for one token prefix under one intervention. The lower bound counts
 the distinct ones, from the prompts alone: all prefixes of the unmodified runs, and for each intervention the distinct
 changed prefixes from the first changed position and block on; in the last block reading rows only. Where both
-prompts begin alike, a patch puts in what was there before: nothing changes, and nothing has to be computed."""
-GRIDS_NOTE = """`battery.positions=each`: every layer at every position of the longest prompt is an intervention of its own. (a)
+prompts begin alike, a patch replaces activations by equal ones: nothing changes, and nothing has to be computed."""
+GRIDS_NOTE = """`battery.positions=each`: every layer at every position of the longest prompt is a separate intervention. (a)
 runs whole prompts for each; (b) computes the prefixes from the position and the block on, of prompts that have the position.
-`condition.answer=full`: (a) runs every prompt with each answer behind it, (b) has both answers as branches of the prompt.
+`condition.answer=full`: (a) runs every prompt with each answer appended, (b) has both answers as branches of the prompt.
 Counted with the layers and heads of the model and {width} numbers a head: widths count no states."""
 PEAK_NOTE = """The peak is the best matmul of the model's own MLP sizes, measured in each round. Operations are those of
-matmuls and attention, counted by torch's FlopCounterMode on every operator that is called; attention counts with its
-padding and with what its mask hides. For (b) the same code runs on tensors without data, with one intervention per
+matmuls and attention, counted by torch's FlopCounterMode on every operator that is called; attention counts including
+padding and masked positions. For (b) the same code runs on tensors without data, with one intervention per
 layer, multiplied by the heads; for (a) the unmodified runs are counted and multiplied by the rows. Seconds include
 everything, not matmuls only."""
 CORRECTNESS_NOTE = """The largest difference of any metric between (b) and (a) or (a'), over the unmodified runs and the
 interventions that both evaluated. For scale: the largest change of any metric that any intervention of the battery
 makes."""
-BESIDE_NOTE = """What (a) does, by the hooks of {tools}, each in the way its documentation
+BESIDE_NOTE = """The same as (a), with the hooks of {tools}, each in the way its documentation
 shows: `run_with_hooks` of a TransformerBridge with the weights as they are, `with model.trace(...)` of nnsight. The same
-weights and padded batch, one forward pass per intervention, the logits of every row, sampled as (a) is and in the same
+weights and padded batch, one forward pass per intervention, the logits of every row, sampled like (a) and in the same
 rounds. TransformerLens sets eager attention itself. Seconds of the whole battery; the largest difference of any metric
 from (b) over the interventions that both evaluated."""
 MEMORY_NOTE = """The most memory held beyond the loaded model: resident set of a fresh process on a CPU, torch's
@@ -83,20 +83,20 @@ PROFILE_NOTE = """Where the time of (b) goes: shares of the quietest of a few ru
 profiler sees them; for matmuls, in brackets, operations per second as a fraction of the peak. H1 on {heads} heads per layer.
 Activation functions, norms, attention and biases are the model's own code and cost (a) as much per state: what they take
 bounds the part of the peak that (b) as a whole can reach. Prompts are the distinct ones and those with the fewest states."""
-EMBEDDED_NOTE = """The same of the model that is shipped with tinylab, on all pairs of condition=cond_a. The last row is
-without a profiler: by a clock that is switched wherever the engine calls the model's own code, the metrics, or they return
-(medians). It holds everything that is neither the model nor the metrics: tries, indices, masks, gathers and copies of rows,
-interventions and Python's bookkeeping for them."""
+EMBEDDED_NOTE = """The same for the model that comes with tinylab, on all pairs of condition=cond_a. The last row is
+measured without a profiler, by a clock that is switched wherever the engine calls the model's own code or the metrics, and
+where these return (medians). It covers everything that is neither the model nor the metrics: tries, indices, masks, gathers
+and copies of rows, interventions and Python's bookkeeping for them."""
 STARTUP_NOTE = """A whole default run (`python -m tinylab`, embedded model) in a fresh process, and parts of it, each
 measured in fresh processes too; medians of {repeats}."""
 
-AGGREGATE_NOTE = """Finished runs made up for the purpose, each a condition of its own: {heads} heads × {metrics} metrics ×
+AGGREGATE_NOTE = """Artificial finished runs, each with its own condition: {heads} heads × {metrics} metrics ×
 {seeds} seeds, a row each. `python -m tinylab.aggregate` in all, which also writes the documents, in a fresh process, and
-the MiB that it holds at most beyond its imports; then its parts once more: reading manifests and summaries, joining the
+its peak memory in MiB beyond its imports; then its parts separately: reading manifests and summaries, joining the
 tables into the matrix, and the invariants by one metric, from the matrix on disk and every run's effects.parquet."""
-EFFECTS_NOTE = """A run made up for the purpose, {cells:,} heads × {examples} pairs of {templates} templates × 4 metrics: from its
-`per_example` table to `effects.parquet` and what the summary says of it, ranking included, by each correction, in a fresh
-process that has imported what it takes. The MiB are what it holds at most beyond that table. The target is under {seconds} s
+EFFECTS_NOTE = """An artificial run, {cells:,} heads × {examples} pairs of {templates} templates × 4 metrics: from its
+`per_example` table to `effects.parquet` and its part of the summary, including the ranking, for each correction, in a fresh
+process after all imports. The MiB are its peak memory beyond that table. The target is under {seconds} s
 and {mebibytes} MiB."""
 
 
@@ -309,7 +309,7 @@ def _beside(results: Results) -> Sheet:
         "battery", "prompts", "interventions × pairs", "tool", "tool s", "(a) s", "(b) s", "tool/(b)", "largest difference",
     )
     tools = " and ".join(f"{tool} {number}" for tool, number in results.tools.items())
-    return Sheet("Beside other tools", BESIDE_NOTE.format(tools=tools), columns, rows)
+    return Sheet("Compared with other tools", BESIDE_NOTE.format(tools=tools), columns, rows)
 
 
 def _memory(results: Results) -> Sheet:

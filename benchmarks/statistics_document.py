@@ -198,26 +198,26 @@ def write(document: Path, extent: Extent) -> None:
 PROSE = """# What the numbers of a run mean, and how often they are right
 
 Written by `make statistics` on {date} ({versions}). The simulations are seeded: the same versions give the same tables. They
-are in `benchmarks/simulations.py`; the tests run them in short, with bounds. The columns of `effects.parquet` and the keys of
-`invariants.json` are listed in [reference.md](reference.md); the functions can be used alone (`tinylab.statistics`).
+are in `benchmarks/simulations.py`; the tests run shorter versions, with bounds. The columns of `effects.parquet` and the keys
+of `invariants.json` are listed in [reference.md](reference.md); the functions can be used alone (`tinylab.statistics`).
 
 ## Two questions, two intervals
 
-d is an example's change of the logit difference, b what it is a fraction of: the unmodified run's logit difference, for
-patching the way from the target run to the source run. Templates t have n_t of the n examples.
+d is an example's change of the logit difference, b the denominator of which it is a fraction: the unmodified run's logit
+difference, for patching the difference between the source run and the target run. Template t has n_t of the n examples.
 
 **These templates, new words** (`effect`, `ci_low`, `ci_high`, `p`). Estimand: R = Σd/Σb in the population of words from which
 the corpus' rows of *these* templates come, each template with the weight it has in the run. With e = (d − R·b)/b̄, se² = Σ
 (n_t/n)²·s_t²(e)/n_t, and t with Satterthwaite's degrees of freedom (1946). Assumption: examples of a template are independent,
-and their number does not make Σb nearly 0. It is HC2 with a dummy for each template (MacKinnon & White 1985); of one template
-the one-sample t test, of two Welch's. Linearised ratio: Cochran 1977, section 6.3. Where a word is used in several rows
-(`condition.item_field`) items are independent instead of examples: CR2 with the degrees of freedom of Bell & McCaffrey 2002.
+and their number does not make Σb nearly 0. This is HC2 with a dummy for each template (MacKinnon & White 1985); for one
+template the one-sample t test, for two Welch's. Linearised ratio: Cochran 1977, section 6.3. If a word is used in several rows
+(`condition.item_field`), items are independent instead of examples: CR2 with the degrees of freedom of Bell & McCaffrey 2002.
 
 **New templates** (`new_templates_effect`, `new_templates_low`, `new_templates_high`). Estimand: the mean over templates of the
-kind these are a sample of, each counted once. The mean of G template means with sd/√G and t with G − 1 degrees of freedom.
-Assumption: templates are independent draws, and nearly normal, which four of them cannot show. Reused words add what they
-share between templates (two-way clustering: Cameron, Gelbach & Miller 2011). This interval is what a claim about the *task*
-needs; it is wider, often much.
+population from which these are a sample, each counted once. The mean of G template means with sd/√G and t with G − 1 degrees
+of freedom. Assumption: templates are independent draws, and nearly normal, which four of them cannot show. Reused words add
+what they share between templates (two-way clustering: Cameron, Gelbach & Miller 2011). This interval is what a claim about the
+*task* needs; it is wider, often much wider.
 
 `simultaneous_low` and `simultaneous_high` are the first interval at 1 − alpha/V for V cells (`effects=holm`), at 1 − R·alpha/V
 where R cells are decided (`effects=bh`: of the intervals of decided cells a share of alpha is wrong on average, Benjamini &
@@ -225,50 +225,52 @@ Yekutieli 2005), or with the critical value of the largest |t| of all cells when
 (`effects=maxt`, Westfall & Young 1993; assumes symmetry). `p_holm` bounds the chance of any false claim among the cells of a
 metric (Holm 1979), `q_bh` the mean share of false claims (Benjamini & Hochberg 1995).
 
-`label`. `matters`: all of the simultaneous interval is beyond ±`effects.smallest`; `negligible`: all of it is within (Lakens,
-Scheel & Isager 2018); else `undecided`, which is not "no effect". `mixed` overrides: some template is over +smallest and
-another under −smallest, of each side the smallest one-sided p of the templates' t tests times their number, the larger side,
-by Holm over cells (Gail & Simon 1985). `nonzero` is no test: the mean change is over ten times what a sham or the verify slice
-found. `new_templates`: the second interval's t test beyond the smallest effect, by Holm among the cells that matter.
+`label`. `matters`: the whole simultaneous interval is beyond ±`effects.smallest`; `negligible`: the whole interval is within
+(Lakens, Scheel & Isager 2018); otherwise `undecided`, which is not "no effect". `mixed` overrides: some template is over
++smallest and another under −smallest; for each side the smallest one-sided p of the templates' t tests times their number,
+then the larger side, by Holm over cells (Gail & Simon 1985). `nonzero` is not a test: the mean change is over ten times the
+noise that a sham or the verify slice found. `new_templates`: the second interval's t test beyond the smallest effect, by Holm
+among the cells that matter.
 
 `heterogeneity_p` is the F test of equal templates, `between_template_sd` their spread beyond that of their examples (Searle,
-Casella & McCulloch 1992). `share_beyond` with `share_low` and `share_high`, of metrics that are no logit difference: the share
-of examples that change by more than `effects.smallest`, exact for independent examples (Clopper & Pearson 1934). Their mean
-change has a t interval too, but a KL divergence is skewed and never negative: no sign test, no label.
+Casella & McCulloch 1992). `share_beyond` with `share_low` and `share_high`, for metrics that are not a logit difference: the
+share of examples that change by more than `effects.smallest`, exact for independent examples (Clopper & Pearson 1934). Their
+mean change has a t interval too, but a KL divergence is skewed and never negative: no sign test, no label.
 
-`p_top_k`: how often a cell is among the k with the largest |mean change| when examples are drawn anew within their templates,
-deviations stretched by √(n_t/(n_t − 1)) (Rao & Wu 1988). It is about these templates, and does not see that the mean of a
-`mixed` cell cancels. `effects.ranking.stability` is Φ of Nogueira, Sechidis & Brown 2018: 1 where all samples give one list, 0
-for lists drawn by chance. `naive` and `held_out` are the mean size of the k strongest on the half of the examples that chose
+`p_top_k`: how often a cell is among the k with the largest |mean change| when examples are resampled within their templates,
+deviations stretched by √(n_t/(n_t − 1)) (Rao & Wu 1988). It is about these templates, and does not account for effects that
+cancel in the mean of a `mixed` cell. `effects.ranking.stability` is Φ of Nogueira, Sechidis & Brown 2018: 1 where all
+samples give one list, 0
+for lists drawn by chance. `naive` and `held_out` are the mean size of the k strongest on the half of the examples that selected
 them, and on the other half.
 
 ## Several conditions
 
 `conjunction` in `invariants.json`. Estimand: whether a component has an effect of one sign beyond the smallest in all m
 conditions (or in `at_least` r of them). p = min(1, 2·min over the two signs of (m − r + 1)·p₍ᵣ₎), p₍ᵣ₎ the r-th smallest of
-the conditions' one-sided p-values; with r = m the largest (Benjamini & Heller 2008). Then Holm over components. No assumption
-about how conditions depend on each other, and no k. `count` is in how many conditions a component matters by their own labels:
-a description, not a test.
+the conditions' one-sided p-values; with r = m the largest (Benjamini & Heller 2008). Then Holm over components. This makes no
+assumption about how conditions depend on each other, and needs no k. `count` is the number of conditions in which a component
+has the label `matters`: a description, not a test.
 
-`by_chance` is about the intersection of lists of the k strongest, which is a description: `p`, the probability of so many
-shared components or more if lists were drawn among all components (a chain of hypergeometric distributions), and
-`p_within_layers`, if they were drawn within layers, with as many of each layer as were found. Both say whether *some* are
+`by_chance` is about the intersection of lists of the k strongest, which is a description: `p`, the probability of at least as
+many shared components if lists were drawn among all components (a chain of hypergeometric distributions), and
+`p_within_layers`, if they were drawn within layers, with as many from each layer as were found. Both say whether *some* are
 shared beyond chance, never which.
 
 ## Coverage of 95 % intervals
 
-Template effects and examples both of one shape, variance 1 each: normal; skew, a lognormal of skewness {skewness:.2f} (of the
-32 heads and 8 templates of `cond_a` nine in ten have less); strong skew, one of {strong:.2f}; t3, Student's t with 3 degrees
-of freedom; bimodal, two narrow heaps. {intervals:,} data sets each ({slow:,} of the bootstrap): a share of .95 has a standard
-error of .0015 (.007).
+Template effects and examples have the same shape of distribution, variance 1 each: normal; skew, a lognormal of skewness
+{skewness:.2f} (of the 32 heads and 8 templates of `cond_a` nine in ten have less); strong skew, one of {strong:.2f}; t3,
+Student's t with 3 degrees of freedom; bimodal, two narrow heaps. {intervals:,} data sets each ({slow:,} of the bootstrap): a
+share of .95 has a standard error of .0015 (.007).
 
 ![Coverage by design]({picture})
 
 {coverage}
 
-The percentile bootstrap over templates is what intervals over templates were before. It answers neither question: it covers too
-much of these templates where they differ, as they do here, and far too little of new ones. Skewed numbers make a t interval
-cover less, for new templates however many examples each has: few templates cannot show their skew.
+Earlier versions used the percentile bootstrap over templates. It answers neither question: for these templates it covers too
+often if they differ, as they do here, and for new ones far too rarely. With skewed numbers a t interval
+covers less often, for new templates no matter how many examples each has: few templates cannot show their skew.
 
 The ratio R with b of 12 ± 2 logits, {ratios:,} data sets; and the F test where templates do not differ, {intervals:,}.
 
@@ -282,8 +284,8 @@ Benjamini–Hochberg bounds the same share.
 
 {familywise}
 
-Symmetric shapes keep what is promised. Skew does not: far tails are reached more often on its side, and the more cells, the
-farther; no correction mends that.
+Symmetric shapes keep the nominal level. Skew does not: far tails are reached more often on the side of the skew, and more
+cells reach farther into the tail; no correction fixes that.
 
 Labels where R is 0, +smallest or −smallest exactly, a third of 33 cells each, so that everything but `undecided` is wrong at
 the boundary: the share of runs with any wrong label ({slow:,} runs; {half:,} for `maxt`). `bh` bounds the share of wrong
@@ -292,9 +294,9 @@ labels among those that are decided, not this. In the last column one template i
 
 {labels}
 
-`mixed` tests each template by its own examples, eight here, one-sided: skew to the wrong side shows in it most of all. Where
-changes are skewed, look at the templates' means before believing a sign change that is not large. More examples help slowly
-({slow:,} runs of 32 cells):
+`mixed` tests each template by its own examples, eight here, one-sided, so it suffers most from skew to the wrong side. If
+changes are skewed, look at the templates' means before believing a sign change that is not large. More examples help only
+slowly ({slow:,} runs of 32 cells):
 
 {skew}
 
@@ -305,31 +307,31 @@ claims, the share of runs with any, and the share of the 20 that is found.
 
 {discovery}
 
-As many examples as `examples_to_decide` asks for after a first run of 32, where all effects are twice the smallest of
-interest: it means to decide .8 of the cells.
+As many examples as `examples_to_decide` recommends after a first run of 32, where all effects are twice the smallest of
+interest: it aims to decide .8 of the cells.
 
 {power}
 
 ## Components of several conditions
 
 40 components, each without any effect in one condition and of two standard deviations in all others, 32 examples a
-condition, {slow:,} sweeps: the share of sweeps in which any is claimed to be shared by all conditions, nominally .05. A
-component is also called shared where it is among the k strongest of every condition: with k as many as matter there, which
-nobody knows, and with a quarter more. Then 10 of the components have an effect of one standard deviation in every condition, the
-others in all but one: the share of the 10 that is claimed ({half:,} sweeps).
+condition, {slow:,} sweeps: the share of sweeps in which any is claimed to be shared by all conditions, nominally .05. For
+comparison, a component is called shared if it is among the k strongest of every condition: with k as many as matter there,
+which nobody knows in practice, and with a quarter more. Then 10 of the components have an effect of one standard deviation in
+every condition, the others in all but one: the share of the 10 that is claimed ({half:,} sweeps).
 
 {conjunction}
 
 Skew is to the right and effects are negative here: the worse of the two cases, as the tests are one-sided.
 
-"Holm in every run" tests each condition alone and intersects: it errs nearly once for each condition. Lists of the strongest err
-wherever k is too large.
+"Holm in every run" tests each condition alone and intersects: its errors nearly add up over conditions. Lists of the strongest
+err if k is too large.
 
 ## Ranks
 
-32 cells with normal effects of half a standard deviation, 32 examples, k = 8, {ranks:,} runs: of the cells with so large a
-P(top k) the share that truly are among the 8. Then 32 cells without any effect: the mean size of the 8 strongest in standard
-deviations of examples, on the half that chose them and on the other; the truth is 0.
+32 cells with normal effects of half a standard deviation, 32 examples, k = 8, {ranks:,} runs: of the cells with that
+P(top k), the share that truly are among the 8. Then 32 cells without any effect: the mean size of the 8 strongest in standard
+deviations of examples, on the half that selected them and on the other; the truth is 0.
 
 {ranks_table}
 """

@@ -188,7 +188,7 @@ def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
     text = document.read_text(encoding="utf-8")
     for title in TITLES:
         assert f"\n## {title}" in text
-    assert ("\n## Beside other tools" in text) == bool(installed())
+    assert ("\n## Compared with other tools" in text) == bool(installed())
     assert all(f"{tool} {number}" in text for tool, number in installed().items())
     assert str(ROOT) not in text
     measured = json.loads(raw.read_text(encoding="utf-8"))

@@ -51,7 +51,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_fails_nothing(folder: Path,
     folder.write_text("a file", encoding="utf-8")
     keep("numbers", KEY, 1.0)
     assert recall("numbers", KEY) is None
-    assert any("cannot be written, which costs time alone" in told for told in warnings(caplog))
+    assert any("cannot be written, which only costs time" in told for told in warnings(caplog))
 
 
 def test_many_writers_at_once_leave_one_whole_file(folder: Path) -> None:

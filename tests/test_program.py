@@ -182,7 +182,7 @@ def test_one_corpus_under_two_tags_is_no_invariant(made: Path, capsys: pytest.Ca
     assert type_in(made, "aggregate", *map(str, [only(sweep, "h1_cond_a_*"), only(sweep, "h1_ioi_*")]), "--out", "same") == 0
     said = capsys.readouterr().out
     assert "cond_a and ioi are one corpus under 2 tags: they count as one condition" in said
-    assert "in one condition, which is no invariant (cond_a, ioi)" in said and "in every condition" not in said
+    assert "in one condition, which is not an invariant (cond_a, ioi)" in said and "in every condition" not in said
 
 
 def test_a_sweep_prints_one_line_for_each_run_and_no_runs_own_table(made: Path) -> None:

@@ -83,7 +83,7 @@ def test_effects_are_valid_whoever_reads_them(effects: Path, sweep: Path, reader
         (lambda df: df.assign(p_holm=1.5), "column 'p_holm' has a number that is not from 0 to 1"),
         (lambda df: df.assign(se=float("inf")), "column 'se' has values that are not finite"),
         (lambda df: df.assign(nonzero="yes"), "column 'nonzero' is"),
-        (lambda df: pd.concat([df, df.head(1)]), "a cell stands twice"),
+        (lambda df: pd.concat([df, df.head(1)]), "a cell is there twice"),
         (lambda df: df.head(0), "no rows"),
     ],
 )
@@ -121,7 +121,7 @@ BROKEN_TABLES: dict[str, tuple[Change, str]] = {
     "a missing value": (first_value_missing, "'value' has 1 missing"),
     "an infinite value": (lambda df: df.assign(value=float("inf")), "not finite"),
     "a negative layer": (lambda df: df.assign(layer=-1), "negative number, -1"),
-    "a cell twice": (lambda df: pd.concat([df, df.head(1)], ignore_index=True), "stands twice: run_id="),
+    "a cell twice": (lambda df: pd.concat([df, df.head(1)], ignore_index=True), "is there twice: run_id="),
     "no rows": (lambda df: df.head(0), "no rows"),
 }
 
@@ -178,7 +178,7 @@ BROKEN_INVARIANTS: dict[str, tuple[Change, str]] = {
     "another set": (lambda d: d.update(set="most"), "set is 'most', expected one of partial_conjunction"),
     "a head without its layer": (lambda d: d.update(heads=[{"head": 1}]), "heads.0.layer is missing"),
     "a layer that is text": (lambda d: d.update(layers=["1"]), "layers.0 is '1', expected a whole number"),
-    "a head twice": (lambda d: d.update(heads=[{"layer": 0, "head": 1}] * 2), "heads is .*, expected nothing that stands twice"),
+    "a head twice": (lambda d: d.update(heads=[{"layer": 0, "head": 1}] * 2), "heads is .*, expected no duplicates"),
     "more than k": (lambda d: d.update(set="intersection", k=1, heads=[], layers=[0, 1]),
                     "layers is .0, 1., expected at most k=1 components"),
     "no groups": (lambda d: d.pop("groups"), "groups is missing, expected a list"),
@@ -214,5 +214,5 @@ def test_what_is_no_frame_is_one_sentence(broken: object) -> None:
 
 def test_a_column_that_stands_twice_is_refused(sweep: Path) -> None:
     df = table(sweep, "head_matrix")
-    with pytest.raises(SchemaError, match="stand twice, condition"):
+    with pytest.raises(SchemaError, match="duplicate columns, condition"):
         validate.validate_cross_condition_matrix(pd.concat([df, df[["condition"]]], axis=1), ["cond_a", "cond_b"])

@@ -1,6 +1,6 @@
 """tinylab: which heads and layers of a language model matter for a task, and for the next one too?
 
-On the command line `python -m tinylab --help` tells what there is. In Python:
+On the command line `python -m tinylab --help` lists all options. In Python:
 
     >>> import tinylab
     >>> run = tinylab.run("battery=h1", "condition=cond_a")     # doctest: +SKIP
@@ -63,7 +63,7 @@ def sweep(
         sweep = tinylab.sweep("condition=cond_a,cond_b", "battery=h1")
         sweep = tinylab.sweep(model=hf_model, tokenizer=tokenizer, pairs={"capitals": [...], "rivers": [...]})
 
-    A run that fails is told in `sweep.manifest["failures"]`, as on the command line.
+    A run that fails is listed in `sweep.manifest["failures"]`, as on the command line.
 
     Args:
         overrides: what the command line would say after -m.

@@ -72,7 +72,7 @@ def _commands(args: argparse.Namespace) -> list[Callable[[], int]]:
 
 def _no_runs(out: Path) -> int:
     raise ConfigError(f"--out {out}: is where single runs are joined, but no folder given is a run's; a sweep is joined where it "
-                      "lies.")
+                      "is.")
 
 
 def _told(program: str, command: Callable[[], int]) -> int:

@@ -44,10 +44,10 @@ def recall(kind: str, key: Mapping[str, Any]) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, RuntimeError, ValueError, RecursionError) as error:
-        log.warning("the cache cannot be read, which costs time alone: %s", error)
+        log.warning("the cache cannot be read, which only costs time: %s", error)
         return None
     if not isinstance(content, dict) or content.get("key") != key:
-        log.warning("the cache holds something else than was kept, which costs time alone: %s", file)
+        log.warning("the cache has unexpected content, which only costs time: %s", file)
         return None
     return content.get("value")
 
@@ -72,7 +72,7 @@ def keep(kind: str, key: Mapping[str, Any], value: Any) -> None:
             os.unlink(name)
             raise
     except (OSError, RuntimeError) as error:
-        log.warning("the cache cannot be written, which costs time alone: %s", error)
+        log.warning("the cache cannot be written, which only costs time: %s", error)
 
 
 def _file(kind: str, key: Mapping[str, Any]) -> Path:

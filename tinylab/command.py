@@ -23,18 +23,18 @@ COMMANDS = {
     "run": "one run: overrides as in battery=h1 condition=cond_a",
     "sweep": "a run of each combination, joined: condition=cond_a,cond_b",
     "aggregate": "join a sweep again with other settings, or compare single runs",
-    "report": "write report.html, a page to look at, into folders of runs and sweeps",
+    "report": "write report.html, an interactive page, into folders of runs and sweeps",
     "list": "models, conditions, batteries, metrics, experiments, runs",
-    "selftest": "is this model measured soundly on this machine?",
+    "selftest": "check whether this model is measured correctly on this machine",
     "reproduce": "run an experiment and compare it with the published numbers",
-    "validate": "is every file of a run or sweep what was written, by its contract?",
-    "convert": "a GGUF file as a folder that loads at once, or the first version's JSON configs as YAMLs",
+    "validate": "check that every file of a run or sweep is as written and satisfies its contract",
+    "convert": "convert a GGUF file to a folder that loads quickly, or the first version's JSON configs to YAMLs",
     "help": "explain a command, a group or an option",
 }
 """The first words of a command line, and what each does."""
 
 
-def run_command(program: str, command: Callable[[], int], interrupted: str = "the same command again goes on from here") -> int:
+def run_command(program: str, command: Callable[[], int], interrupted: str = "the same command resumes from here") -> int:
     """Run a command; returns its exit code, and what went wrong is one sentence after the program's name, without `python -m`.
 
     `interrupted` tells a person who pressed Ctrl-C what became of the work.
@@ -97,10 +97,10 @@ def check_flags(args: argparse.Namespace) -> None:
         ConfigError: there is one.
     """
     if args.resolve and not (args.cfg or args.help):
-        raise ConfigError("--resolve: shows a config with every interpolation replaced, beside --cfg job, --cfg all or --help; "
+        raise ConfigError("--resolve: shows a config with every interpolation replaced, with --cfg job, --cfg all or --help; "
                           "add --cfg job.")
     if args.package and not args.cfg:
-        raise ConfigError(f"--package {args.package}: shows a part of a config, beside --cfg; add --cfg job.")
+        raise ConfigError(f"--package {args.package}: shows a part of a config, with --cfg; add --cfg job.")
     if args.shell_completion and not any(word.startswith(("install=", "uninstall=", "query=")) for word in args.overrides):
         raise ConfigError("--shell-completion: expected install=bash, install=zsh or install=fish (or uninstall=…); in bash "
                           "eval \"$(tinylab --shell-completion install=bash)\" completes groups and options.")

@@ -170,7 +170,7 @@ def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
     _tell_dropped(prepared, condition)
     if some := prepared.lacking.any(axis=1).sum():
         log.warning("positions=each: %d of %d cells act at a position that some prompts do not have: their numbers are in "
-                    "per_example, and nothing is said of them in other tables", some, len(prepared.cells))
+                    "per_example, and are left out of other tables", some, len(prepared.cells))
     if config.labelled in config.metric_names:
         log.info("%s", prospect(prepared, config.effects))
     if config.controls.sham is not False and (silent := without_sham(prepared.cells)):
@@ -186,10 +186,10 @@ def _tell_bos(model: CausalModel, chat: dict[str, Any] | None) -> None:
     if chat is not None:
         log.info("condition.chat=true: the first prompt is %s", "|".join(chat["tokens"]))
         if chat["date"] is not None:
-            log.warning("the chat template of %s writes a date into prompts: %s stands there on any day",
+            log.warning("the chat template of %s writes a date into prompts: it is always %s",
                         model.identity.name, chat["date"])
     elif (bos := model.describe_bos())["policy"] == AUTO:
-        log.info("model.add_bos=auto: the tokenizer of %s itself puts %s before a text, and so it is with every prompt",
+        log.info("model.add_bos=auto: the tokenizer of %s itself puts %s before a text, and so does tinylab before every prompt",
                  model.identity.name, bos["token"] or "nothing")
 
 

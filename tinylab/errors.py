@@ -2,7 +2,7 @@
 
 ```
 TinylabError            exit 1   something failed inside a run
-├── UserError           exit 2   the user can mend it; the message says how
+├── UserError           exit 2   the user can fix it; the message says how
 │   ├── ConfigError              an option, a key or a value
 │   ├── CorpusError              a corpus file or one of its rows
 │   ├── ModelError               a model or tokenizer that cannot be loaded or used
@@ -34,7 +34,7 @@ class TinylabError(Exception):
 
 
 class UserError(TinylabError):
-    """A mistake that the user can mend."""
+    """A mistake that the user can fix."""
 
     exit_code = 2
 

@@ -103,7 +103,7 @@ def overview() -> str:
     lines = "\n".join(f"  tinylab {name:<11}{about}" for name, about in COMMANDS.items())
     return ("tinylab: which heads and layers of a language model matter for a task, and for the next one too?\n\n"
             f"{lines}\n\n"
-            "A line without a command is a run's, with -m a sweep's: tinylab battery=h2 condition=facts\n"
+            "Without a command it makes a run, with -m a sweep: tinylab battery=h2 condition=facts\n"
             "tinylab help TOPIC explains a command, a group (condition) or an option (condition=facts); tinylab --help lists\n"
             "every group and value. python -m tinylab is the same program.\n")
 

@@ -35,7 +35,7 @@ class Run:
     layer_impact: pd.DataFrame | None
     per_example: pd.DataFrame
     effects: pd.DataFrame | None
-    """A row for each cell and metric: interval, p-values, label; None for runs of versions that did not tell."""
+    """A row for each cell and metric: interval, p-values, label; None for runs of versions without effects."""
     verify: dict[str, Any] | None
     impact: pd.DataFrame
     """The impact table, whatever its kind."""

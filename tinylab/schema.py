@@ -199,7 +199,7 @@ def _battery(values: dict[str, Any]) -> Battery:
     battery = _typed("battery", cls, {cls.spelt.get(key, key): value for key, value in values.items()})
     if SHIPPED_NAMES.get(battery.name, battery.kind) != battery.kind:
         raise ConfigError(f"battery.name={battery.name}: results call {SHIPPED_NAMES[battery.name]} so, and this battery is "
-                          f"{battery.kind}; give it a name of its own.")
+                          f"{battery.kind}; give it another name.")
     return battery
 
 

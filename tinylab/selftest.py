@@ -1,4 +1,4 @@
-"""`python -m tinylab.selftest [override …]`: is this model measured soundly on this machine?
+"""`python -m tinylab.selftest [override …]`: is this model measured correctly on this machine?
 
 Takes the overrides of `python -m tinylab` (`model=local model.path=my_model condition=facts device=cpu model.dtype=bfloat16`)
 and uses a few prompt pairs of that condition and a few cells of that battery. Nothing is written. Exit code 0 if every check

@@ -173,7 +173,7 @@ def validate_effects_schema(df: pd.DataFrame) -> None:
         if ((df[name] < 0) | (df[name] > 1)).any():
             raise SchemaError(f"effects: column '{name}' has a number that is not from 0 to 1.")
     if df.duplicated([*kind.keys, "metric"]).any():
-        raise SchemaError("effects: a cell stands twice with one metric.")
+        raise SchemaError("effects: a cell is there twice with one metric.")
 
 
 def validate_examples_schema(df: pd.DataFrame) -> None:
@@ -187,7 +187,7 @@ def validate_examples_schema(df: pd.DataFrame) -> None:
     if (df["example"] < 0).any():
         raise SchemaError(f"examples: column 'example' has a negative number, {int(df['example'].min())}.")
     if df.duplicated(["run_id", "example"]).any():
-        raise SchemaError("examples: an example stands twice.")
+        raise SchemaError("examples: an example is there twice.")
     for run in RUNS:
         if any(len(tokens) == 0 for tokens in df[f"{run}_tokens"]):
             raise SchemaError(f"examples: column '{run}_tokens' has a prompt without tokens.")
@@ -247,7 +247,7 @@ def _frame(df: object, name: str) -> None:
     if not isinstance(df, pd.DataFrame):
         raise SchemaError(f"{name}: got a {type(df).__name__}, expected a pandas DataFrame.")
     if twice := [str(column) for column in df.columns[df.columns.duplicated()]]:
-        raise SchemaError(f"{name}: columns stand twice, {', '.join(twice)}.")
+        raise SchemaError(f"{name}: duplicate columns, {', '.join(twice)}.")
 
 
 def _column(values: pd.Series[Any], name: str, expected: pa.DataType) -> None:
@@ -283,7 +283,7 @@ def _keys(df: pd.DataFrame, kind: TableKind, more: Sequence[str]) -> None:
     keys = [*more, "run_id", "seed", *kind.keys, "metric"]
     if df.duplicated(keys).any():
         row = df[df.duplicated(keys)].iloc[0]
-        raise SchemaError(f"{kind.name}: a cell stands twice: {', '.join(f'{key}={row[key]}' for key in keys)}.")
+        raise SchemaError(f"{kind.name}: a cell is there twice: {', '.join(f'{key}={row[key]}' for key in keys)}.")
 
 
 def _ordered(df: pd.DataFrame, name: str) -> None:

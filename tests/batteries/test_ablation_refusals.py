@@ -18,7 +18,7 @@ FILES: dict[str, dict[str, Any]] = {
 }
 MISTAKES = {
     "an ablation that there is not": (["battery.ablation=median"], "battery.ablation=median: not an option"),
-    "a setting of another ablation": (["battery.ablation=mean", "battery.sigma=2"], "beside battery.ablation=mean"),
+    "a setting of another ablation": (["battery.ablation=mean", "battery.sigma=2"], "with battery.ablation=mean"),
     "scales of a mean": (["battery.ablation=mean", "battery.scales=[0.5]"], "choose battery.ablation=zero"),
     "another reference": (["battery.ablation=mean", "battery.reference=cond_c"], "did you mean 'cond_b'? known: condition,"),
     "a template's noise": (["battery.ablation=noise", "battery.reference=template"], "use battery.reference=condition"),
@@ -33,7 +33,7 @@ MISTAKES = {
     "a site that h1 has not": (["battery.site=mlp_out"], "battery=mlps"),
     "a part that no row has": (["battery.positions=nobody.last"], "no part 'nobody'"),
     "a vector that is not there": (["battery.ablation=vector", "battery.vector=nowhere.safetensors"], "No such file"),
-    "a device for a vector": (["battery.ablation=vector", "battery.vector=/dev/zero"], "is no file"),
+    "a device for a vector": (["battery.ablation=vector", "battery.vector=/dev/zero"], "is not a file"),
     "a vector too narrow": (["battery.ablation=vector", "battery.vector=narrow.safetensors"], "7 numbers, expected [128]"),
     "a vector of other layers": (["battery.ablation=vector", "battery.vector=layers.safetensors"], "has 3 lines of 128 numbers"),
     "several vectors": (["battery.ablation=vector", "battery.vector=several.safetensors"], "has 2 tensors"),

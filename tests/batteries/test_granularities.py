@@ -101,7 +101,7 @@ def test_units_that_a_model_has_not_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"battery.heads=\[2\]: 2 is out of range, this model has 0 to 1"):
         HeadsZero(name="h1", site="v", heads=[2]).cells_of(SIZES)
     wrong: list[tuple[dict[str, Any], str]] = [({"site": "mlp_out"}, "battery.site=mlp_out"),
-                                               ({"site": "q", "keep_value_bias": True}, "battery.site=q: a head's output alone")]
+                                               ({"site": "q", "keep_value_bias": True}, "battery.site=q: only a head's output")]
     for settings, words in wrong:
         with pytest.raises(ConfigError, match=words):
             HeadsZero(name="h1", **settings)

@@ -167,7 +167,7 @@ MISTAKES = {
     "another baseline's": (["battery.ablation=resample", "battery.reference=facts"], "choose battery.ablation=mean or noise"),
     "prompts of other lengths": (["battery.reference=facts", "battery.mean_by=position"], "align; use battery.mean_by=all."),
     "pairs that this model cannot use": (["battery.reference=planted_b"], "battery.reference=planted_b: "),
-    "a vector's": (["battery.ablation=vector", "battery.vector=x.safetensors", "battery.reference=facts"], "of no reference set"),
+    "a vector's": (["battery.ablation=vector", "battery.vector=x.safetensors", "battery.reference=facts"], "not use a reference"),
     "a corpus that is not there": (["battery.reference=gone"], "battery.reference=gone: condition.path=nowhere.jsonl"),
     "settings that no condition has": (["battery.reference=odd"], "battery.reference=odd: condition.colour: unknown key"),
     "told by hand": (["+reference.tag=facts"], "reference: nothing uses it here"),

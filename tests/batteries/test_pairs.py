@@ -401,4 +401,4 @@ def test_a_run_that_has_no_heads_of_this_model_to_give_is_refused(
     assert "not what was written" in said(h1)
     (tmp_path / "kept").replace(h1 / "metrics/effects.parquet")
     edited(h1, status="failed", error={"type": "X", "message": "broke"})
-    assert "not a finished run (its status is failed)" in said(h1)
+    assert "not a finished run (status failed)" in said(h1)

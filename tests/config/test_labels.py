@@ -90,7 +90,7 @@ def test_one_corpus_under_two_tags_is_told_and_is_no_invariant(desk: None, tinyl
     (file,) = Path("outputs/sweeps").glob("*/artifacts/cross_condition/invariants.json")
     note = json.loads(file.read_text())["note"]
     assert "cond_a and again are one corpus under 2 tags: they count as one condition" in note
-    assert "one condition only: what is listed holds for it, and is no invariant" in note
+    assert "one condition only: what is listed holds for it, and is not an invariant" in note
 
 
 def test_a_head_that_flips_no_answer_is_no_invariant_by_flips(tinylab: Command) -> None:

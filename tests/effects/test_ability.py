@@ -85,7 +85,7 @@ def test_it_is_told_once_as_soon_as_enough_prompts_have_run(caplog: pytest.LogCa
             telling.keep(state)
             assert len(caplog.records) == (begun >= ENOUGH)
     assert telling.said is not None
-    assert "1.00 of the clean and 1.00 of the corrupt prompts rightly" in telling.said
+    assert "1.00 of the clean and 1.00 of the corrupt prompts correctly" in telling.said
     assert f"{ENOUGH} of {ENOUGH + 5} distinct pairs, in the order of their tokens)" in telling.said
     assert inner.count == 4
 
@@ -149,7 +149,7 @@ def test_a_report_says_it_first_and_a_log_before_the_effects(
     command = ("condition=jsonl", "condition.path=mine.jsonl", "battery.layers=[0]", "plots=false")
     assert tinylab(*command) == 0
     printed = capsys.readouterr().out
-    said = "unmodified, the model answers 0.50 of the clean and 0.50 of the corrupt prompts rightly"
+    said = "unmodified, the model answers 0.50 of the clean and 0.50 of the corrupt prompts correctly"
     assert printed.index(said) < printed.index("strongest by change")
     capsys.readouterr()
     assert tinylab(*command) == 0, "it is reused"
@@ -161,7 +161,7 @@ def test_a_task_that_the_model_cannot_do_is_one_warning(tinylab: Command, tmp_pa
     assert tinylab("condition=jsonl", "condition.path=mine.jsonl", "battery.layers=[0]", "plots=false") == 0
     log = only(tmp_path, "outputs/runs/*/run.log").read_text()
     (warning,) = [line for line in log.splitlines() if line.startswith("WARNING") and "mean little" in line]
-    assert "0.00 of the clean and 0.50 of the corrupt prompts rightly" in warning
+    assert "0.00 of the clean and 0.50 of the corrupt prompts correctly" in warning
 
 
 def test_a_run_of_before_gets_its_ability_with_the_metrics_that_it_lacks(tinylab: Command, tmp_path: Path) -> None:

@@ -280,11 +280,11 @@ def test_runs_that_do_not_differ_have_nothing_to_be_a_fraction_of() -> None:
 
 @pytest.mark.parametrize(("names", "missing", "notes"), [
     (["x"], {*FIXED, *NEW, *BETWEEN, *DECIDED, "new_templates_effect", "new_templates", "p_top_k"},
-     ["one template: nothing is told of new ones", "one example: no interval, no label"]),
-    (["x"] * 6, {*NEW, *BETWEEN, "new_templates_effect", "new_templates"}, ["one template: nothing is told of new ones"]),
+     ["one template: no conclusions about new ones", "one example: no interval, no label"]),
+    (["x"] * 6, {*NEW, *BETWEEN, "new_templates_effect", "new_templates"}, ["one template: no conclusions about new ones"]),
     ([None] * 6, {*NEW, *BETWEEN, "new_templates_effect", "new_templates"}, []),
     (["x", "y", None, "x", "y", "x"], {*NEW, *BETWEEN, "new_templates_effect", "new_templates"},
-     ["1 of 6 examples name no template: all are taken for examples of one"]),
+     ["1 of 6 examples name no template: all count as examples of one"]),
     (["x", "x", "x", "y", "y", "z"], {*FIXED, *DECIDED, "new_templates", "p_top_k"},
      ["1 of 3 templates have one example: no interval, no label"]),
     (["x", "y", "z"], {*FIXED, *BETWEEN, *DECIDED, "new_templates", "p_top_k"},

@@ -50,7 +50,7 @@ def test_examples_that_share_items_count_as_items() -> None:
     assert found.startswith(f"32 examples of 16 items (each counts once) decide an effect that is {distance:.2f} standard")
     assert f"; {examples_for(distance / 2, 1, 36, 0.05)} items would do" in found
     assert said([*"abcd"] * 8, None, [f"word {b}" for b in range(32)]) == said([*"abcd"] * 8)
-    assert said([*"ab"] * 2, None, ["word"] * 4) == "4 examples of one item: no labels; it takes two items at least"
+    assert said([*"ab"] * 2, None, ["word"] * 4) == "4 examples of one item: no labels; at least two items are needed"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_where_nothing_is_decided_it_says_why_and_what_it_takes(
 
 
 def test_one_template_tells_nothing_of_new_ones_and_rows_without_one_are_counted() -> None:
-    assert said(["a"] * 9).endswith("; of one template: nothing is told of new ones, for which it takes two at least")
+    assert said(["a"] * 9).endswith("; of one template: no conclusions about new ones, which need at least two")
     assert said(["a"] * 9).startswith("9 examples of 1 template decide")
-    assert said([*"aabbccdd", None]).endswith("; 1 of 9 examples name no template, so all are taken for examples of one")
+    assert said([*"aabbccdd", None]).endswith("; 1 of 9 examples name no template, so all count as examples of one")
     assert said([None] * 9).startswith("9 examples decide") and said([None] * 9).endswith("half as much")

@@ -181,7 +181,7 @@ def test_attention_sinks_are_refused(kind: Callable[[CausalModel], Engine]) -> N
 def test_a_gate_behind_the_heads_is_refused() -> None:
     model = make(EVERY["gpt2"])
     model.projection(1).register_forward_pre_hook(lambda _module, args: (args[0] * args[0].sigmoid(),))
-    with pytest.raises(ModelError, match="values are not linear beside a bias .layer 1"):
+    with pytest.raises(ModelError, match="values are not linear apart from a bias .layer 1"):
         value_biases(model)
 
 

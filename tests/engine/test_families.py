@@ -195,7 +195,7 @@ HEADER = f"""# Families
 Which engine `engine=auto` chooses for a family of transformers, and the largest difference of any metric of any H1 or H2
 cell (three granularities, last and all positions) from the reference engine, on random tiny models of {LAYERS} layers ×
 {HEADS} heads. Written by `make families` from `test_families.py`, which asserts {ROUNDING[torch.float32]:g} in float32
-and {ROUNDING[torch.float64]:g} in float64. What a family is here, its config, is in `tests/families.py`.
+and {ROUNDING[torch.float64]:g} in float64. The config of each family is in `tests/families.py`.
 
 """
 NOTES = {
@@ -215,7 +215,7 @@ SITES_OF_FAMILIES = f"""## Sites
 Every family above has `resid_pre`, `head_out`, `attn_out`, `mlp_out` and the block's output in each layer. A run at one of the
 others is refused, before anything is computed, where a family has none:
 
-- `resid_mid`, where attention and MLP stand side by side: {", ".join(NO_MIDDLE)};
+- `resid_mid`, where attention and MLP run in parallel: {", ".join(NO_MIDDLE)};
 - `mlp_neurons`, where the MLP is a mixture of experts: {", ".join(name if len(layers) == LAYERS else
     f"{name} (layers {' and '.join(map(str, layers))})" for name, layers in NO_NEURONS.items())};
 - `q`, `k` and `v`, where attention does not go through transformers' interface: {", ".join(UNSUPPORTED)}.

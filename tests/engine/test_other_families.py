@@ -30,10 +30,10 @@ from tinylab.task.tokens import TokenPair
 
 PROMPTS = (ALIGNED[0], ALIGNED[3], ALIGNED[7])
 HEADER = """
-Every other type of causal language model that transformers has, as one small random model of it comes out; a row is measured
+Every other type of causal language model in transformers, tried with one small random model; a row is measured
 by `test_other_families.py`. *forked* and *reference*: the engine that `engine=auto` chooses, and the largest difference of any
 metric from the reference engine, each site scaled at all positions and patched at the last. *refused*: a sentence instead of
-numbers. Of a run that is not refused, some sites may be: they are named, with the reason. *not built*: a small model cannot be
+numbers. If a run is not refused, some sites may be: these are named, with the reason. *not built*: a small model cannot be
 made from the common config of `tests/others.py`, with what transformers says; nothing is claimed of those (types with parts for
 images or sound among them).
 

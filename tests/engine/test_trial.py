@@ -144,7 +144,7 @@ def test_an_activation_that_never_came_by_is_an_error(site: Site, module: str) -
             model.model(torch.tensor([PROMPT]))
         for kind in (ReferenceEngine, ForkedEngine):
             engine: Engine = kind(model)
-            with pytest.raises(EngineUnsupported, match=r"was seen 0 times|did not come by"):
+            with pytest.raises(EngineUnsupported, match=r"was seen 0 times|did not reach"):
                 engine.evaluate([PAIR], [asked], Scorer(("logit_diff",)))
         with pytest.raises(ModelError, match="called 0 times in a forward pass, expected once"):
             choose_engine(model, EngineConfig(name="auto"), [PAIR], [asked])

@@ -153,9 +153,9 @@ def test_keys_that_were_never_read_are_named_and_none_is_lost(configs: Path, cap
     [
         ("battery_h1_random", "random_control drew 1 of each layer's heads"),
         ("battery_h2_c2x", "pairs whose prompts have unequal lengths are left out"),
-        ("battery_h2_c2x", "sham_control: the shams are computed beside"),
+        ("battery_h2_c2x", "sham_control: the shams are computed in addition to"),
         ("battery_h2_x2c", "positions=last, on purpose"),
-        ("battery_h5_pairs", "battery=pairs runs every two of its 4 heads: 4 pairs beside the 2"),
+        ("battery_h5_pairs", "battery=pairs runs every two of its 4 heads: 4 pairs in addition to the 2"),
     ],
 )
 def test_where_the_conversion_differs_is_said(battery: str, note: str, configs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -300,7 +300,7 @@ def test_converting_again_changes_nothing_and_other_content_is_refused(
     assert convert.main([str(file), "--out", "conf"]) == 0
     write(file, run_file("battery_h2_last", seeds=[4]))
     assert convert.main([str(file), "--out", "conf"]) == 2
-    assert "is there with another content" in capsys.readouterr().err
+    assert "exists with different content" in capsys.readouterr().err
     assert {name: digest for name, (_, digest) in snapshot(Path("conf")).items()} == before
 
 
@@ -324,7 +324,7 @@ def test_two_files_of_one_name_are_refused_together_and_a_battery_alone_is_no_ru
     one = write(configs / "one.json", run_file("battery_h2_last"))
     two = write(configs / "two.json", run_file("battery_h2_last", seeds=[9]))
     assert command.main([str(one), str(two), "--out", "conf"]) == 2
-    assert "is another one's too" in capsys.readouterr().err
+    assert "is also another one's" in capsys.readouterr().err
     assert command.main([str(configs / "battery_h2_last.json"), "--out", "conf"]) == 2
     assert "is a battery's file" in capsys.readouterr().err
     assert not Path("conf").exists()

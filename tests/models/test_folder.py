@@ -72,8 +72,8 @@ def pickled(folder: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
-    "an adapter": (lambda at: config(at, "adapter_config.json", peft_type="LORA"), "an adapter lies in it .*merge_and_unload"),
-    "an adapter alone": (lambda at: ((at / "config.json").unlink(), config(at, "adapter_config.json")), "an adapter lies in it"),
+    "an adapter": (lambda at: config(at, "adapter_config.json", peft_type="LORA"), "contains an adapter .*merge_and_unload"),
+    "an adapter alone": (lambda at: ((at / "config.json").unlink(), config(at, "adapter_config.json")), "contains an adapter"),
     "an index that names a pickle": (pickled, "names 'weights.bin' as a file of weights"),
     "an index that leaves the folder": (
         lambda at: config(at, INDEX, weight_map={name: "../own/" + file for name, file in sharded(at).items()}),
@@ -89,10 +89,10 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a broken tokenizer": (lambda at: nowhere(at, "tokenizer.json"), "tokenizer.json is a link that leads nowhere"),
     "code for its config": (
         lambda at: config(at, model_type="myown", auto_map={"AutoConfig": "code.Config"}),
-        "code of its own .* the model type 'myown', which is never run"),
+        "its own code .* the model type 'myown', which is never run"),
     "code for its tokenizer": (
         lambda at: config(at, "tokenizer_config.json", tokenizer_class="Own", auto_map={"AutoTokenizer": ["code.Own", None]}),
-        "code of its own .* the tokenizer 'Own', which is never run"),
+        "its own code .* the tokenizer 'Own', which is never run"),
     "a config that is no object": (lambda at: (at / "config.json").write_text("[1]"), "is not a JSON object, got a list"),
     "a config that is not JSON": (lambda at: (at / "config.json").write_text("{"), r"config.json is not JSON \(JSONDecodeError"),
     "a config that is not text": (lambda at: (at / "config.json").write_bytes(b"\xff\xfe"), "config.json is not JSON"),
@@ -223,7 +223,7 @@ def test_a_folder_called_like_a_hub_id_is_not_the_hubs_model(
 
 
 def test_a_folder_has_no_revision() -> None:
-    with pytest.raises(ConfigError, match="model.revision=v9 beside model.path=own: a folder has no revisions"):
+    with pytest.raises(ConfigError, match="model.revision=v9 with model.path=own: a folder has no revisions"):
         ModelConfig(path="own", revision="v9")
 
 

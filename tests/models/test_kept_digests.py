@@ -93,7 +93,7 @@ def test_a_kept_digest_that_is_none_is_not_kept(
 
 
 def test_a_hub_models_commit_has_no_digest_to_verify() -> None:
-    with pytest.raises(ConfigError, match="model.name=someone/model is what its commit says"):
+    with pytest.raises(ConfigError, match="model.name=someone/model is identified by its commit"):
         ModelConfig(name="someone/model", verify_digest=True)
 
 

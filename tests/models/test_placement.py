@@ -176,7 +176,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
 
 @pytest.mark.parametrize(("values", "told"), [
     ({"device_map": "balanced"}, "model.device_map=balanced: not an option"),
-    ({"max_memory": {"cpu": "1GiB"}}, "nothing heeds it without model.device_map=auto"),
+    ({"max_memory": {"cpu": "1GiB"}}, "it has no effect without model.device_map=auto"),
     ({"device_map": "auto", "max_memory": {"cpu": "much"}}, "cpu gets much, expected whole KB"),
     ({"quantize": "2bit"}, "model.quantize=2bit: not an option"),
     ({"quantize": "8bit", "dtype": "float64"}, "compute in 16 or 32 bits"),

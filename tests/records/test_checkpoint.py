@@ -256,7 +256,7 @@ def test_a_run_that_is_killed_goes_on_when_it_is_typed_again(tmp_path: Path) -> 
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     again = subprocess.run(command, cwd=tmp_path / "cut", capture_output=True, text=True, check=True)
-    assert "going on where an earlier attempt was cut off" in again.stderr + again.stdout
+    assert "resuming where an earlier attempt was interrupted" in again.stderr + again.stdout
     runs = [only(tmp_path / folder, "outputs/runs/*") for folder in ("whole", "cut")]
     for table in ("head_impact", "per_example"):
         first, second = (pq.read_table(run / f"metrics/{table}.parquet") for run in runs)

@@ -116,7 +116,7 @@ ANYONE_SEES: dict[str, Broken] = {
     "an interval of one bound": ("run_summary", lambda d: metric(d).update(ci95=[1.0]), "ci95 is .1.0., expected at least 2"),
     "a mean as text": ("run_summary", lambda d: metric(d).update(mean="1"), "logit_diff.mean is '1', expected a finite number"),
     "a negative control": ("run_summary", lambda d: d.update(controls={"sham": {"kl_div": -1.0}}), "sham.kl_div is -1.0"),
-    "a seed twice": ("run_summary", lambda d: d.update(seeds=[0, 0]), "seeds is .0, 0., expected nothing that stands twice"),
+    "a seed twice": ("run_summary", lambda d: d.update(seeds=[0, 0]), "seeds is .0, 0., expected no duplicates"),
     "half an example": ("verify", lambda d: d.update(n_examples=0.5), "n_examples is 0.5, expected a whole number"),
     "more than all": ("verify", lambda d: d.update(top_k_agreement=1.5), "top_k_agreement is 1.5, expected a number from 0 to 1"),
     "a slip of the pen": ("verify", lambda d: metric(d).update(max_abs_dif=0.0), "max_abs_dif is not a key"),
@@ -143,7 +143,7 @@ MODELS_SEE: dict[str, Broken] = {
     "a component without a layer": ("invariants", lambda d: d["groups"][0]["per_metric"]["logit_diff"]["top_k"].update(
         cond_a=[{"head": 0}]), r"top_k\.cond_a\.0 is .*, expected the number of a layer, or an object"),
     "a component of a kind to come twice": ("invariants", lambda d: d["groups"][0]["per_metric"]["logit_diff"].update(
-        neurons=[{"layer": 0, "neuron": 5}] * 2), r"logit_diff\.neurons is .*, expected nothing that stands twice"),
+        neurons=[{"layer": 0, "neuron": 5}] * 2), r"logit_diff\.neurons is .*, expected no duplicates"),
     "a number that is none": ("run_summary", lambda d: metric(d).update(mean=float("nan")), "mean is nan, expected a finite"),
     "a setting that is none": ("run_summary", lambda d: d["battery"].update(scale=[float("inf")]), "scale is .inf., expected"),
     "a mean of nothing": ("run_summary", lambda d: metric(d).update(per_seed={}), "mean is .*, expected a number where per_seed"),

@@ -73,7 +73,7 @@ def test_examples_are_in_the_manifest_with_their_digest_and_valid(run: Path) -> 
         ({"corrupt_answer_probability": 1.5}, "column 'corrupt_answer_probability' has a number that is not from 0 to 1"),
         ({"clean_difference": float("inf")}, "column 'clean_difference' has values that are not finite"),
         ({"clean_tokens": "a text"}, "column 'clean_tokens' is"),
-        ({"example": 3}, "an example stands twice"),
+        ({"example": 3}, "an example is there twice"),
         ({"target": None}, "column 'target' has 6 missing values"),
         ({"more": 1}, "not expected ['more']"),
     ],

@@ -190,7 +190,7 @@ def test_of_different_judgements_the_strictest_counts_and_that_is_said(made: Run
 
 
 SILENT: dict[str, tuple[dict[str, Any], str]] = {
-    "of before": ({"effects": None, "judged": None}, "a version computed it that told no effects; the same command again"),
+    "of before": ({"effects": None, "judged": None}, "it was computed by a version without effects; the same command again"),
     "no logit_diff": ({"metric": "kl_div"}, "logit_diff was not measured; add it to metrics"),
 }
 

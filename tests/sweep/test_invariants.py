@@ -235,7 +235,7 @@ def test_one_corpus_under_two_tags_is_one_condition_and_that_is_said() -> None:
     alone = find_invariants([heads(first, again)], Settings(k=2), [])
     note = alone.get("note", "")
     assert "a and again are one corpus under 2 tags: they count as one condition" in note
-    assert "one condition only: what is listed holds for it, and is no invariant" in note
+    assert "one condition only: what is listed holds for it, and is not an invariant" in note
     three = find_invariants([heads(first, again, Run("b", B.table, B.baselines, corpus="other"))], Settings(k=2), [])
     assert "one corpus under 2 tags" in three["note"] and "one condition only" not in three["note"]
     assert three["expected_by_chance"] == {"heads": 2 * 2 / 4}  # of two conditions, not three

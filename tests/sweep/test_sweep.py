@@ -477,7 +477,7 @@ def test_a_sweep_of_before_is_joined_by_the_defaults(copy: Path) -> None:
     assert aggregated(copy) == 0
     found = invariants(copy)
     assert (found["set"], found["heads"]) == ("partial_conjunction", [])
-    assert "cond_a, cond_b: no effects (a version computed it that told no effects; the same command again" in found["note"]
+    assert "cond_a, cond_b: no effects (it was computed by a version without effects; the same command again" in found["note"]
     for key in ("intersection", "per_metric", "expected_by_chance"):
         assert found[key] == before[key]
 

@@ -62,7 +62,7 @@ def test_a_template_that_writes_the_date_writes_the_same_one_every_day() -> None
 
 
 def test_a_system_without_a_conversation_is_refused() -> None:
-    with pytest.raises(ConfigError, match="condition.system beside condition.chat=false"):
+    with pytest.raises(ConfigError, match="condition.system with condition.chat=false"):
         ConditionConfig(tag="t", path="t.jsonl", system="Be brief.")
     with pytest.raises(ConfigError, match="condition.system is empty"):
         ConditionConfig(tag="t", path="t.jsonl", chat=True, system=" ")

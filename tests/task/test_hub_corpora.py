@@ -80,7 +80,7 @@ def test_a_dataset_of_the_hub_is_a_corpus_and_its_copy_is_enough_without_the_hub
 @pytest.mark.parametrize(("file", "said"), [
     (f"hf://datasets/someone/capitals@{COMMIT}/none.jsonl", "the dataset has no such file at this revision."),
     (f"hf://datasets/nobody/capitals@{COMMIT}/data/rows.jsonl", "has no such dataset, or it needs a login (`hf auth login`)."),
-    ("hf://capitals.jsonl", "expected hf://datasets/OWNER/NAME/FILE, with @REVISION behind the name if a certain one is meant."),
+    ("hf://capitals.jsonl", "expected hf://datasets/OWNER/NAME/FILE, with @REVISION after the name if a certain one is meant."),
 ])
 def test_what_the_hub_has_not_is_one_sentence(tmp_path: Path, address: str, file: str, said: str) -> None:
     found = typed(tmp_path, address, file)

@@ -133,7 +133,7 @@ def test_a_csv_has_parts_as_json(tmp_path: Path, tinylab: Command) -> None:
 
 
 @pytest.mark.parametrize(("spans", "said"), [
-    ("subject", "is no JSON"), ([1], "is a list"), ({"sub ject": ["a", "b"]}, "expected letters"),
+    ("subject", "is not JSON"), ([1], "is a list"), ({"sub ject": ["a", "b"]}, "expected letters"),
     ({"subject": ["a"]}, "expected its words"),
     ({"subject": ["a", ["b", 0]]}, "which place of theirs"), ({"subject": ["a", ""]}, "which place of theirs"),
 ])

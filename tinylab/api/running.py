@@ -129,7 +129,7 @@ def _job(config: Config, path: Path) -> Exception | None:
 
 
 def _compute(resolved: Resolved, folder: RunFolder) -> None:
-    """Compute a run into its folder; after a user's mistake nothing of it stays behind."""
+    """Compute a run into its folder; after a user's mistake nothing of it is left."""
     with run_lock(Path(resolved.config.output_dir), resolved.run_id), _same_threads():
         there = {*folder.there()}
         try:

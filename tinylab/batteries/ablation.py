@@ -83,35 +83,35 @@ class Ablation(Battery):
     def _check_used(self) -> None:
         """Refuse a setting that this ablation does not look at."""
         if self.vector is not None and self.reference != "condition":
-            raise ConfigError(f"battery.reference={self.reference} beside battery.vector={self.vector}: a file's vector is made "
-                              "of no reference set; leave one of them out.")
+            raise ConfigError(f"battery.reference={self.reference} with battery.vector={self.vector}: a file's vector does "
+                              "not use a reference set; leave one of them out.")
         own = USES[self.ablation]
         for name in dict.fromkeys(name for names in USES.values() for name in names):
             if name not in own and name in self.unlike_default():
                 with_it = [value for value, names in USES.items() if name in names]
-                raise ConfigError(f"battery.{name}={getattr(self, name)} beside battery.ablation={self.ablation}, which does not "
+                raise ConfigError(f"battery.{name}={getattr(self, name)} with battery.ablation={self.ablation}, which does not "
                                   f"use it; leave it out, or choose battery.ablation={' or '.join(with_it)}.")
         if not isinstance(self.reference, str) or not self.reference.strip():
             raise ConfigError(f"battery.reference={self.reference}: expected condition (all pairs of the corpus), template "
-                              "(those of an example's own), or the name of another condition.")
+                              "(those of the example's template), or the name of another condition.")
         if self.ablation in ("noise", "vector") and self.reference == "template":
-            raise ConfigError(f"battery.reference=template beside battery.ablation={self.ablation}: means alone can be those of "
+            raise ConfigError(f"battery.reference=template with battery.ablation={self.ablation}: only means can be taken over "
                               "a template; use battery.reference=condition.")
         if self.sigma <= 0:
             raise ConfigError(f"battery.sigma={self.sigma}: expected a positive number of standard deviations.")
         if self.site not in HEADS and self.heads is not None:
-            raise ConfigError(f"battery.heads={self.heads} beside battery.site={self.site}: only attention has heads; leave it "
+            raise ConfigError(f"battery.heads={self.heads} with battery.site={self.site}: only attention has heads; leave it "
                               "out.")
         if self.keep_value_bias and self.site != HEAD_OUT.name:
-            raise ConfigError(f"battery.keep_value_bias=true with battery.site={self.site}: a head's output alone holds a value "
+            raise ConfigError(f"battery.keep_value_bias=true with battery.site={self.site}: only a head's output has a value "
                               f"bias that can be kept; use battery.site={HEAD_OUT}, or battery.keep_value_bias=false.")
         if self.site not in HEADS and len(self.scales) > 1:
-            raise ConfigError(f"battery.scales={self.scales} beside battery.site={self.site}: its table has no column for "
+            raise ConfigError(f"battery.scales={self.scales} with battery.site={self.site}: its table has no column for "
                               "scales; sweep over them with -m 'battery.scales=[0],[0.5]'.")
         check_positions(self.positions)
         check_neurons("battery.site", self.site, self.neurons, self.top_neurons, each=self.each)
         if self.each and len(self.scales) > 1:
-            raise ConfigError(f"battery.scales={self.scales} beside battery.positions=each: its table has no column for scales; "
+            raise ConfigError(f"battery.scales={self.scales} with battery.positions=each: its table has no column for scales; "
                               "sweep over them with -m 'battery.scales=[0],[0.5]'.")
 
     @property

@@ -1,7 +1,7 @@
 """What a battery is: a config node with types, checks, and the list of its cells.
 
 A battery is one dataclass in a file (of this folder or of your own module) and one YAML whose `_target_` names it: the YAML is
-the registry. It says only which interventions to make, and which kind of table they stand in. The loop over cells, prompts,
+the registry. It says only which interventions to make, and which kind of table lists them. The loop over cells, prompts,
 metrics and tables exists once, elsewhere, and reads nothing of a battery but what is declared here.
 """
 
@@ -66,7 +66,7 @@ class Battery(ABC):
     name: str
 
     kind: ClassVar[str]
-    """What runs are known by, wherever the code lies: its name in every run's identity. Each class has its own."""
+    """Its name in every run's identity, wherever the code is. Each class has its own."""
     spelt: ClassVar[dict[str, str]] = {}
     """Config keys that Python lets no field be called by, and the fields that they mean, such as from: from_run."""
 
@@ -155,7 +155,7 @@ class Battery(ABC):
             lengths: of the clean and the corrupt prompt of each pair, in tokens.
 
         Raises:
-            ConfigError: a position is behind the end of a prompt.
+            ConfigError: a position is past the end of a prompt.
         """
         if not isinstance(self.acts_at, tuple):
             return
@@ -165,7 +165,7 @@ class Battery(ABC):
                               f"to {shortest - 1}.")
 
     def unlike_default(self) -> dict[str, Any]:
-        """The settings beside the name that are not at their defaults; what has no default is always there."""
+        """The settings other than the name that are not at their defaults; what has no default is always there."""
         return {field.name: getattr(self, field.name) for field in fields(self)
                 if field.name != "name" and getattr(self, field.name) != default_of(field)}
 

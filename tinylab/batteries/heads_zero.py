@@ -25,5 +25,5 @@ class HeadsZero(Ablation):
         """Check the values; heads are its only units."""
         super().__post_init__()
         if self.site not in HEADS:
-            raise ConfigError(f"battery.site={self.site} beside battery={self.name}: it is of heads ({', '.join(HEADS)}); use "
-                              "battery=mlps, battery=neurons or battery=blocks.")
+            raise ConfigError(f"battery.site={self.site} with battery={self.name}: expected a site of heads "
+                              f"({', '.join(HEADS)}); use battery=mlps, battery=neurons or battery=blocks.")

@@ -49,7 +49,7 @@ class HeadsPairZero(Battery):
             raise ConfigError(f"battery={self.name}: expected either battery.heads=…, such as \"battery.heads=['0.2','1.4']\", "
                               f"or battery.from=… with a finished run's folder or id; got {got}.")
         if self.heads is not None and self.k != STRONGEST:
-            raise ConfigError(f"battery.k={self.k} beside battery.heads={self.heads}: k is how many heads battery.from takes; "
+            raise ConfigError(f"battery.k={self.k} with battery.heads={self.heads}: k is how many heads battery.from takes; "
                               "leave one of them out.")
         self._numbers = [] if self.heads is None else numbers_among(self.heads)
         if self.heads is not None:

@@ -38,7 +38,7 @@ class HeadsSubsetZero(Battery):
         distinct("battery.scales", self.scales)
         check_positions(self.positions)
         if self.positions == EACH:
-            raise ConfigError("battery.positions=each beside battery.sets: the table of sets has no column for positions; sweep "
+            raise ConfigError("battery.positions=each with battery.sets: the table of sets has no column for positions; sweep "
                               "over them with -m battery.positions=[0],[1].")
         named = {f"set{number}": one for number, one in enumerate(self.sets, 1)} if isinstance(self.sets, list) else self.sets
         if not isinstance(named, dict) or not named or not all(isinstance(name, str) and name.isprintable() for name in named):

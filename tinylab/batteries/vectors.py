@@ -27,7 +27,7 @@ def read_vector(path: str) -> Vector:
         file = Path(path).expanduser()
         status = file.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(f"battery.vector={path}: is no file; {EXPECTED}.")
+            raise ConfigError(f"battery.vector={path}: is not a file; {EXPECTED}.")
         if status.st_size > MOST_BYTES:
             raise ConfigError(f"battery.vector={path}: has {status.st_size:,} bytes, at most {MOST_BYTES:,} are read; "
                               f"{EXPECTED}.")

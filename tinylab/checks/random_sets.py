@@ -28,7 +28,7 @@ from tinylab.records.storage import read_json
 from tinylab.task.preparation import Prepared
 from tinylab.task.tokens import TokenPair
 
-HOW = "controls.random_sets=true computes them all the same"
+HOW = "controls.random_sets=true computes them anyway"
 NULLS = ("uniform", "same_layers")
 log = logging.getLogger(__name__)
 

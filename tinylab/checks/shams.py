@@ -22,5 +22,5 @@ def sham_failed(controls: Mapping[str, Mapping[str, float]], dtype: str) -> str 
     if worst is None or judged[worst] <= allowed:
         return None
     return (f"SHAM FAILED: interventions that should change nothing change {worst} by {judged[worst]:.3g} (tolerance "
-            f"{allowed:g}); do not trust these numbers before you know why: python -m tinylab.selftest with the same model looks "
+            f"{allowed:g}); do not trust these numbers until you know why: python -m tinylab.selftest with the same model looks "
             "closer")

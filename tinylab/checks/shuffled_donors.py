@@ -34,7 +34,7 @@ from tinylab.task.preparation import Prepared
 from tinylab.task.references import lengths_to_align
 from tinylab.task.tokens import TokenPair
 
-HOW = "controls.shuffled_donors=true computes them all the same"
+HOW = "controls.shuffled_donors=true computes them anyway"
 DONOR = Donor(0)
 """An example has one."""
 log = logging.getLogger(__name__)

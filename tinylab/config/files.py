@@ -39,7 +39,7 @@ def check_aliases(folder: str) -> None:
         except (yaml.YAMLError, UnicodeDecodeError, RecursionError):  # whoever loads it says so
             continue
         if too_many:
-            raise ConfigError(f"{file}: its aliases stand for over {MOST_VALUES:,} values, or for themselves; write them out.")
+            raise ConfigError(f"{file}: its aliases expand to over {MOST_VALUES:,} values, or for themselves; write them out.")
 
 
 def check_encoding(folder: str) -> None:

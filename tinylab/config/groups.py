@@ -77,10 +77,10 @@ class ConditionConfig:
         at_least("condition.n_examples", self.n_examples, 1)
         one_of("condition.answer", self.answer, ANSWERS)
         if self.first_tokens and self.answer != SET:
-            raise ConfigError(f"condition.first_tokens=true beside condition.answer={self.answer}: it says that a set is one of "
+            raise ConfigError(f"condition.first_tokens=true with condition.answer={self.answer}: it says that a set is one of "
                               "first tokens; use condition.answer=set, or leave condition.first_tokens out.")
         if self.system is not None and not self.chat:
-            raise ConfigError("condition.system beside condition.chat=false: only a conversation has a system's turn; use "
+            raise ConfigError("condition.system with condition.chat=false: only a conversation has a system's turn; use "
                               "condition.chat=true, or leave condition.system out.")
         if self.system is not None and not self.system.strip():
             raise ConfigError("condition.system is empty: expected what the system's turn says; leave it out for what the "
@@ -115,18 +115,18 @@ class ModelConfig:
         one_of("model.dtype", self.dtype, DTYPES)
         self._check_placement()
         if self.verify_digest and self.path is None:
-            raise ConfigError(f"model.verify_digest=true: model.name={self.name} is what its commit says, of which no digest is "
-                              "kept; leave it out, it is for folders and files.")
+            raise ConfigError(f"model.verify_digest=true: model.name={self.name} is identified by its commit, of which no digest "
+                              "is kept; leave it out, it is for folders and files.")
         if not isinstance(self.add_bos, bool) and self.add_bos != AUTO:
             raise ConfigError(f"model.add_bos={self.add_bos}: expected true, false, or {AUTO} (what the tokenizer itself does).")
         if self.name is None and self.path is None:
             raise ConfigError("model: expected model.name=<hub id> or model.path=<folder>, got neither.")
         if self.name is not None and self.path is not None:
-            raise ConfigError(f"model.name={self.name} beside model.path={self.path}: weights have one source, and are "
+            raise ConfigError(f"model.name={self.name} with model.path={self.path}: weights have one source, and are "
                               f"called by it; use model=hf model.name={self.name} for the hub's, or "
                               f"model=local model.path={self.path} alone.")
         if self.path is not None and self.revision is not None:
-            raise ConfigError(f"model.revision={self.revision} beside model.path={self.path}: a folder has no revisions; leave "
+            raise ConfigError(f"model.revision={self.revision} with model.path={self.path}: a folder has no revisions; leave "
                               "model.revision out, or use model=hf model.name=<hub id> for the hub's.")
         if self.variant is not None:
             one_of("model.variant", self.variant, VARIANTS)
@@ -139,7 +139,7 @@ class ModelConfig:
         if self.device_map is not None:
             one_of("model.device_map", self.device_map, DEVICE_MAPS)
         elif self.max_memory is not None:
-            raise ConfigError("model.max_memory: nothing heeds it without model.device_map=auto; add that, or leave it out.")
+            raise ConfigError("model.max_memory: it has no effect without model.device_map=auto; add that, or leave it out.")
         for name, size in (self.max_memory or {}).items():
             if not MEMORY.fullmatch(size):
                 raise ConfigError(f"model.max_memory: {name} gets {size}, expected whole KB, MB, GB, KiB, MiB or GiB; "
@@ -150,7 +150,7 @@ class ModelConfig:
             raise ConfigError(f"model.path={self.path}: a GGUF file is unpacked in memory, so neither model.device_map nor "
                               "model.quantize can be used; python -m tinylab.convert makes a folder of it that can.")
         if self.quantize != "none" and self.dtype == "float64":
-            raise ConfigError(f"model.quantize={self.quantize} beside dtype=float64: such weights compute in 16 or 32 bits; use "
+            raise ConfigError(f"model.quantize={self.quantize} with dtype=float64: such weights compute in 16 or 32 bits; use "
                               "model.dtype=float32, or model.quantize=none.")
 
     @property
@@ -280,5 +280,5 @@ def check_set(name: str, conditions: int | None) -> None:
     one_of("invariants.set", name, SETS)
     at_least("invariants.at_least", conditions, 1)
     if conditions is not None and name != PARTIAL_CONJUNCTION:
-        raise ConfigError(f"invariants.at_least={conditions} beside invariants.set={name}: only {PARTIAL_CONJUNCTION} counts "
+        raise ConfigError(f"invariants.at_least={conditions} with invariants.set={name}: only {PARTIAL_CONJUNCTION} counts "
                           f"conditions; use invariants.set={PARTIAL_CONJUNCTION}, or leave invariants.at_least out.")

@@ -1,4 +1,4 @@
-"""Can the model do the task at all? How often it answers unmodified prompts rightly, stored and told before any effect.
+"""Can the model do the task at all? How often it answers unmodified prompts correctly, stored and reported before any effect.
 
 Effects are changes of the unmodified runs; where those are wrong, changing them means little.
 """
@@ -18,7 +18,7 @@ from tinylab.measures.ability import ABILITY
 from tinylab.task.corpus import PromptPair
 
 HALF = 0.5
-"""Of the prompts, that a model which does a task answers rightly at least."""
+"""The share of prompts that a model must answer correctly to count as able to do a task."""
 ENOUGH = 20
 """Pairs of whose prompts the first word is told; of fewer only where there are no more."""
 TEMPLATES = 12
@@ -44,7 +44,7 @@ def _over(columns: FloatArray) -> dict[str, Any]:
 
 
 def unable(told: Mapping[str, Any]) -> bool:
-    """Whether the model answers fewer than half of the clean or of the corrupt prompts rightly."""
+    """Whether the model answers fewer than half of the clean or of the corrupt prompts correctly."""
     return any(told[run]["accuracy"] < HALF for run in RUNS)
 
 
@@ -59,7 +59,7 @@ def sentence(told: Mapping[str, Any], of: int | None = None) -> str:
     pairs = f"{clean['n']} pairs" if of is None else f"{clean['n']} of {of} distinct pairs, in the order of their tokens"
     meaning = ": effects on a task that a model cannot do mean little" if of is None and unable(told) else ""
     return (f"unmodified, the model answers {clean['accuracy']:.2f} of the clean and {corrupt['accuracy']:.2f} of the corrupt "
-            f"prompts rightly (mean probability of the right answer {clean['answer_probability']:.2f} and "
+            f"prompts correctly (mean probability of the right answer {clean['answer_probability']:.2f} and "
             f"{corrupt['answer_probability']:.2f}, {pairs}){meaning}")
 
 

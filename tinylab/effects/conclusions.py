@@ -235,14 +235,14 @@ def _json(value: Any) -> Any:
 
 
 def _notes(one: Measured, fraction: bool) -> list[str]:
-    """Why something is not told."""
+    """Why something is missing."""
     notes = []
     if None in one.names:
         missing = sum(name is None for name in one.names)
         if missing < len(one.names):
-            notes.append(f"{missing} of {len(one.names)} examples name no template: all are taken for examples of one")
+            notes.append(f"{missing} of {len(one.names)} examples name no template: all count as examples of one")
     elif len(one.templates.sizes) == 1:
-        notes.append("one template: nothing is told of new ones")
+        notes.append("one template: no conclusions about new ones")
     if len(one.names) < 2:
         notes.append("one example: no interval, no label")
     elif (alone := int((one.templates.sizes == 1).sum())):

@@ -26,7 +26,7 @@ def prospect(prepared: Prepared, effects: EffectsConfig) -> str:
         what = "one example" if n == 1 else f"{alone} of {len(strata.sizes)} templates have one example"
         return f"{what}: no labels; {_mending(prepared)}"
     if count == 1:
-        return f"{n} examples of one item: no labels; it takes two items at least"
+        return f"{n} examples of one item: no labels; at least two items are needed"
     named, unit, subject = None not in names, "", f"{n} examples"
     groups = len(strata.sizes)
     if count < n:
@@ -56,9 +56,9 @@ def _untold(names: Sequence[str | None]) -> str:
     """What stays undecided however large the effects are."""
     missing = names.count(None)
     if 0 < missing < len(names):
-        return f"; {missing} of {len(names)} examples name no template, so all are taken for examples of one"
+        return f"; {missing} of {len(names)} examples name no template, so all count as examples of one"
     if not missing and len(set(names)) == 1:
-        return "; of one template: nothing is told of new ones, for which it takes two at least"
+        return "; of one template: no conclusions about new ones, which need at least two"
     return ""
 
 

@@ -65,7 +65,7 @@ def value_biases(model: CausalModel) -> list[torch.Tensor]:
         crooked = float((twice[layer] - 2 * once[layer] + bias[layer]).abs().max())
         lost = float((spread[layer] - once[layer]).abs().max())
         if not max(crooked, lost) <= allowed:
-            reason = "its attention weights do not sum to 1" if lost > allowed else "its values are not linear beside a bias"
+            reason = "its attention weights do not sum to 1" if lost > allowed else "its values are not linear apart from a bias"
             raise ModelError(f"battery.keep_value_bias=true: {model.identity.name} ({type(model.model).__name__}) has no value "
                              f"bias that could be kept apart, {reason} (layer {layer}, off by "
                              f"{max(crooked, lost):.2g}, expected at most {allowed:.2g}); use battery.keep_value_bias=false.")

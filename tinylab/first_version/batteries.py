@@ -72,8 +72,8 @@ def _activation_patch(section: Section) -> Converted:
                            "patched the positions that both had")
     if section.take("sham_control", False):
         found.settings["sham_control"] = True
-        found.notes.append("sham_control: the shams are computed beside the patched cells, in per_example; the first version "
-                           "computed them in place of those")
+        found.notes.append("sham_control: the shams are computed in addition to the patched cells, in per_example; the first "
+                           "version computed them in place of those")
     return found
 
 
@@ -91,8 +91,8 @@ def _pairs(section: Section) -> Converted:
     found = Converted("pairs", {"heads": [_name(*head) for head in heads], "keep_value_bias": True})
     every = set(combinations(heads, 2))
     if more := len(every - asked):
-        found.notes.append(f"battery=pairs runs every two of its {len(heads)} heads: {more} pairs beside the {len(asked)} that "
-                           "were asked for")
+        found.notes.append(f"battery=pairs runs every two of its {len(heads)} heads: {more} pairs in addition to the "
+                           f"{len(asked)} that were asked for")
     return found
 
 
@@ -109,7 +109,7 @@ def _subset(section: Section) -> Converted:
         label = str(group.take("label", None) or "-".join(map(str, heads)))
         name = label if label not in sets else f"{label} of layer {layer}"
         if name in sets:
-            raise group.inexpressible("label", f"another group of layer {layer} is called so, and results tell sets by name")
+            raise group.inexpressible("label", f"another group of layer {layer} has this label, and results name sets by label")
         sets[name] = [_name(layer, head) for head in sorted(set(heads))]
         _all_read(group)
     return Converted("subset", {"sets": sets, "keep_value_bias": True})

@@ -70,7 +70,7 @@ def run(argv: Sequence[str]) -> int:
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--data-dir", type=Path, metavar="DIR",
-                        help="where the datasets lie, or corpora/ and splits/ with them; else data/ or lab/data/ above the file")
+                        help="where the datasets are, or corpora/ and splits/ with them; else data/ or lab/data/ above the file")
     return parser
 
 
@@ -99,12 +99,12 @@ def convert_files(files: Sequence[Path], data: Path | None, out: Path) -> list[C
     for conversion in conversions:
         for name, text in _files(conversion).items():
             if texts.setdefault(name, text) != text:
-                raise ConfigError(f"{conversion.source}: its {name} is another one's too, with another content; give them names "
-                                  "of their own (run_name), or convert them into two folders.")
+                raise ConfigError(f"{conversion.source}: its {name} is also another one's, with different content; give them "
+                                  "different names (run_name), or convert them into two folders.")
     for name, text in texts.items():
         there = out / name
         if there.exists() and (not there.is_file() or there.read_text(encoding="utf-8") != text):
-            raise OutputError(f"{there}: is there with another content; choose another --out, or remove it.")
+            raise OutputError(f"{there}: exists with different content; choose another --out, or remove it.")
     _check(conversions, texts)
     for name, text in texts.items():
         write_text(out / name, text)
@@ -119,7 +119,7 @@ def _files(conversion: Conversion) -> dict[str, str]:
         if one.model is not None:
             found[f"model/{one.model[0]}.yaml"] = dumped(one.model[1])
         if found.setdefault(f"experiment/{one.name}.yaml", text := one.yaml(conversion.source)) != text:
-            raise ConfigError(f"{conversion.source}: two conditions are called {one.name}; give each a tag of its own.")
+            raise ConfigError(f"{conversion.source}: two conditions are called {one.name}; give each its own tag.")
     return found
 
 

@@ -49,7 +49,7 @@ def read_dataset(section: Section, folders: Sequence[Path]) -> Dataset:
     splits = _split_file(corpus, name, folders)
     if splits is None:
         if not all("split" in row for row in rows):
-            raise ConfigError(f"{corpus}: no split file beside it, and rows without a split; expected {name}.split.json with "
+            raise ConfigError(f"{corpus}: no split file next to it, and rows without a split; expected {name}.split.json with "
                               f"{', '.join(SPLITS)} as lists of row numbers.")
         return Dataset(_file_name(name), _lines(rows), {**condition, "split": split}, ())
     of_row, checked = _splits(splits, corpus, len(rows))
@@ -72,7 +72,7 @@ def _found(section: Section, file: str, folders: Sequence[Path], below: Sequence
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         looked = ", ".join(str(place.parent) for place in places) or "no folder of data"
-        raise ConfigError(f"{section.place}: {file} is not there (looked in {looked}); say where datasets lie with --data-dir.")
+        raise ConfigError(f"{section.place}: {file} is not there (looked in {looked}); say where datasets are with --data-dir.")
     return found
 
 

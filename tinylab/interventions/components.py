@@ -1,4 +1,4 @@
-"""Components: what an intervention acts on, and the kinds of table in which they stand.
+"""Components: what an intervention acts on, and the kinds of table that list them.
 
 A `TableKind` is said once and read everywhere: it gives an impact table its columns, a sweep its matrix, invariants their
 components, and a heat map its axes. A battery names the kind of its table.
@@ -31,7 +31,7 @@ class TableKind:
     """What a row of an impact table is about.
 
     `component` columns identify a component, whole numbers each: the layer first, or for one of two units the layer and place of
-    each (`members`). Of the other columns, `apart` tell groups of runs apart, whose components are never compared; over the rest
+    each (`members`). Of the other columns, `apart` distinguish groups of runs, whose components are never compared; over the rest
     (a scale, say) a component's largest score counts.
     """
 
@@ -70,7 +70,7 @@ class TableKind:
 
     @property
     def varied(self) -> tuple[str, ...]:
-        """Columns that are neither a component's nor tell groups apart, such as a scale."""
+        """Columns that are neither a component's nor distinguish groups, such as a scale."""
         return tuple(name for name in self.keys if name not in (*self.component, *self.apart))
 
     def listed(self, component: tuple[int, ...]) -> Any:
@@ -108,4 +108,4 @@ POSITION_IMPACT = TableKind("position_impact", (("layer", "int64"), ("granularit
 HEAD_POSITION_IMPACT = TableKind("position_impact", (("layer", "int64"), ("head", "int64"), ("position", "int64")),
                                  "head_position_matrix", ("layer", "head", "position"), "head_positions")
 TABLE_KINDS = {kind.name: kind for kind in (HEAD_IMPACT, LAYER_IMPACT, NEURON_IMPACT, PAIR_IMPACT, SUBSET_IMPACT)}
-"""The kinds of the shipped batteries whose cells act at all their positions jointly; manifests may tell of them by name alone."""
+"""The kinds of the shipped batteries whose cells act at all their positions jointly; manifests may name them only."""

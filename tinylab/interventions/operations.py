@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Given:
-    """What an operation gets beside the activation: as much of it as the operation said that it needs."""
+    """What an operation gets in addition to the activation: as much of it as the operation said that it needs."""
 
     source: Float[Tensor, "*rows d"] | None = None  # the source run's activation at the same rows and units
     bias: Float[Tensor, " d"] | None = None  # the value biases of the same heads, side by side

@@ -130,7 +130,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class Noise:
-    """Gaussian noise, drawn for each example, position and coordinate by a seed, the same whatever else is computed beside it.
+    """Gaussian noise, drawn for each example, position and coordinate by a seed, the same whatever else is computed with it.
 
     Its standard deviation is `sigma` times the activation's own, over all tokens of a reference set and all coordinates of the
     site in that layer (ROME, Meng et al. 2202.05262, takes 3 times that of the embeddings).

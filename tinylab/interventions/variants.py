@@ -110,13 +110,13 @@ class Variant:
 def indices(
     positions: Positions, length: int, spans: Sequence[tuple[str, tuple[int, ...]]] = (), following: int = 0
 ) -> list[int]:
-    """The token positions of a prompt that are meant, ascending; `all` are those of an answer behind it too.
+    """The token positions of a prompt that are meant, ascending; `all` includes those of an answer after it.
 
     Args:
         positions: which.
         length: of the prompt, in tokens.
         spans: its named parts.
-        following: tokens of an answer behind it.
+        following: tokens of an answer after it.
     """
     if positions == "all":
         return list(range(length + following))

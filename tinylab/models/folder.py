@@ -41,7 +41,7 @@ def check_folder(folder: Path, what: str, *, own: bool = False) -> None:
         ModelError: it holds no model or an adapter, reaches outside itself, or its JSON files or weights are none.
     """
     if (folder / "adapter_config.json").exists():
-        raise ModelError(f"{what}: an adapter lies in it (adapter_config.json), which would be left out or added depending on "
+        raise ModelError(f"{what}: it contains an adapter (adapter_config.json), which would be left out or added depending on "
                          "the packages that are installed; merge it into its base model first (peft's merge_and_unload(), then "
                          "save_pretrained) and name the merged folder.")
     if not own:

@@ -131,7 +131,7 @@ def check_config(header: GgufFile, config: Any, what: str) -> None:
         else:
             known = getattr(config, name.rpartition(".")[2], None) == value
         if not known:
-            raise ModelError(f"{what}: says {key}={value}, of which transformers would know nothing, so that other numbers would "
+            raise ModelError(f"{what}: says {key}={value}, which transformers would ignore, so that other numbers would "
                              "be computed; get the model's safetensors (model=hf or model=local).")
 
 

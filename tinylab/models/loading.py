@@ -234,7 +234,7 @@ def _check_tokenizer(folder: Path, what: str, model_type: str) -> None:
     named, own = content.get("tokenizer_class"), content.get("auto_map")
     asked = own and (not isinstance(own, dict) or "AutoTokenizer" in own)
     if asked and (not isinstance(named, str) or tokenizer_class_from_name(named) is None):
-        raise ModelError(f"{what}: its tokenizer_config.json asks for code of its own (auto_map) for the tokenizer {named!r}, "
+        raise ModelError(f"{what}: its tokenizer_config.json asks for its own code (auto_map) for the tokenizer {named!r}, "
                          "which is never run; use a model whose tokenizer transformers has a class for.")
 
 
@@ -248,7 +248,7 @@ def _shape(folder: Path, what: str) -> Any:
 
     content = read_object(folder / "config.json", what)
     if content.get("auto_map") and content.get("model_type") not in CONFIG_MAPPING:
-        raise ModelError(f"{what}: its config.json asks for code of its own (auto_map) for the model type "
+        raise ModelError(f"{what}: its config.json asks for its own code (auto_map) for the model type "
                          f"{content.get('model_type')!r}, which is never run; use a model that transformers has a class for.")
     return _plain(AutoConfig.from_pretrained(folder, trust_remote_code=False), what)
 

@@ -50,7 +50,7 @@ def check_tensors(info: Mapping[str, Any], what: str, architecture: str, *, towe
     if told:
         raise ModelError(f"{what}: its weights are not those of a {architecture} as {described} describes it: they {told}; "
                          "expected every tensor of the architecture and no other (what is missing would be random numbers), so "
-                         f"mend {described} or the names of the tensors.")
+                         f"fix {described} or the names of the tensors.")
 
 
 def check_numbers(model: nn.Module, what: str, dtype: str) -> None:

@@ -1,4 +1,4 @@
-"""Where baselines disagree: a document of a sweep whose runs differ in what stands in an activation's place."""
+"""Where baselines disagree: a document of a sweep whose runs differ in what replaces an activation."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def says(expected: str) -> WrapValidator:
 
 def _distinct(values: list[Item]) -> list[Item]:
     if len(set(values)) != len(values):
-        raise ValueError("nothing that stands twice")
+        raise ValueError("no duplicates")
     return values
 
 

@@ -52,7 +52,7 @@ class Checkpoint:
             return empty
         if found is None:
             return empty
-        log.info("going on where an earlier attempt was cut off: %.0f %% is there", 100 * found.done.mean())
+        log.info("resuming where an earlier attempt was interrupted: %.0f %% is there", 100 * found.done.mean())
         return found
 
     def keep(self, state: EvaluationState) -> None:
@@ -96,7 +96,7 @@ def _read(path: Path, work: str, empty: EvaluationState) -> EvaluationState | No
                 raise ValueError(f"{entry.filename} is encrypted or compressed")
         shape, dtype = _header(stored, "work")
         if shape or dtype.kind != "U" or dtype.itemsize > stored.getinfo("work.npy").file_size:
-            raise ValueError("it does not tell its work")
+            raise ValueError("it does not say what work it belongs to")
         if str(arrays["work"]) != work:
             return None
         for name, array in _arrays(empty).items():

@@ -78,9 +78,9 @@ def _finished(asked: OfRun, folder: Path) -> dict[str, Any]:
     except OutputError as error:
         raise ConfigError(f"{what}: not the folder of a finished run: {error}") from error
     if manifest["status"] != "complete":
-        raise ConfigError(f"{what}: not a finished run (its status is {manifest['status']}); the command that made it goes on.")
+        raise ConfigError(f"{what}: not a finished run (status {manifest['status']}); the command that made it resumes it.")
     if EFFECTS not in manifest:
-        raise ConfigError(f"{what}: a version computed it that told no effects; compute it again with overwrite=true.")
+        raise ConfigError(f"{what}: it was computed by a version without effects; compute it again with overwrite=true.")
     if (told := fault({EFFECTS: folder / manifest[EFFECTS]}, manifest.get("digests") or {})) is not None:
         raise ConfigError(f"{what}: not a finished run any more: {told}; the command that made it computes it again.")
     return manifest

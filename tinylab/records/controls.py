@@ -13,7 +13,7 @@ Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
 
 
 class DrawnSets(OpenRecord):
-    """Random sets of one kind beside the components that matter; open for other versions."""
+    """Random sets of one kind compared with the components that matter; open for other versions."""
 
     as_much: Index
     """How many do as much damage."""
@@ -35,7 +35,7 @@ class RandomSets(OpenRecord):
     seed: Index
     """What was drawn depends on it."""
     at: dict[Name, Json]
-    """Of what varies beside components (a scale), the value that counts."""
+    """Of what varies other than components (a scale), the value that counts."""
     circuit: list[Json]
     """The components that matter or are mixed at that value, which are intervened on together."""
     n: Count | None
@@ -55,7 +55,7 @@ class RandomSets(OpenRecord):
 
 
 class Surviving(OpenRecord):
-    """A cell that matters beside the same with another example's activations; open for other versions."""
+    """A cell that matters compared with the same with another example's activations; open for other versions."""
 
     cell: dict[Name, Json]
     """Which one, by the columns of the impact table."""
@@ -108,7 +108,7 @@ class CrossRun(OpenRecord):
     run_id: Name
     """The run whose prompts these are."""
     at: dict[Name, Json]
-    """Of what varies beside components (a scale), the value that counts."""
+    """Of what varies other than components (a scale), the value that counts."""
     circuit: list[Json]
     """The components that matter or are mixed in this one."""
     n: Count

@@ -146,7 +146,7 @@ class RunSummary(OpenRecord):
     controls: dict[Name, dict[Name, Size]]
     """For each control and metric, the largest change from the unmodified run; a sham's should be 0."""
     random_sets: RandomSets | None = None
-    """The components that matter beside random ones; left out where there are no such sets."""
+    """The components that matter compared with random ones; left out where there are no such sets."""
     shuffled_donors: ShuffledDonors | None = None
     """Patching: the cells that matter with another example's activations; left out where they have no source."""
 

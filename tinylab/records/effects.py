@@ -11,7 +11,7 @@ class Ranked(OpenRecord):
     k: Count
     """How many are the strongest."""
     stability: Number | None
-    """How alike the lists of other samples are: 1 the same, 0 by chance; null where examples do not tell."""
+    """How alike the lists of other samples are: 1 the same, 0 by chance; null where examples are too few."""
     naive: Size | None
     """Mean |change| of the strongest in logits, on the half of the examples that chose them."""
     held_out: Number | None
@@ -46,4 +46,4 @@ class EffectsSummary(OpenRecord):
     examples_to_decide: Count | None
     """About how many examples would decide half of the undecided cells with probability .8."""
     notes: list[Text]
-    """Why something is not told."""
+    """Why something is missing."""

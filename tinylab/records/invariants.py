@@ -34,7 +34,7 @@ def _is_index(value: object) -> bool:
 def _no_component_twice(components: list[Any]) -> list[Any]:
     told = [tuple(sorted(one.items())) if isinstance(one, dict) else one for one in components]
     if len(set(told)) != len(told):
-        raise ValueError("nothing that stands twice")
+        raise ValueError("no duplicates")
     return components
 
 
@@ -47,7 +47,7 @@ Components = Annotated[
 
 
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-"""A finite number; of many at once, so that a fault is told of all of them."""
+"""A finite number; of many at once, so that a fault is reported for all of them."""
 OfRuns = Annotated[dict[str, Finite | None], says("an object of finite numbers or null")]
 """A number for each run, by what the run is called; null where it has none. There may be very many."""
 
@@ -71,7 +71,7 @@ class Claim(OpenRecord):
     layer: Index | None = None
     """Its block, from 0; left out of components of several layers."""
     p: Fraction | None
-    """That it has an effect of one sign, beyond the smallest, in so many conditions; null where a run does not tell."""
+    """That it has an effect of one sign, beyond the smallest, in so many conditions; null where a run has no effects."""
     p_adjusted: Fraction | None
     """The same, corrected over components."""
     sign: Literal["+", "-"] | None
@@ -132,7 +132,7 @@ class Strongest(OpenRecord):
 class Group(OpenRecord):
     """Runs that were compared.
 
-    It is open, as what tells groups apart is what the matrices say of a row's run, and the components' key is what they are.
+    It is open, as what distinguishes groups is what the matrices say of a row's run, and the components' key is what they are.
     """
 
     kind: Name
@@ -171,7 +171,7 @@ class Group(OpenRecord):
 class Invariants(OpenRecord):
     """`invariants.json`: the components that matter in every condition.
 
-    It is open, as programs may add notes of their own, and components of other kinds have their own key beside heads and layers.
+    It is open, as programs may add notes of their own, and components of other kinds have their own key next to heads and layers.
     """
 
     k: Count
@@ -216,7 +216,7 @@ class Invariants(OpenRecord):
     @model_validator(mode="after")
     def _withheld_is_empty(self) -> Self:
         if self.withheld is not None and (self.heads or self.layers or self.groups):
-            raise ValueError("no heads, layers and groups beside withheld, which says why there are none")
+            raise ValueError("no heads, layers and groups together with withheld, which says why there are none")
         return self
 
 

@@ -1,4 +1,4 @@
-"""What a run was made of beside settings, as a manifest says it: reference sets, units that a screen found, whole answers."""
+"""What a run was made of besides settings, as in a manifest: reference sets, units that a screen found, whole answers."""
 
 from __future__ import annotations
 

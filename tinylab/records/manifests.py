@@ -61,7 +61,7 @@ class RunningManifest(OpenRecord):
     described: Text | None = None
     """The battery in words."""
     table_kind: DeclaredTable | None = None
-    """What a row of its impact table is about: columns, what a component is, what tells groups apart."""
+    """What a row of its impact table is about: columns, what a component is, what distinguishes groups."""
     metrics: list[Name] | None = None
     """What was measured."""
     process: Process | None = None
@@ -150,11 +150,11 @@ class SweepJob(OpenRecord):
     condition: Name
     """The condition's tag."""
     battery: Text
-    """The battery's name; empty for a run that was found on disk and does not tell it."""
+    """The battery's name; empty for a run that was found on disk and does not record it."""
     run_id: Name | None
-    """The run's identity; null for a run that was found on disk and does not tell it."""
+    """The run's identity; null for a run that was found on disk and does not record it."""
     folder: RelativePath
-    """Where the run lies."""
+    """Where the run is."""
     settings: dict[Name, Text] | None = None
     """What the sweep sets for it, by the key of the override."""
     ended: Text | None = None
@@ -193,7 +193,7 @@ class SweepFailure(OpenRecord):
     battery: Text
     """The battery's name."""
     folder: RelativePath
-    """Where the run should lie."""
+    """Where the run should be."""
     overrides: list[Text]
     """What its command line would be."""
     log: RelativePath | None
@@ -270,4 +270,4 @@ class JoinedSweep(RunningSweep):
 
 
 class SweepManifest(RootModel[Annotated[RunningSweep | JoinedSweep, Field(discriminator="status")]]):
-    """`manifest.json` of a sweep: its status, its jobs, where each run lies, and what is missing."""
+    """`manifest.json` of a sweep: its status, its jobs, where each run is, and what is missing."""

@@ -32,7 +32,7 @@ Run = Literal["clean", "corrupt"]
 
 
 class Failure(OpenRecord):
-    """An error as data; open, as other versions may tell more of it."""
+    """An error as data; open, as other versions may add keys."""
 
     type: Name
     """The class of the error."""
@@ -126,7 +126,7 @@ class Chat(OpenRecord):
     system: Text | None
     """What the system's turn says; null for what the template itself puts there."""
     date: Name | None
-    """The date that stands in prompts in place of today's; null where the template writes none."""
+    """The date that prompts have instead of today's; null where the template writes none."""
     tokens: list[Text]
     """Of the first clean prompt, ␣ for a space and ⏎ for a new line in them."""
 
@@ -287,4 +287,4 @@ class DeclaredTable(OpenRecord):
     plural: Name
     """What components are called."""
     apart: list[Name]
-    """Columns that tell groups apart, whose components are never compared."""
+    """Columns that distinguish groups, whose components are never compared."""

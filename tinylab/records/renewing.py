@@ -69,6 +69,6 @@ def settle(folder: RunFolder) -> None:
         with suppress(FileNotFoundError):
             new.manifest.replace(folder.manifest)
     except OSError as error:
-        raise OutputError(f"{folder.path}: new files cannot be put in place ({error.strerror or error}); the same command again "
-                          "does, once the folder can be written.") from error
+        raise OutputError(f"{folder.path}: new files cannot be put in place ({error.strerror or error}); run the same command "
+                          "again once the folder can be written.") from error
     shutil.rmtree(new.path, ignore_errors=True)

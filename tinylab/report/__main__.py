@@ -1,4 +1,4 @@
-"""`python -m tinylab.report FOLDER…`: write report.html, a page to look at, into folders of runs and sweeps."""
+"""`python -m tinylab.report FOLDER…`: write report.html, an interactive page, into folders of runs and sweeps."""
 
 from __future__ import annotations
 

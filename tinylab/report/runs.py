@@ -49,7 +49,7 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _numbers(run: dict[str, Any], summary: dict[str, Any]) -> list[Any]:
-    """Pairs, share of clean prompts answered rightly, unmodified logit difference, components that matter, time, warnings."""
+    """Pairs, share of clean prompts answered correctly, unmodified logit difference, components that matter, time, warnings."""
     ability = (summary.get("ability") or {}).get("clean") or {}
     baseline = ((summary.get("baselines") or {}).get(run["target"]) or {}).get("logit_diff") or {}
     counts = (summary.get("effects") or {}).get("counts") or {}

@@ -212,7 +212,7 @@ def _where(group: dict[str, Any]) -> str:
     """In which conditions a group's components are claimed; several tags of one corpus are one condition, and no invariant."""
     told = group["conjunction"]
     if told["of"] == 1 and len(group["conditions"]) > 1:
-        return "one condition, which is no invariant"
+        return "one condition, which is not an invariant"
     return "every condition" if told["at_least"] == told["of"] else f"at least {told['at_least']} of {told['of']} conditions"
 
 

@@ -78,7 +78,7 @@ def fixed_templates(
     """These templates, new words: the mean (or ratio of sums) over all examples.
 
     se² = Σ w_t²·s_t²/n_t with w_t = n_t/n, which is HC2 with a dummy for each template, and Satterthwaite's degrees of freedom
-    (with one template the one-sample t, with two Welch's). Undefined where a template has one example: nothing tells how it
+    (with one template the one-sample t, with two Welch's). Undefined where a template has one example: nothing shows how it
     varies. Assumes examples of a template are independent; with `items`, that items are: then se² is CR2, which is HC2 for
     clusters, with the degrees of freedom of Bell & McCaffrey 2002 for equal variances; undefined where all examples of a
     template are of one item.

@@ -87,7 +87,7 @@ def hold_for_new_templates(
     Args:
         estimate: with templates as the sample (`tinylab.statistics.estimates.new_templates`).
         smallest: the smallest effect of interest, in the estimate's unit.
-        labels: of the cells; where there is none, nothing is told.
+        labels: of the cells; if there is none, nothing is decided.
         alpha: the error that is allowed.
     """
     candidates = np.array([label == MATTERS for label in labels])

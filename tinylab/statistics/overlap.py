@@ -51,7 +51,7 @@ def shared_within_layers(sizes: Sequence[Sequence[int]], components: Sequence[in
 
 
 def at_least(shared: int, probabilities: FloatArray) -> float:
-    """The probability of so many shared components, or more."""
+    """The probability of at least so many shared components."""
     return float(min(1.0, probabilities[shared:].sum()))
 
 

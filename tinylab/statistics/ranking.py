@@ -22,21 +22,21 @@ class TopK:
     """How the list of the k strongest varies from sample to sample."""
 
     probability: Float64[np.ndarray, " V"]
-    """How often each cell is among the k strongest; NaN where examples do not tell."""
+    """How often each cell is among the k strongest; NaN where examples are too few."""
     stability: float
-    """Of the lists (`stability`); NaN where examples do not tell."""
+    """Of the lists (`stability`); NaN where examples are too few."""
 
 
 def top_k(
     d: Float64[np.ndarray, "V B"], templates: Groups, k: int, *, draws: int = DRAWS, seed: int = 0
 ) -> TopK:
-    """Bootstrap of the k largest |mean change|: examples are drawn anew within their templates. Seeded.
+    """Bootstrap of the k largest |mean change|: examples are resampled within their templates. Seeded.
 
     Deviations are stretched by √(n_t/(n_t − 1)), so that they vary as much as a sample's do (Rao & Wu 1988).
 
     Args:
         d: changes of V cells on B examples.
-        templates: of the examples; with a single example in one nothing can be told.
+        templates: of the examples; with a single example in one the result is undefined.
         k: how many are the strongest; with k ≥ V each is.
         draws: how many samples.
         seed: of the draws.
@@ -78,7 +78,7 @@ def stability(probability: Float64[np.ndarray, " V"], k: int, lists: int) -> flo
 
 @dataclass(frozen=True)
 class Exaggeration:
-    """The mean size of the selected effects, as the examples that selected them tell it and as others do."""
+    """The mean size of the selected effects, on the examples that selected them and on others."""
 
     naive: float
     held_out: float

@@ -19,11 +19,11 @@ from tinylab.statistics.labels import MATTERS, MIXED
 from tinylab.sweep.joining import Child
 
 COLUMNS = ("effect", "se", "df", "ci_low", "ci_high", "effect_logits", "label")
-OF_BEFORE = ("a version computed it that told no effects; the same command again works them out, or computes the run again with "
-             "overwrite=true")
+OF_BEFORE = ("it was computed by a version without effects; the same command again works them out, or computes the run again "
+             "with overwrite=true")
 NOT_MEASURED = "was not measured; add it to metrics"
-NO_FRACTION = "its unmodified logit difference is too small to be a whole of which effects are fractions"
-NO_INTERVAL = "it has too few examples for intervals, which take two of each template"
+NO_FRACTION = "its unmodified logit difference is too small for effects as fractions of it"
+NO_INTERVAL = "it has too few examples for intervals, which need two of each template"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from tinylab.sweep.effects import Effects
 
 Component = tuple[int, ...]
 OWN_SCREENS = ("each run's screen chose components of its own: one that is not in all of them was not tried in every condition, "
-               "and what chance gives is not reckoned")
+               "and what chance gives is not computed")
 ALWAYS = (HEAD_IMPACT.plural, LAYER_IMPACT.plural)
 """Kinds of components that invariants.json has a key for, whether or not there are any."""
 
@@ -171,12 +171,12 @@ def _claimed(
 def _notes_on_conditions(runs: Sequence[ConditionRun], conditions: Sequence[list[int]]) -> list[str]:
     notes = []
     if len(conditions) == 1:
-        notes.append("one condition only: what is listed holds for it, and is no invariant")
+        notes.append("one condition only: what is listed holds for it, and is not an invariant")
     tags = [list(dict.fromkeys(runs[place].condition for place in places)) for places in conditions]
     notes += [f"{' and '.join(several)} are one corpus under {len(several)} tags: they count as one condition"
               for several in tags if len(several) > 1]
     if any(len(places) > len(own) for places, own in zip(conditions, tags, strict=True)):
-        notes.append("several runs of one condition: they are not independent, chance is reckoned with the conditions")
+        notes.append("several runs of one condition: they are not independent, chance is computed with the conditions")
     return notes
 
 
@@ -230,7 +230,7 @@ def find_invariants(groups: Sequence[Group], settings: Settings, missing: Sequen
         "groups": [],
     }
     if missing and not settings.allow_partial:
-        content["withheld"] = (f"no complete run of {', '.join(missing)}: what holds in the others is not invariant; mend it and "
+        content["withheld"] = (f"no complete run of {', '.join(missing)}: what holds in the others is not invariant; fix it and "
                                "run the same command again, or accept it with invariants.allow_partial=true (--allow-partial)")
         return content
     content["groups"] = [group_invariants(group, settings) for group in groups]

@@ -92,7 +92,7 @@ def _missing(run: RunFolder, run_id: str | None, root: Path | None) -> dict[str,
         failure: dict[str, str] = found["error"]
         return failure
     process = died if found is None or died is not None else (found.get("process") or {}).get("pid")
-    told = f"process {process} ended before the run did: killed (out of memory?) or interrupted; the same command goes on"
+    told = f"process {process} ended before the run did: killed (out of memory?) or interrupted; the same command resumes it"
     return describe(Interrupted(told))
 
 

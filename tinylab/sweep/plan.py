@@ -171,7 +171,7 @@ def _check_one_sweep(base: DictConfig, composed: DictConfig, lines: Sequence[str
     said, used = composed.hydra.sweeper.get("params") or {}, base.hydra.sweeper.get("params") or {}
     ignored = [f"{key}={value}" for key, value in said.items() if key not in typed and used.get(key) != value]
     if ignored:
-        raise ConfigError(f"[{' '.join(lines)}]: carries a sweep of its own, {' '.join(ignored)}, which a sweep over presets "
+        raise ConfigError(f"[{' '.join(lines)}]: contains a sweep, {' '.join(ignored)}, which a sweep over presets "
                           f"does not do; type each preset alone, or add {' '.join(ignored)} to sweep all of them over it.")
     for name in ("launcher", "sweep"):
         if OmegaConf.to_container(composed.hydra[name]) != OmegaConf.to_container(base.hydra[name]):
@@ -247,4 +247,4 @@ def one_corpus_per_tag(corpora: Sequence[tuple[str, str]]) -> None:
     for tag, identity in corpora:
         if seen.setdefault(tag, identity) != identity:
             raise ConfigError(f"condition.tag={tag}: two different corpora of this sweep have this tag; "
-                              "give each its own condition.tag, for example in a YAML of its own.")
+                              "give each its own condition.tag, for example in its own YAML.")

@@ -81,7 +81,7 @@ def plan_of_runs(folders: Sequence[Path], out: Path | None, settings: Settings) 
 def _complete(folder: Path) -> dict[str, Any]:
     manifest = RunFolder(folder).read() or {}
     if manifest.get("status") != "complete":
-        raise OutputError(f"{folder}: not a complete run (status {manifest.get('status')}); the command that made it goes on.")
+        raise OutputError(f"{folder}: not a complete run (status {manifest.get('status')}); the command that made it resumes it.")
     return manifest
 
 

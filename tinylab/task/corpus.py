@@ -153,7 +153,7 @@ def drop(
         first = min(reasons)
         why = f"{reasons[first]}: {details[first]}" if details and details.get(first) else reasons[first]
         raise CorpusError(f"{condition.path}: row {first} cannot be used ({why}) and condition.strict=true; "
-                          f"mend it or drop such rows with condition.strict=false ({_counted(Counter(reasons.values()))}).")
+                          f"fix it or drop such rows with condition.strict=false ({_counted(Counter(reasons.values()))}).")
     dropped = Counter(condition.dropped) + Counter(reasons.values())
     pairs = tuple(pair for pair in condition.pairs if pair.row not in reasons)
     rows = len(pairs) + dropped.total()
@@ -161,7 +161,7 @@ def drop(
         left = f"only {len(pairs)} of its {rows} rows can be used, fewer than one in {LEAST}" if pairs else \
             f"none of its {rows} rows can be used"
         (reason, _), = dropped.most_common(1)
-        mending = _MENDING.get(reason, "mend the corpus or the fields that condition.*_field names")
+        mending = _MENDING.get(reason, "fix the corpus or the fields that condition.*_field names")
         raise CorpusError(f"{condition.path}: {left} ({_counted(dropped)}); {mending}.")
     return replace(condition, pairs=pairs, dropped=dict(dropped))
 

@@ -24,7 +24,7 @@ def hub_file(path: str) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     if (asked := _FILE.fullmatch(path)) is None:
-        raise CorpusError(f"condition.path={path}: expected hf://datasets/OWNER/NAME/FILE, with @REVISION behind the name if a "
+        raise CorpusError(f"condition.path={path}: expected hf://datasets/OWNER/NAME/FILE, with @REVISION after the name if a "
                           "certain one is meant.")
     revision = None if asked["revision"] is None else asked["revision"].replace("%2F", "/")
     try:

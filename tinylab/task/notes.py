@@ -22,10 +22,10 @@ EXTENDS = "an answer begins with another one of its set"
 
 ADVICE = {
     SAME: "nothing can change between them",
-    AGAIN: "it counts as often as it stands there",
+    AGAIN: "it counts each time",
     BEGUN: "it is not put there a second time",
     SPECIAL: "the tokenizer takes its name for the token itself, not for text",
-    MERGED: "the model never saw the prompt end so before this answer; white space belongs to the answer's beginning, "
+    MERGED: "the model has not seen prompts end like this before the answer; white space belongs to the answer's beginning, "
             "not to the prompt's end",
     APART: "that of the answer alone is scored; an answer begins with the space that parts it from the prompt",
     UNSPACED: "with it the answer is one token, and likely another one than is scored; put it before the answers in the corpus",

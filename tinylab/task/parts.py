@@ -64,7 +64,7 @@ def parts_of(row: Row, field: str) -> tuple[Part, ...]:
         try:
             told = json.loads(told)
         except ValueError as error:
-            raise CorpusError(f"{row.place}: field '{field}' is no JSON ({error}); {EXPECTED}.") from error
+            raise CorpusError(f"{row.place}: field '{field}' is not JSON ({error}); {EXPECTED}.") from error
     if told is None or told == "" or isinstance(told, float):  # NaN is how data frames write that there is none
         return ()
     if not isinstance(told, Mapping):

@@ -176,7 +176,7 @@ def test_an_intervention_whose_module_is_not_called_once_is_refused(
     before = trace(model)
     told = f"interventions were made {1 + calls} times in .*GPT2LMHeadModel, expected 2"
     if calls == 0:
-        told = r"did not come by 1 of 12 hooked modules \(mlp of layer 1\)"
+        told = r"did not reach 1 of 12 hooked modules \(mlp of layer 1\)"
     if kind is ReferenceEngine:
         told = rf"Scale\(.*\) at {site} of layer 1 was made {calls} times in .*GPT2LMHeadModel, expected once"
     with pytest.raises(EngineUnsupported, match=told):

@@ -127,7 +127,7 @@ def _connect(hooks: Hooks, original: str, every: Called) -> Iterator[None]:
     if hooks.whole and called != every:
         missed = [f"{name} of layer {layer}" for name, layer in sorted(every - called)]
         told = ", ".join([*missed[:3], *(["…"] if len(missed) > 3 else [])])
-        raise EngineUnsupported(f"a forward pass did not come by {len(missed)} of {len(every)} hooked modules ({told}): "
+        raise EngineUnsupported(f"a forward pass did not reach {len(missed)} of {len(every)} hooked modules ({told}): "
                                 "this architecture does not call its modules as others do.")
 
 

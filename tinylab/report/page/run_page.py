@@ -119,8 +119,8 @@ def _map(cells: pd.DataFrame, shown: pd.DataFrame, kind: TableKind, controls: li
     text = ["Red: the number falls, blue: it rises. "
             f"{NO}: the test ({judged['correction']}, alpha {judged['alpha']:g}) does not find that it matters; "
             f"{SIGN}: one sign in some templates, the other in others. A click shows what it does to each prompt. "
-            f"An effect on {LOGIT_DIFF} (of whole answers {LOGPROB_DIFF}) is a fraction of what there is; on other metrics "
-            "it is the mean change."]
+            f"An effect on {LOGIT_DIFF} (of whole answers {LOGPROB_DIFF}) is a fraction of the unmodified value; on other "
+            "metrics it is the mean change."]
     if len(shown) < len(cells):
         text.append(f"Of {len(cells) // len(controls[0].options)} {kind.plural} the strongest "
                     f"{len(shown) // len(controls[0].options)} are here, the others in metrics/effects.parquet.")

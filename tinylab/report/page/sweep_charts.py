@@ -114,7 +114,7 @@ def pairs_chart() -> dict[str, Any]:
 
 @cache
 def crossed_chart() -> dict[str, Any]:
-    """What the components of one condition do to another, as a fraction of what there was."""
+    """What the components of one condition do to another, as a fraction of its unmodified value."""
     base = alt.Chart(EMPTY).encode(
         x=alt.X("components of:N", sort=None, title="components of", axis=alt.Axis(labelAngle=-50, orient="top", labelLimit=110)),
         y=alt.Y("on:N", sort=None, title="prompts of", axis=alt.Axis(labelLimit=110)))

@@ -216,9 +216,9 @@ def _together(k: int, one_of: tuple[Control, ...], controls: list[Control]) -> l
     """How far lists of the strongest agree, and any two conditions against each other."""
     return [
         Section("overlap", "How much of this is chance", (
-            "How many of the k strongest every condition has, beside what lists drawn by chance would share (up to 95 % of "
-            "draws: the shaded part), so that one sees what another k would have said.",), one_of,
-            (Chart("overlap", "Shared components against k, beside chance", charts.overlap_chart(), "overlap", GROUP),),
+            "How many of the k strongest every condition has, compared with what lists drawn by chance would share (up to 95 % "
+            "of draws: the shaded part), to show what another k would have found.",), one_of,
+            (Chart("overlap", "Shared components against k, compared with chance", charts.overlap_chart(), "overlap", GROUP),),
             beside=(Table("Shared components by k", (Column("k", "k"), Column("shared", "shared", 2)), dataset="overlap",
                           where=GROUP, across="series"),)),
         Section("agreement", "Condition by condition", (
@@ -241,7 +241,7 @@ def _crossed(batteries: list[str]) -> Section:
     control = Control("battery", "Battery", [(name, name) for name in batteries])
     return Section("crossed", "The components of one condition in another", (
         "All components that matter in one condition, changed together, on the prompts of another: the change of the logit "
-        "difference as a fraction of what there was.",), (control,) if len(batteries) > 1 else (),
+        "difference as a fraction of its unmodified value.",), (control,) if len(batteries) > 1 else (),
         (Chart("crossed", "What the components of one condition do to another", charts.crossed_chart(), "crossed", ("battery",),
                "share", "on"),),
         beside=(Table("What the components of one condition do to another", (

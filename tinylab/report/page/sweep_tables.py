@@ -164,7 +164,7 @@ def agreement(table: pd.DataFrame, ranked: dict[str, Ranking], k: int) -> pd.Dat
 
 
 def crossed(document: dict[str, Any] | None) -> pd.DataFrame:
-    """What the components of one condition do to another: a row for each two, as a fraction of what there was.
+    """What the components of one condition do to another: a row for each two, as a fraction of its unmodified value.
 
     Args:
         document: cross_controls.json; None where there is none.
