@@ -8,14 +8,19 @@ layer's attention writes at the last position, so a part p of the way from a log
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import tinylab
+from tinylab.batteries.base import Cell
+from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.interventions.components import TableKind
+from tinylab.interventions.sites import Sizes
 from tinylab.report.plots import draw
 from typed import type_in_shell
 
@@ -147,3 +152,17 @@ class Third(Battery):
     done = type_in_shell(tmp_path, "-m", "tinylab", "--config-dir", "conf", "-m", "condition=cond_a,cond_b", *few)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert "sweep complete: 2 of 2 runs" in done.stdout
+
+
+def test_a_battery_that_extends_one_of_ours_is_asked_for_its_own_cells() -> None:
+    @dataclass(kw_only=True)
+    class Some(HeadsZero):
+        kind: ClassVar[str] = "some"
+
+        def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
+            """The first head of every layer."""
+            return [cell for cell in super().cells(n_layers, n_heads) if cell.key["head"] == 0]
+
+    sizes = Sizes(3, 4)
+    assert [cell.key["layer"] for cell in Some(name="some").cells_of(sizes)] == [0, 1, 2]
+    assert len(HeadsZero(name="all").cells_of(sizes)) == 12

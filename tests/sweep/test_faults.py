@@ -23,7 +23,7 @@ from typed import snapshot
 
 pytestmark = pytest.mark.faults
 CONDITIONS = ("facts", "negation", "logic", "ioi")
-SWEEP = ("-m", f"condition={','.join(CONDITIONS)}", "condition.n_examples=12", "plots=false", "threads=1")
+SWEEP = ("-m", f"condition={','.join(CONDITIONS)}", "condition.n_examples=12", "plots=false", "report=false", "threads=1")
 SLOW = ("engine=reference", "battery.scales=[0.0,0.5]", "condition.n_examples=24")
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 LONGEST = 300
@@ -226,10 +226,10 @@ def test_two_commands_at_once_compute_each_run_once(second: str, tmp_path: Path,
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
+    """A file system of two megabytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode != 0:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")

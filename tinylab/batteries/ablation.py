@@ -152,7 +152,7 @@ class Ablation(Battery):
 
     def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
         """Its cells in a model whose key-value heads are as many as its query heads."""
-        return self.cells_of(Sizes(n_layers, n_heads))
+        return Ablation.cells_of(self, Sizes(n_layers, n_heads))
 
     def cells_of(self, sizes: Sizes) -> list[Cell]:
         """One cell per layer, head (of keys and values key-value head) or neuron, and scale.

@@ -114,7 +114,7 @@ class ActivationPatch(Battery):
 
     def cells(self, n_layers: int, n_heads: int) -> list[Cell]:
         """Its cells in a model whose key-value heads are as many as its query heads."""
-        return self.cells_of(Sizes(n_layers, n_heads))
+        return ActivationPatch.cells_of(self, Sizes(n_layers, n_heads))
 
     def cells_of(self, sizes: Sizes) -> list[Cell]:
         """One cell per layer, head or neuron; with `sham_control` one more in which the target run is its own source.

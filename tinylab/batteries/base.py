@@ -70,6 +70,12 @@ class Battery(ABC):
     spelt: ClassVar[dict[str, str]] = {}
     """Config keys that Python lets no field be called by, and the fields that they mean, such as from: from_run."""
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """A battery that lists its cells by `cells` is asked for those, whatever the battery lists that it extends."""
+        super().__init_subclass__(**more)
+        if "cells" in vars(cls) and "cells_of" not in vars(cls):
+            cls.cells_of = Battery.cells_of  # type: ignore[method-assign]
+
     @property
     @abstractmethod
     def table(self) -> TableKind:
