@@ -53,8 +53,8 @@ fuzz: $(VENV)/.dev ## corpora, configs, command lines, models and results of any
 test-ray: $(RAY)/.dev ## sweeps on a local Ray: the same tables, a killed worker, nothing left running
 	OMP_WAIT_POLICY=PASSIVE $(RAY)/bin/python -m pytest -q -m ray
 
-test-peers: $(PEERS)/.dev ## H1 and H2 tables against TransformerLens's own hooks, in ten families; the benchmark beside other tools
-	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q $(SPREAD) tests/engine/test_peers.py tests/test_benchmarks.py
+test-peers: $(PEERS)/.dev ## H1 and H2 tables against TransformerLens's own hooks, in ten families; the benchmark beside other tools; folders of datasets
+	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q $(SPREAD) tests/engine/test_peers.py tests/test_benchmarks.py tests/task/test_saved_datasets.py
 
 mutants: $(VENV)/.dev ## wrong programs, one at a time: the tests must notice each of them
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py
