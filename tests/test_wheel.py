@@ -35,7 +35,11 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
         cwd=empty, env=environment, capture_output=True, text=True, check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert only(empty, "outputs/runs/*/manifest.json").is_file()
+    manifest = only(empty, "outputs/runs/*/manifest.json")
+    program = subprocess.run(
+        [site / "bin/tinylab", "list", "runs"], cwd=empty, env=environment, capture_output=True, text=True, check=False,
+    )
+    assert program.returncode == 0 and manifest.parent.name in program.stdout, program.stderr
 
 
 def test_one_version_is_said_everywhere() -> None:
