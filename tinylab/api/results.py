@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from tinylab import results as loaded
 from tinylab.effects.strength import strongest
-from tinylab.errors import ConfigError, options
+from tinylab.errors import ConfigError, install, options
 from tinylab.interventions.components import TableKind
 from tinylab.measures.metrics import LOGIT_DIFF
 from tinylab.records.storage import write_text
@@ -242,7 +242,7 @@ def to_xarray(table: pd.DataFrame, index: Sequence[str], attributes: Mapping[str
     try:
         import xarray  # noqa: F401  # pandas takes it from here
     except ImportError as error:
-        raise ConfigError("to_xarray: needs the package xarray, which is not there; pip install 'tinylab[xarray]'.") from error
+        raise ConfigError(f"to_xarray: needs the package xarray, which is not there; {install('xarray')}.") from error
     wide = table.pivot(index=list(index), columns="metric", values="value")
     return wide.to_xarray().assign_attrs(attributes)
 

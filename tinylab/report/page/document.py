@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from tinylab.cache import keep, recall
-from tinylab.errors import ConfigError
+from tinylab.errors import ConfigError, install
 
 MOST_BYTES = 5_000_000
 """No page is larger."""
@@ -118,7 +118,7 @@ def check_installed() -> None:
     missing = [name.replace("_", "-") for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ConfigError(f"report.html needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
-                          "pip install 'tinylab[report]' (in a checkout: pip install -e '.[report]').")
+                          f"{install('report')} (in a checkout: pip install -e '.[report]').")
 
 
 def render(page: Page) -> str:
