@@ -188,9 +188,8 @@ def test_without_the_extra_one_sentence_says_how_to_install_it(
     monkeypatch.setattr(document, "PACKAGES", ("altair", "vl_nothing"))
     assert main([str(run)]) == 2
     assert capsys.readouterr().err == (
-        "tinylab.report: report.html needs vl-nothing, which is not installed; pip install 'tiny-ablation-lab[report]' (in a checkout: "
-        "pip "
-        "install -e '.[report]').\n")
+        "tinylab.report: report.html needs vl-nothing, which is not installed; pip install 'tiny-ablation-lab[report]' "
+        "(in a checkout: pip install -e '.[report]').\n")
 
 
 def test_a_sweep_has_its_page_and_a_run_if_it_is_asked_for(
