@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -10,12 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from _pytest.mark import ParameterSet
 
 from conftest import needs_ray
 from gguf_files import needs_reader, write_gguf
 from old_lab import lay_out, scan_file, write
+from saved_datasets import save_splits
 from tinylab.command import COMMANDS
 from tinylab.config.hydra_internals import flags_parser
 
@@ -47,6 +50,7 @@ def user(tmp_path: Path, tinylab: Callable[..., int]) -> Callable[..., int]:
     (tmp_path / "my_conf/condition/mine.yaml").write_text(blocks(ROOT / "README.md", "yaml")[0])
     shutil.copytree(ROOT / "tinylab/assets/tiny", tmp_path / "my_model")
     write_gguf(tmp_path / "my.gguf")
+    save_splits(tmp_path / "my_dataset", {"test": pa.Table.from_pylist([json.loads(row) for row in rows]).drop_columns("split")})
     return tinylab
 
 

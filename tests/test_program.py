@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from conftest import Command, only, write_jsonl
+from saved_datasets import save
 from tinylab import __version__, app, program
 from tinylab.command import COMMANDS
 from tinylab.config.options import options_of
@@ -34,6 +36,10 @@ SENTENCES = {
     "+n_examples=5": "did you mean 'condition.n_examples' or 'verify_slice.n_examples'?",
     "conditon.split=5": "did you mean 'condition.split'?",
     "-m layers=0,1": "did you mean 'battery.layers'?",
+    "n_example=5": "did you mean 'condition.n_examples' or 'verify_slice.n_examples'?",
+    "h2": "did you mean 'battery=h2'?",
+    "help h2": "did you mean 'battery=h2'?",
+    "run facts": "did you mean 'condition=facts'?",
     "-m condition=glob(zzz*)": "no condition that can run by itself has such a name",
     "-m seeds=glob(*)": "a sweep over nothing",
     "validate nowhere": "no such folder",
@@ -50,6 +56,26 @@ def test_a_mistake_is_one_sentence(line: str, tinylab: Command, tmp_path: Path, 
     said = capsys.readouterr()
     assert SENTENCES[line] in said.err, said.err
     assert (said.err.count("\n"), said.out, snapshot(tmp_path)) == (1, "", before)
+
+
+def test_a_corpus_or_a_folder_without_what_it_is_for_is_answered_with_what_to_type(
+    tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(tmp_path / "my.jsonl", [PAIR])
+    save(tmp_path / "saved", pa.Table.from_pylist([PAIR]))
+    (tmp_path / "outputs/runs/one").mkdir(parents=True)
+    (tmp_path / "outputs/runs/one/manifest.json").write_text("{}")
+    answers = {
+        "my.jsonl": "did you mean 'condition=jsonl condition.path=my.jsonl'?",
+        "saved": "did you mean 'condition=jsonl condition.path=saved'?",
+        "outputs": "outputs: neither a command nor key=value; known: run",
+        "condition=saved": "For a folder of your own use condition=jsonl condition.path=saved.",
+        "aggregate outputs": "it holds 1 runs or sweeps: name those, as in outputs/*/*",
+        "validate outputs/runs": "it holds 1 runs or sweeps: name those, as in outputs/runs/*",
+    }
+    for line, answer in answers.items():
+        assert tinylab(*line.split()) == 2
+        assert answer in (said := capsys.readouterr().err) and said.count("\n") == 1, said
 
 
 def test_what_a_person_types_to_look_around_is_answered(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:

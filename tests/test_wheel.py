@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -35,7 +36,21 @@ def test_the_wheel_runs_from_an_empty_folder(tmp_path: Path) -> None:
         cwd=empty, env=environment, capture_output=True, text=True, check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert only(empty, "outputs/runs/*/manifest.json").is_file()
+    manifest = only(empty, "outputs/runs/*/manifest.json")
+    program = subprocess.run(
+        [site / "bin/tinylab", "list", "runs"], cwd=empty, env=environment, capture_output=True, text=True, check=False,
+    )
+    assert program.returncode == 0 and manifest.parent.name in program.stdout, program.stderr
+
+
+def test_an_extra_is_installed_by_the_name_of_the_distribution_alone() -> None:
+    """What PyPI has as `tinylab` is another project."""
+    name = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
+    extra = re.compile(r"(?<![.\w])([a-z][\w-]*)\[(?:report|gguf|large|slurm|xarray|bitsandbytes|ray)\]")
+    folders = {"tinylab": "py", "conf": "yaml", "docs": "md"}
+    files = [ROOT / "README.md", *(file for folder, kind in folders.items() for file in (ROOT / folder).rglob(f"*.{kind}"))]
+    named = {found for file in files for found in extra.findall(file.read_text(encoding="utf-8"))}
+    assert named == {name}
 
 
 def test_one_version_is_said_everywhere() -> None:

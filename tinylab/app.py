@@ -27,7 +27,7 @@ from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, 
 from tinylab.machine.interrupts import end_children, uninterrupted
 from tinylab.machine.parent import end_with_parent, name_parent
 from tinylab.machine.printing import unfailing
-from tinylab.machine.progress import jobs_bar, one_of_many
+from tinylab.machine.progress import jobs_bar, log_over_bar, one_of_many
 from tinylab.models.weights import check_reachable
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import check_writable
@@ -255,6 +255,7 @@ def _task(cfg: DictConfig) -> None:
     if multirun:
         end_with_parent()
         one_of_many(verbose=bool(hydra.verbose))
+    log_over_bar()
     folder = RunFolder(Path(hydra.runtime.output_dir))
     fresh = not folder.manifest.is_file()
     run_id = None

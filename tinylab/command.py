@@ -5,20 +5,27 @@ from __future__ import annotations
 import argparse
 import atexit
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from tinylab.config.composing import BROKEN_CONFIG
+from tinylab.config.composing import BROKEN_CONFIG, config_folders
 from tinylab.config.messages import one_sentence
+from tinylab.config.options import called
 from tinylab.errors import ConfigError, OutputError, TinylabError, first_sentence, options
 from tinylab.machine.interrupts import exit_code, terminable
 from tinylab.machine.printing import unfailing
 
+NAME = re.compile(r"[\w.-]+")
+"""Of an option of a config group."""
+LONGEST = 100
+"""Characters of such a name."""
 COMMANDS = {
     "run": "one run: overrides as in battery=h1 condition=cond_a",
     "sweep": "a run of each combination, joined: condition=cond_a,cond_b",
@@ -109,8 +116,20 @@ def check_flags(args: argparse.Namespace) -> None:
         return
     if stray in COMMANDS:
         raise ConfigError(f"{stray}: a command is the first word, as in tinylab {stray}.")
-    raise ConfigError(f"{stray}: neither a command nor key=value; {options(stray, COMMANDS)}; tinylab help says more, "
-                      "tinylab --help lists groups and values.")
+    raise ConfigError(f"{stray}: neither a command nor key=value; {_meant(stray, args) or options(stray, COMMANDS) + ';'} "
+                      "tinylab help says more, tinylab --help lists groups and values.")
+
+
+def _meant(word: str, args: argparse.Namespace) -> str | None:
+    """What was meant by an option without its group, or by a corpus without its key; None where nothing tells."""
+    from tinylab.task.reading import SUFFIXES
+    from tinylab.task.saved import is_saved
+
+    folders = [Path(folder) for folder in config_folders(args) if folder is not None]
+    found = called(word, folders) if NAME.fullmatch(word) and len(word) < LONGEST else []
+    if os.path.exists(word) and (word.endswith(SUFFIXES) or is_saved(Path(word))):
+        found.append(f"condition=jsonl condition.path={word}")
+    return f"did you mean {' or '.join(map(repr, found))}?" if found else None
 
 
 @contextmanager

@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Convert one file; returns the exit code."""
     if any(map(is_old_config, sys.argv[1:] if argv is None else argv)):
         return convert_configs(argv, program)
-    parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    parser = argparse.ArgumentParser(prog=program, description=__doc__, usage=(
+        f"{program} [-h] [--dtype DTYPE] FILE.gguf FOLDER\n       {program} FILE.json … [--data-dir DIR] --out CONF_DIR"))
     parser.add_argument("file", type=Path, metavar="FILE.gguf")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new, or empty")
     parser.add_argument("--dtype", default="float32", help=f"of the weights that are written: {', '.join(DTYPES)}")

@@ -14,10 +14,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from tinylab import __version__, app
-from tinylab.command import COMMANDS, run_command
+from tinylab.command import COMMANDS, LONGEST, NAME, run_command
 from tinylab.config.composing import Composer, config_folders
 from tinylab.config.hydra_internals import flags_parser
-from tinylab.config.options import groups
+from tinylab.config.options import called, groups
 from tinylab.errors import ConfigError, options
 from tinylab.first_version.command import is_old_config
 from tinylab.first_version.command import run as run_old_config
@@ -124,7 +124,9 @@ def _explained(words: Sequence[str]) -> int:
     folders = [Path(folder) for folder in config_folders(args) if folder is not None]
     group, _, name = topic.partition("=")
     if group not in (known := groups(folders)):
-        raise ConfigError(f"{topic}: nothing of that name to explain; {options(topic, [*COMMANDS, *known])}.")
+        meant = called(topic, folders) if NAME.fullmatch(topic) and len(topic) < LONGEST else []
+        raise ConfigError(f"{topic}: nothing of that name to explain; "
+                          f"{f'did you mean {meant[0]!r}? ' if meant else ''}{options(topic, [*COMMANDS, *known])}.")
     with Composer(args) as composer:
         chosen, values = composer.composed_group(group, name or None)
         there = {option.name: option for option in composer.options(group)}

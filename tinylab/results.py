@@ -13,7 +13,9 @@ import pandas as pd
 
 from tinylab.errors import ConfigError, OutputError
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT
+from tinylab.records.baselines import Baselines
 from tinylab.records.checking import read_document
+from tinylab.records.controls import CrossControls
 from tinylab.records.digests import fault
 from tinylab.records.documents import RunSummary, SweepSummary, Verify
 from tinylab.records.invariants import Invariants
@@ -58,6 +60,10 @@ class Sweep:
     runs: list[Run]
     matrices: dict[str, pd.DataFrame]
     """Every matrix by name, whatever the kinds of the runs' tables."""
+    baselines: dict[str, Any] | None = None
+    """Where baselines disagree (`baselines.json`); None where runs do not differ in what stands in an activation's place."""
+    cross_controls: dict[str, Any] | None = None
+    """What the components of one condition do to another (`cross_controls.json`); None where that was not tried."""
 
     def pivot(
         self, metric: str = "logit_diff", columns: str | Sequence[str] = "condition", matrix: str | None = None,
@@ -159,6 +165,7 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
         OutputError: it is not the folder of a sweep that was aggregated.
     """
     from tinylab.sweep.aggregate import sweep_folder
+    from tinylab.sweep.cross_controls import FILE as CROSS_CONTROLS
 
     folder = sweep_folder(Path(path))
     if read_json(folder / "manifest.json").get("artifacts") is None:
@@ -171,6 +178,7 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
         raise OutputError(f"{path}: not joined any more: {told}; python -m tinylab.aggregate {path} joins its runs again.")
     matrices = {name: read_table(folder / path).to_pandas() for name, path in artifacts.items() if path.endswith(".parquet")}
     missing = {failure["folder"] for failure in manifest["failures"]}
+    cross = folder / CROSS_CONTROLS
     return Sweep(
         path=folder,
         manifest=manifest,
@@ -180,4 +188,6 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
         head_matrix=matrices.get(HEAD_IMPACT.matrix),
         layer_matrix=matrices.get(LAYER_IMPACT.matrix),
         matrices=matrices,
+        baselines=read_document(Baselines, folder / artifacts["baselines"]) if "baselines" in artifacts else None,
+        cross_controls=read_document(CrossControls, cross) if cross.is_file() else None,
     )

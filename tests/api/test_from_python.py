@@ -106,6 +106,16 @@ def test_a_sweep_joins_its_runs_as_the_command_line_does(typed: Any, made: Any) 
     assert isinstance(made.plot(), Figure)
 
 
+def test_a_sweep_over_baselines_says_where_they_disagree_and_one_that_is_kept_has_its_picture(made: Any) -> None:
+    line = ("battery.ablation=zero,mean", "condition=cond_a", *SHORT)
+    kept = package.sweep(*line, output_dir="outputs")
+    assert (kept.path / kept.manifest["artifacts"]["heatmap"]).is_file()
+    assert kept.baselines is not None and set(kept.baselines["groups"][0]["runs"]) == {"zero", "mean"}
+    assert type_in(Path(), "-m", *line, "sweep_name=typed", "plots=false", "report=false") == 0
+    assert package.load_sweep(only(Path(), "outputs/sweeps/typed*")).baselines == kept.baselines
+    assert made.baselines is None and made.cross_controls is None
+
+
 def test_a_sweep_vanishes_with_the_last_of_its_runs(elsewhere: Path) -> None:
     sweep = package.sweep("battery.heads=[0],[99]", *SHORT)
     assert len(sweep.runs) == 1

@@ -69,7 +69,9 @@ def test_each_condition_changes_by_what_either_circuit_adds_to_it(typed: tuple[P
     assert change("c", "d") == -10.0 and change("c", "c") == -5.0
     assert ("planted_c: its own 10 heads that matter or are mixed together change the logit difference by -5.00 (-100 %), the "
             "10 of planted_d by -10.00 (-200 %)") in said
-    assert results.load_sweep(sweep).invariants["heads"] is not None, "what was joined is as it was"
+    loaded = results.load_sweep(sweep)
+    assert loaded.invariants["heads"] is not None, "what was joined is as it was"
+    assert loaded.cross_controls == read_json(sweep / FILE)
 
 
 def test_by_itself_it_takes_no_more_than_its_part_and_it_is_not_done_twice(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

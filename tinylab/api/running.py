@@ -23,6 +23,7 @@ from tinylab.records.identity import Resolved, resolve
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import check_writable
 from tinylab.records.strangers import planned_folders, refuse_strange_sweep, refuse_strangers
+from tinylab.report.observers import sweep_joined
 from tinylab.report.page.writing import write_report
 from tinylab.schema import Config
 from tinylab.sweep.aggregate import aggregate
@@ -104,9 +105,10 @@ def _sweep(plan: Plan, what: Asked) -> Sweep:
     plan.write_manifest()
     errors = [error for config, path in zip(plan.configs, plan.folders, strict=True)
               if (error := _job(config, path)) is not None]
-    aggregate(place, Settings.of(plan.first.invariants))
+    manifest = aggregate(place, Settings.of(plan.first.invariants))
     if len(errors) == len(plan.configs):
         raise errors[0]
+    sweep_joined(place, manifest)
     add_cross_controls(place, plan.first.controls.cross)
     if plan.first.report:
         write_report(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,8 +20,8 @@ def meant(message: str) -> str:
     if found is None:
         return ""
     group, given = found.groups()
-    if group == "condition" and Path(given).suffix:
-        return f" For a file of your own use condition=jsonl condition.path={given}."
+    if group == "condition" and (Path(given).suffix or os.path.isdir(os.path.expanduser(given))):
+        return f" For a {'file' if Path(given).suffix else 'folder'} of your own use condition=jsonl condition.path={given}."
     if group == "model" and Path(given).expanduser().is_dir():
         return f" For a folder of your own use model=local model.path={given}."
     if group == "model" and "/" in given:
@@ -58,6 +59,10 @@ def unknown_key(key: str, config: DictConfig) -> str:
     if alike := [name for name in whole if name.rpartition(".")[2] == own]:
         return f"{key}: unknown key; did you mean {' or '.join(map(repr, alike))}?"
     node = OmegaConf.select(config, parent) if parent else config
+    if not parent and not get_close_matches(own, [str(k) for k in config], n=1):
+        near = get_close_matches(own, [name.rpartition(".")[2] for name in whole], n=1)
+        if alike := [name for name in whole if name.rpartition(".")[2] in near]:
+            return f"{key}: unknown key; did you mean {' or '.join(map(repr, alike))}?"
     if not isinstance(node, DictConfig):
         near = get_close_matches(key, whole, n=1)
         hint = f", did you mean {near[0]!r}?" if near else "."

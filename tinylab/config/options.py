@@ -40,6 +40,12 @@ def groups(folders: Sequence[Path]) -> list[str]:
     return sorted(found)
 
 
+def called(name: str, folders: Sequence[Path]) -> list[str]:
+    """The options of that name, whatever their group, as they are chosen: `battery=h2`."""
+    return [f"{group}={name}" for group in groups(folders)
+            if any((folder / group / f"{name}.yaml").is_file() for folder in folders)]
+
+
 def options_of(group: str, folders: Sequence[Path]) -> list[Option]:
     """The options of a group, by name; a file that is no YAML has its name alone.
 

@@ -9,11 +9,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
 POLL_SECONDS = 0.5
 LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs, {elapsed} so far, {remaining} left"
+ERASE = "\r\x1b[K"
+"""What a terminal takes for the line where its cursor is being empty again."""
 _of_a_sweep: list[bool] = []
 
 
@@ -30,9 +33,32 @@ def one_of_many(*, verbose: bool) -> None:
     """
     if not _of_a_sweep:
         _of_a_sweep.append(True)
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler) and not verbose:
+    for handler in _of_the_screen():
+        if not verbose:
             handler.setLevel(logging.ERROR)
+
+
+def log_over_bar() -> None:
+    """What this process logs to a terminal takes the place of the bar, whichever process draws it; it is drawn again below."""
+    for handler in _of_the_screen():
+        if handler.stream.isatty() and not isinstance(handler.formatter, _Erasing):
+            handler.setFormatter(_Erasing(handler.formatter))
+
+
+class _Erasing(logging.Formatter):
+    """Another formatter's lines, the first of them in place of what stands on the terminal's line."""
+
+    def __init__(self, inner: logging.Formatter | None) -> None:
+        super().__init__()
+        self._inner = inner or logging.Formatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{ERASE}{self._inner.format(record)}"
+
+
+def _of_the_screen() -> list[logging.StreamHandler[TextIO]]:
+    return [handler for handler in logging.getLogger().handlers
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)]
 
 
 @contextmanager
@@ -47,21 +73,25 @@ def jobs_bar(title: str, manifests: Sequence[Path], ended: Callable[[Path], bool
     if not sys.stderr.isatty():
         yield
         return
-    with tqdm(total=len(manifests), desc=title, bar_format=LAYOUT) as bar:
+    with tqdm(total=len(manifests), desc=title, bar_format=LAYOUT, dynamic_ncols=True) as bar:
         seen: dict[Path, int] = {}
         over: set[Path] = set()
 
-        def look() -> None:
+        def count() -> int:
             for file in manifests:
                 if file not in over and (written := _written(file)) is not None and seen.get(file) != written:
                     seen[file] = written
                     if ended(file):
                         over.add(file)
-            bar.n = len(over)
+            return len(over)
+
+        def look() -> None:
+            log_over_bar()  # Hydra sets up logging anew, between jobs too
+            bar.n = count()
             bar.refresh()
 
+        bar.initial = count()  # reused runs say nothing about how long the others take
         look()
-        bar.initial = bar.n  # reused runs say nothing about how long the others take
         stop = threading.Event()
 
         def watch() -> None:

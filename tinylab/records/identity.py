@@ -28,7 +28,7 @@ from tinylab.models.device import resolve_device
 from tinylab.models.weights import ModelIdentity, identify
 from tinylab.records.choosing import strongest_of_run
 from tinylab.schema import Config, validate
-from tinylab.task.corpus import corpus_sha256
+from tinylab.task.sources import corpus_sha256
 
 RESULTS_VERSION = 5
 """Raised when a change of the code changes numbers."""

@@ -50,11 +50,16 @@ def run_ended(folder: RunFolder, *, plots: bool, report: bool | None, printed: b
 
 def sweep_ended(folder: Path, manifest: dict[str, Any]) -> None:
     """A sweep that was joined: its pictures, if they are asked for, its invariants, what is missing, where its files are."""
+    sweep_joined(folder, manifest)
+    _observe(f"the page of {folder}", lambda: _renew_page(folder, manifest))
+    _observe(f"the report of {folder}", lambda: console.print_sweep(folder, manifest))
+
+
+def sweep_joined(folder: Path, manifest: dict[str, Any]) -> None:
+    """A sweep that was joined: where its runs' baselines disagree, and its pictures, if they are asked for."""
     _observe(f"comparing the baselines of {folder}", lambda: _compare(folder, manifest))
     if manifest.get("plots") and manifest["status"] != "failed":
         _observe(f"the picture of {folder}", lambda: _draw_sweep(folder, manifest))
-    _observe(f"the page of {folder}", lambda: _renew_page(folder, manifest))
-    _observe(f"the report of {folder}", lambda: console.print_sweep(folder, manifest))
 
 
 def sweep_tried(folder: Path, asked: Any) -> None:

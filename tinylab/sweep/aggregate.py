@@ -37,9 +37,17 @@ def sweep_folder(path: Path) -> Path:
     if not folder.is_dir():
         raise OutputError(f"{path}: no such folder; expected a sweep's, such as outputs/sweeps/NAME.")
     if "jobs" not in _manifest(folder) and not (folder / "multirun.yaml").is_file():
-        raise OutputError(f"{path}: not a sweep's folder, it has neither a manifest with jobs nor a multirun.yaml; expected one "
-                          "such as outputs/sweeps/NAME.")
+        raise OutputError(f"{path}: not a sweep's folder, it has neither a manifest with jobs nor a multirun.yaml; "
+                          f"{_instead(path)}.")
     return folder
+
+
+def _instead(path: Path) -> str:
+    """What to name in place of a folder that is no sweep's: the runs and sweeps in it, if it has some."""
+    for pattern in ("*", "*/*"):
+        if inside := len([*path.glob(f"{pattern}/manifest.json")]):
+            return f"it holds {inside} runs or sweeps: name those, as in {path / pattern}"
+    return "expected one such as outputs/sweeps/NAME"
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -18,8 +18,10 @@ class SweepCallback(Callback):
         Where the folder was removed meanwhile its plan went with it: then the wrapper around Hydra, which has it, does this.
         """
         from tinylab.config.groups import InvariantsConfig
+        from tinylab.machine.progress import log_over_bar
         from tinylab.sweep.aggregate import Settings, aggregate
 
+        log_over_bar()
         folder = Path(config.hydra.sweep.dir)
         if (folder / "manifest.json").is_file():
             aggregate(folder, Settings.of(InvariantsConfig(**config.invariants)))

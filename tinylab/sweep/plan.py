@@ -27,7 +27,7 @@ from tinylab.schema import Config, validate
 from tinylab.sweep.launch import plan_launch
 from tinylab.sweep.naming import is_explicit, job_folder, number_job, sweep_folder
 from tinylab.sweep.slurm import check_launcher
-from tinylab.task.corpus import corpus_sha256
+from tinylab.task.sources import corpus_sha256
 
 log = logging.getLogger(__name__)
 

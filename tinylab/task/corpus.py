@@ -1,20 +1,17 @@
 """Conditions: load a corpus of prompt pairs, check it, choose the rows of a run.
 
-A corpus is a `.jsonl`, `.csv` or `.parquet` file whose rows hold a clean and a corrupt prompt and the right
-answer to each (`target`, `foil`). This room knows text only: token lengths belong to `tinylab.task.tokens`.
+A corpus is a `.jsonl`, `.csv` or `.parquet` file, or a folder that `datasets` saved, whose rows hold a clean and a corrupt prompt
+and the right answer to each (`target`, `foil`). This room knows text only: token lengths belong to `tinylab.task.tokens`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import reprlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +20,8 @@ from tinylab.config.groups import SET, ConditionConfig
 from tinylab.errors import CorpusError, options
 from tinylab.statistics.strata import shares, templates
 from tinylab.task.parts import Part, parts_of
-from tinylab.task.reading import CELL, ROWS, TEXT, Row, corpus_file, read_rows
+from tinylab.task.reading import CELL, ROWS, TEXT, Row
+from tinylab.task.sources import corpus_rows, corpus_sha256
 
 _BETWEEN = r"[,;/|)]"
 """What stands between the choices of a list."""
@@ -77,25 +75,6 @@ class Condition:
     shown: dict[str, str] = field(default_factory=dict)  # an example of what is noted
 
 
-def corpus_sha256(path: str) -> str:
-    """The corpus file's sha256, in hex.
-
-    Raises:
-        CorpusError: the file cannot be read.
-    """
-    file = corpus_file(path)
-    try:
-        return _sha256(file, file.stat().st_mtime_ns)
-    except OSError as error:
-        raise CorpusError(f"condition.path={path}: {error.strerror or error}; expected a readable file.") from error
-
-
-@lru_cache(maxsize=256)
-def _sha256(file: Path, _mtime_ns: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def load_condition(config: ConditionConfig) -> Condition:
     """Read the corpus, keep the rows of the active split, drop what cannot be used with a counted reason.
 
@@ -109,12 +88,12 @@ def load_condition(config: ConditionConfig) -> Condition:
     names: dict[str, None] = {}
     room = TEXT
     lists = [config.target_field, config.foil_field] if config.answer == SET else []
-    for row in read_rows(config.path, [field for name in FIELDS if (field := getattr(config, name)) is not None], lists):
+    for row in corpus_rows(config.path, [field for name in FIELDS if (field := getattr(config, name)) is not None], lists):
         if row.number >= ROWS:
             raise CorpusError(f"condition.path={config.path}: more than {ROWS:,} rows; leave out rows.")
         if len(names) < TOLD:
             names.update(dict.fromkeys(row.names))
-        split = _optional(row, config.split_field)
+        split = _split(config, row)
         if split is not None:
             splits[split] += 1
         if config.split is None or split is None or split == config.split:
@@ -209,6 +188,15 @@ def _pair(config: ConditionConfig, row: Row) -> PromptPair:
     item = None if config.item_field is None else _optional(row, config.item_field)
     parts = parts_of(row, config.spans_field)
     return PromptPair(row=row.number, template=_optional(row, config.template_field), item=item, parts=parts, **text)
+
+
+def _split(config: ConditionConfig, row: Row) -> str | None:
+    """The split that a row names in a field, or that its file is for (a DatasetDict's); None where neither is."""
+    named = _optional(row, config.split_field)
+    if row.split is not None and named not in (None, row.split):
+        raise CorpusError(f"{row.place}: field '{config.split_field}' says {named!r}, but the row is in the split {row.split!r} "
+                          "of a DatasetDict; condition.split_field=… names another field, one that no row has if need be.")
+    return named if row.split is None else row.split
 
 
 def _set(config: ConditionConfig, row: Row, field: str, value: list[Any]) -> tuple[str, ...]:

@@ -42,12 +42,13 @@ _QUOTED = re.compile(r'(?:^|(?<=,))"(?:[^"]|"")*+"(?=[,\r\n]|$)')
 
 
 class Row(NamedTuple):
-    """A row: where it is for messages, its number from 0, its values, and the names that the file has for them."""
+    """A row: where it is for messages, its number from 0, its values, the names that the file has for them, its file's split."""
 
     place: str
     number: int
     values: Mapping[str, Any]
     names: Sequence[str]
+    split: str | None = None
 
 
 def corpus_file(path: str) -> Path:
@@ -60,7 +61,8 @@ def corpus_file(path: str) -> Path:
     try:
         file = hub_file(path) if path.startswith(SCHEME) else locate(path)
         if file.suffix not in SUFFIXES:
-            raise CorpusError(f"condition.path={path}: expected a file ending in {', '.join(SUFFIXES)}.")
+            raise CorpusError(f"condition.path={path}: expected a file ending in {', '.join(SUFFIXES)}, or a folder "
+                              "that datasets saved.")
         status = file.stat()
     except OSError as error:
         raise CorpusError(f"condition.path={path}: {error.strerror or error}; {expected}.") from error
@@ -103,7 +105,7 @@ class _KeyTwice(ValueError):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise _KeyTwice(_twice([key for key, _ in pairs]))
+        raise _KeyTwice(twice([key for key, _ in pairs]))
     return found
 
 
@@ -142,7 +144,7 @@ def _csv_rows(file: Path, _fields: Sequence[str], _lists: Sequence[str]) -> Iter
         line, header = next(records, (1, []))
         named = [name for name in header if name]
         if len(set(named)) < len(named):
-            raise CorpusError(f"{file}, line {line}: has the column {_twice(named)!r} twice; leave one out.")
+            raise CorpusError(f"{file}, line {line}: has the column {twice(named)!r} twice; leave one out.")
         for row, (line, cells) in enumerate(records):
             if len(cells) != len(header):
                 raise CorpusError(f"{file}, line {line}: {len(cells)} cells, but the header has {len(header)}; put cells with "
@@ -187,10 +189,10 @@ def _parquet_rows(file: Path, fields: Sequence[str], lists: Sequence[str]) -> It
             names = opened.schema_arrow.names
             columns = [name for name in dict.fromkeys(fields) if name in names]
             texts = [name for name in columns if names.count(name) == 1 and _is_text(opened.schema_arrow.field(name).type)]
-            if (twice := _twice([name for name in names if name in columns])) is not None:
-                raise CorpusError(f"{file}: has the column {twice!r} twice; leave one out.")
+            if (double := twice([name for name in names if name in columns])) is not None:
+                raise CorpusError(f"{file}: has the column {double!r} twice; leave one out.")
             for name in columns:
-                _check_type(file, name, opened.schema_arrow.field(name).type, may_be_list=name in lists)
+                check_type(file, name, opened.schema_arrow.field(name).type, may_be_list=name in lists)
             _check_room(file, opened.metadata, columns)
             if nested := [name for name in columns if types.is_nested(opened.schema_arrow.field(name).type)]:
                 _check_lists(file, opened.metadata, nested)
@@ -214,7 +216,7 @@ def _is_text(kind: Any) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _check_type(file: Path, name: str, kind: Any, *, may_be_list: bool = False) -> None:
+def check_type(file: Path, name: str, kind: Any, *, may_be_list: bool = False) -> None:
     """Refuse a column whose cells are arrays, or lists where none are wanted: few bytes of a file can be any number of them."""
     import pyarrow as pa
     from pyarrow import types
@@ -277,7 +279,7 @@ def _lines(stream: TextIO, file: Path) -> Iterator[str]:
         yield line
 
 
-def _twice(names: Sequence[str]) -> str | None:
+def twice(names: Sequence[str]) -> str | None:
     """The first name that stands twice."""
     return next((name for name, count in Counter(names).items() if count > 1), None)
 
