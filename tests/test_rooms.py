@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,11 +62,3 @@ def test_no_function_and_no_module_is_long(file: Path) -> None:
     long = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
     assert {name: lines for name, lines in long.items() if lines > LONGEST_FUNCTION} == {}
     assert len(text.splitlines()) <= LONGEST_MODULE
-
-
-def test_nobody_is_told_to_install_a_package_of_somebody_else() -> None:
-    """The package `tinylab` of the public index is not this one; ours is tiny-ablation-lab."""
-    texts = [*MODULES, *(ROOT / "conf").rglob("*.yaml"), *ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    assert len(texts) > 300
-    for file in texts:
-        assert not re.search(r"(?<![\w./-])tinylab\[|install tinylab\b", file.read_text(encoding="utf-8")), file

@@ -332,7 +332,7 @@ def test_a_page_is_written_where_it_is_asked_for(made: Any) -> None:
 
 def test_xarray_that_is_not_installed_is_one_sentence(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xarray", None)
-    with pytest.raises(ConfigError, match=r"pip install 'tinylab\[xarray\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'tiny-ablation-lab\[xarray\]'"):
         made.runs[0].to_xarray()
 
 
