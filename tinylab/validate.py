@@ -32,7 +32,14 @@ from tinylab.records.examples import MAY_LACK as EXAMPLES_MAY_LACK
 from tinylab.records.examples import SCHEMA as EXAMPLES
 from tinylab.records.frames import check_columns, check_frame
 from tinylab.records.invariants import Invariants
-from tinylab.records.tables import effects_columns, impact_columns, matrix_columns, schema, synergy_columns
+from tinylab.records.tables import (
+    effects_columns,
+    impact_columns,
+    matrix_columns,
+    schema,
+    synergy_columns,
+    synergy_matrix_columns,
+)
 from tinylab.statistics.labels import LABELS
 
 GRANULARITIES = ("layer_resid", *(name for name, site in SITES.items() if site not in (RESID_POST, MLP_NEURONS)))
@@ -51,6 +58,7 @@ __all__ = [
     "validate_pair_impact_schema",
     "validate_position_impact_schema",
     "validate_subset_impact_schema",
+    "validate_synergy_matrix",
     "validate_synergy_schema",
     "validate_verify_json",
 ]
@@ -110,6 +118,36 @@ def validate_synergy_schema(df: pd.DataFrame) -> None:
     kind = _of(df, "synergy", PAIR_IMPACT, LAYER_PAIR_IMPACT)
     _table(df, synergy_columns(kind), "synergy", kind, may_lack=["ci_low", "ci_high"])
     _keys(df, kind, [])
+    _synergies(df, kind)
+
+
+def validate_synergy_matrix(df: pd.DataFrame, conditions: Sequence[str]) -> None:
+    """Check a sweep's `synergy_matrix`, or `layer_synergy_matrix`.
+
+    Args:
+        df: the matrix.
+        conditions: the conditions it has to hold, no more and no fewer.
+
+    Raises:
+        SchemaError: as for `validate_synergy_schema`, and a condition missing or not expected.
+    """
+    kind = _of(df, "synergy matrix", PAIR_IMPACT, LAYER_PAIR_IMPACT)
+    columns = synergy_matrix_columns(kind)
+    swept = [str(name) for name in df.columns[len(columns):]]
+    _table(df, [*columns, *swept], "synergy matrix", kind, may_lack=["ci_low", "ci_high"])
+    _same_conditions(df, conditions, "synergy matrix")
+    _keys(df, kind, ["condition"])
+    _synergies(df, kind)
+
+
+def _same_conditions(df: pd.DataFrame, conditions: Sequence[str], name: str) -> None:
+    found, expected = set(df["condition"]), set(conditions)
+    if found != expected:
+        raise SchemaError(f"{name}: got conditions {sorted(found)}, expected {sorted(expected, key=str)}.")
+
+
+def _synergies(df: pd.DataFrame, kind: TableKind) -> None:
+    """Pairs in order, each with a synergy that is what it is made of, within its interval, of some examples."""
     _ordered(df, kind, "synergy")
     sizes = df[["joint", "single1", "single2"]].abs().sum(axis=1)
     wrong = (df["joint"] - df["single1"] - df["single2"] - df["synergy"]).abs() > 1e-9 * (1 + sizes)
@@ -149,9 +187,7 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
     kind = _kind(df)
     swept = [str(name) for name in df.columns[len(matrix_columns(kind)):]]
     _table(df, matrix_columns(kind, swept), "matrix", kind)
-    found, expected = set(df["condition"]), set(conditions)
-    if found != expected:
-        raise SchemaError(f"matrix: got conditions {sorted(found)}, expected {sorted(expected, key=str)}.")
+    _same_conditions(df, conditions, "matrix")
     _keys(df, kind, ["condition"])
 
 

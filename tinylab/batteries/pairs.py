@@ -33,7 +33,7 @@ Member = Head | tuple[int, None]
 
 @dataclass(kw_only=True)
 class HeadsPairZero(Battery):
-    """Every two of the chosen heads, or of the chosen layers' MLPs, times every scale, at the chosen positions of the clean run."""
+    """Every two of the chosen heads, or of the chosen layers' MLPs, times every scale, at chosen positions of the clean run."""
 
     site: str = HEAD_OUT.name
     heads: Any = None
@@ -126,8 +126,8 @@ class HeadsPairZero(Battery):
         operation, site = Scale(scale, self.keep_value_bias), SITE_OF[self.site]
         acts = tuple(Intervention(site, layer, operation, head) for layer, head in dict.fromkeys(pair))
         numbers = [number for member in pair for number in member if number is not None]
-        key: Key = {**dict(zip(self.table.component, numbers, strict=True)), **({} if self.of_heads else {"granularity": self.site}),
-                    "scale": scale}
+        part: Key = {} if self.of_heads else {"granularity": self.site}
+        key: Key = {**dict(zip(self.table.component, numbers, strict=True)), **part, "scale": scale}
         return Cell(Variant(acts, self.target, None, self.acts_at), key, "none" if len(acts) > 1 else SINGLE)
 
     def describe(self) -> str:

@@ -110,14 +110,15 @@ def _changes(
 ) -> dict[tuple[int, ...], float]:
     """Each component's largest |mean change| of what effects are labelled by; of layers, `part` is what of them is meant."""
     by = labelled(answer_of(manifest))
+    columns = [*kind.component, *kind.apart, "metric", "effect_logits"]
     try:
-        rows = pq.read_table(folder / manifest[EFFECTS], columns=[*kind.component, *kind.apart, "metric", "effect_logits"]).to_pylist()
+        rows = pq.read_table(folder / manifest[EFFECTS], columns=columns).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ConfigError(f"{what}: its {manifest[EFFECTS]} cannot be read ({' '.join(str(error).split())}); compute it again "
                           "with overwrite=true.") from error
     if part is not None and (others := {row["granularity"] for row in rows} - {part}):
-        raise ConfigError(f"{what}: a run of {', '.join(sorted(others))} of layers, expected one of {part}, such as of battery=mlps "
-                          f"battery.site={part}.")
+        raise ConfigError(f"{what}: a run of {', '.join(sorted(others))} of layers, expected one of {part}, such as of "
+                          f"battery=mlps battery.site={part}.")
     changes: dict[tuple[int, ...], float] = {}
     for row in rows:
         if row["metric"] == by and row["effect_logits"] is not None:

@@ -1,4 +1,4 @@
-"""What a person should see of pairs: the strongest synergies as a view, and all as a matrix of heads by heads or layers by layers."""
+"""What a person should see of pairs: the strongest synergies as a view, and all of them as a matrix of heads, or layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from tinylab.arrays import FloatArray
 from tinylab.interventions.components import LAYER_PAIR_IMPACT, PAIR_IMPACT, TableKind
 from tinylab.measures.metrics import LOGIT_DIFF
-from tinylab.report.names import COLUMNS, with_names
+from tinylab.report.names import COLUMNS, joined_names, with_names
 from tinylab.report.plots import NOT, save
 from tinylab.report.views import STRONGEST, View
 
@@ -57,6 +57,22 @@ def _pairs(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     rows = table[table["metric"] == metric].groupby(list(kind.keys), as_index=False)[
         ["joint", "single1", "single2", "synergy", "ci_low", "ci_high"]].mean()
     return with_names(rows, kind)[0]
+
+
+def synergies_sentence(table: pd.DataFrame, file: str) -> str:
+    """How many synergies a sweep has joined, and which is the furthest from 0.
+
+    Args:
+        table: the sweep's, of heads or of layers.
+        file: where it is.
+    """
+    metric, kind = _shown(table), _kind(table)
+    runs = table[table["metric"] == metric].groupby(["run_id", "condition", *kind.keys], as_index=False)["synergy"].mean()
+    furthest = runs.loc[[runs["synergy"].abs().idxmax()]]
+    (name,), row = joined_names(furthest, kind), furthest.iloc[0]
+    pairs, count = len(runs[list(kind.component)].drop_duplicates()), runs["run_id"].nunique()
+    return (f"synergies of {pairs} pair{'s' * (pairs > 1)} in {count} run{'s' * (count > 1)} are joined in {file}; the furthest from "
+            f"0 by {metric}: {name} on {row['condition']}, {row['synergy']:+z.3f}")
 
 
 def matrix(path: Path, table: pd.DataFrame, title: str) -> None:
