@@ -71,8 +71,8 @@ def synergies_sentence(table: pd.DataFrame, file: str) -> str:
     furthest = runs.loc[[runs["synergy"].abs().idxmax()]]
     (name,), row = joined_names(furthest, kind), furthest.iloc[0]
     pairs, count = len(runs[list(kind.component)].drop_duplicates()), runs["run_id"].nunique()
-    return (f"synergies of {pairs} pair{'s' * (pairs > 1)} in {count} run{'s' * (count > 1)} are joined in {file}; the furthest from "
-            f"0 by {metric}: {name} on {row['condition']}, {row['synergy']:+z.3f}")
+    return (f"synergies of {pairs} pair{'s' * (pairs > 1)} in {count} run{'s' * (count > 1)} are joined in {file}; the furthest "
+            f"from 0 by {metric}: {name} on {row['condition']}, {row['synergy']:+z.3f}")
 
 
 def matrix(path: Path, table: pd.DataFrame, title: str) -> None:
