@@ -369,12 +369,10 @@ def test_later_years_stand_against_the_year_itself_and_earlier_ones(desk: Path) 
     tokenizer = PreTrainedTokenizerFast.from_pretrained(desk / "gpt")
     digits = [tokenizer.encode(f"{year:02d}") for year in range(100)]
     assert all(len(one) == 1 for one in digits)
-    differences = []
-    for row in FILES["greater_than"]:
-        ids = [0, *tokenizer.encode(row["clean"])]
-        began = int(row["clean"].split()[6][2:])
-        likely = model(torch.tensor([ids])).logits[0, -1].softmax(-1)[torch.tensor(digits).ravel()]
-        differences.append(float(likely[began + 1 :].sum() - likely[: began + 1].sum()))
+    prompts = torch.tensor([[0, *tokenizer.encode(row["clean"])] for row in FILES["greater_than"]])
+    likely = model(prompts).logits[:, -1].softmax(-1)[:, torch.tensor(digits).ravel()]
+    began = [int(row["clean"].split()[6][2:]) for row in FILES["greater_than"]]
+    differences = [float(own[year + 1 :].sum() - own[: year + 1].sum()) for own, year in zip(likely, began, strict=True)]
     (number,) = published.load("greater_than").numbers
     assert number.found_in(run) == pytest.approx(np.mean(differences), abs=1e-5)
 
@@ -398,9 +396,10 @@ def test_the_subject_of_greater_than_is_the_second_half_of_the_year(desk: Path) 
     config = composed("condition=greater_than", "battery=h2", "battery.positions=subject.last", "controls=none", "model=local",
                       f"model.path={desk / 'gpt'}", "model.add_bos=true", "metrics=[logprob_diff]")
     loaded = skeleton(ModelConfig(path=str(desk / "gpt"), add_bos=True))
-    ready = prepare(config, load_condition(config.condition), loaded)
-    assert ready.condition.dropped == {} and ready.kept == 1000
-    for pair, row in zip(ready.tokens, FILES["greater_than"], strict=True):
+    condition = load_condition(config.condition)
+    ready = prepare(config, replace(condition, pairs=condition.pairs[::25]), loaded)
+    assert ready.condition.dropped == {} and ready.kept == 40
+    for pair, row in zip(ready.tokens, FILES["greater_than"][::25], strict=True):
         (name, (place,)), = pair.prompt("clean").spans
         assert name == "subject" and loaded.spelt([pair.clean[place]]) == [row["foil"][-1]]
     named = ", ".join(FILES["greater_than"][0]["spans"])
