@@ -68,7 +68,8 @@ def synergies_sentence(table: pd.DataFrame, file: str) -> str:
     """
     metric, kind = _shown(table), _kind(table)
     runs = table[table["metric"] == metric].groupby(["run_id", "condition", *kind.keys], as_index=False)["synergy"].mean()
-    furthest = runs.loc[[runs["synergy"].abs().idxmax()]]
+    sizes = runs["synergy"].abs()
+    furthest = runs[sizes == sizes.max()].head(1)
     (name,), row = joined_names(furthest, kind), furthest.iloc[0]
     pairs, count = len(runs[list(kind.component)].drop_duplicates()), runs["run_id"].nunique()
     return (f"synergies of {pairs} pair{'s' * (pairs > 1)} in {count} run{'s' * (count > 1)} are joined in {file}; the furthest "
