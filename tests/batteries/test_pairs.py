@@ -324,10 +324,10 @@ def test_a_sweep_joins_the_synergies_of_its_runs_and_tells_of_them(tmp_path: Pat
     joined = sweep.synergies["synergy_matrix"]
     assert list(sweep.matrices) == ["pair_matrix"] and len(sweep.pivot()) == 3
     assert sweep.manifest["artifacts"]["synergy_matrix"] == "artifacts/cross_condition/synergy_matrix.parquet"
-    validate_synergy_matrix(joined, ["cond_a", "cond_b"])
     parts = [run.synergy for run in sweep.runs]
     assert len(parts) == 2
     pd.testing.assert_frame_equal(joined[list(parts[0].columns)], pd.concat(parts, ignore_index=True))  # type: ignore[union-attr, arg-type]
+    validate_synergy_matrix(joined, ["cond_a", "cond_b"])
     assert list(joined["condition"]) == [run.manifest["condition"] for run in sweep.runs for _ in range(3 * 2)]
     means = joined.groupby(["condition", "layer1", "head1", "layer2", "head2", "scale"])["synergy"].mean()
     condition, *four, _ = means.abs().idxmax()
