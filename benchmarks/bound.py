@@ -128,8 +128,9 @@ def _changed(
         prompt = pair.prompt(target)
         tokens = prompt.tokens + after
         changes: list[tuple[int, Hashable]] = []
-        here = _places(prompt, positions, len(after))
-        for place, (position, put_in) in zip(here, _put_in(pair, source, positions, prompt, after), strict=True):
+        spared = isinstance(source, Noise) and source.examples is not None and pair.number not in source.examples
+        here = [] if spared else _places(prompt, positions, len(after))
+        for place, (position, put_in) in zip(here, _put_in(pair, source, positions, prompt, after) if here else (), strict=True):
             if not (keeps and isinstance(source, Run) and put_in == tokens[: place + 1]):
                 changes.append((place, (position, put_in)))
         for end in range(len(tokens)):

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -17,8 +18,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, Q
 from conftest import only
 from tinylab import load_run, reproduce
 from tinylab.checks import published
+from tinylab.config.groups import ModelConfig
+from tinylab.embedded.greater_than import FRAME, NOUNS
 from tinylab.embedded.published import FILES, write
+from tinylab.models.loading import skeleton
 from tinylab.planted.closed_forms import LEDGER_LEVEL, LEDGER_RECOVERY, TOLERANCE, ledger_scaled
+from tinylab.task.corpus import load_condition
+from tinylab.task.preparation import prepare
 from typed import composed, snapshot, type_in_shell
 
 NEED_WEIGHTS = [name for name in published.names() if published.load(name).weights is not None]
@@ -34,21 +40,26 @@ def reproduced(folder: Path, *words: str) -> int:
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `gpt` and `qwen`: random models, GPT-2 small's and Qwen2.5 1.5B's shapes but for widths; tokens are words."""
+    """A folder with `gpt`, `xl` and `qwen`: random models with the layers of GPT-2 small and XL and of Qwen2.5 1.5B.
+
+    Tokens are words; of years, the century and what follows it.
+    """
     folder = tmp_path_factory.mktemp("desk")
-    text = [row[field] for rows in FILES.values() for row in rows for field in ("clean", "corrupt", "target", "foil")]
+    text = [row[field] for name, rows in FILES.items() for row in rows if name != "greater_than"
+            for field in ("clean", "corrupt", "target", "foil")]
+    text += [*(FRAME.format(noun=noun, began="") for noun in NOUNS), *(f"{year:02d}" for year in range(100))] * 2
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=1000, special_tokens=["<|end|>"], initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(text, trainer)
     words = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|end|>", eos_token="<|end|>")
     ends = {"vocab_size": tokenizer.get_vocab_size(), "bos_token_id": 0, "eos_token_id": 0}
-    gpt = GPT2LMHeadModel(GPT2Config(n_positions=32, n_embd=48, n_layer=12, n_head=12, **ends))
+    gpt, xl = (GPT2LMHeadModel(GPT2Config(n_positions=32, n_embd=48, n_layer=layers, n_head=12, **ends)) for layers in (12, 48))
     qwen = Qwen2ForCausalLM(Qwen2Config(hidden_size=48, intermediate_size=96, num_hidden_layers=28, num_attention_heads=12,
                                         num_key_value_heads=2, max_position_embeddings=64, **ends))
-    for name, model in (("gpt", gpt), ("qwen", qwen)):
+    for name, model in (("gpt", gpt), ("xl", xl), ("qwen", qwen)):
         numbers = torch.Generator().manual_seed(0)
         for weights in model.parameters():
             if weights.dim() > 1:  # by hand: versions of transformers draw them in different orders
@@ -59,7 +70,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 OWN_WEIGHTS = ("model=local", "model.path=gpt", "plots=false", "threads=1")
-SMALL = {"openai-community/gpt2": "gpt", "Qwen/Qwen2.5-1.5B": "qwen"}
+SMALL = {"openai-community/gpt2": "gpt", "openai-community/gpt2-xl": "xl", "Qwen/Qwen2.5-1.5B": "qwen"}
 """The stand-in of each model of the hub."""
 
 
@@ -83,7 +94,7 @@ def test_every_published_number_names_one_cell_of_an_experiment_that_composes(na
             assert number.metric in config.metric_names
         else:
             assert number.run in ("clean", "corrupt") and number.cell == {}
-            assert number.metric in ("logit_diff", *config.metric_names)
+            assert number.metric in ("logit_diff", published.ANSWER, *config.metric_names)
         assert number.tolerance > 0
     places = [(number.place, number.metric) for number in shipped.numbers]
     assert len(set(places)) == len(places) > 0
@@ -325,6 +336,72 @@ def test_four_heads_are_zeroed_together_at_the_last_token_of_the_question(desk: 
     before, after = before.softmax(-1), after.softmax(-1)
     expected = [float(before[z] - before[m]), float(before[z] - after[z]), float(after[z] - after[m])]
     assert [number.found_in(run) for number in published.load("mcqa_heads").numbers] == pytest.approx(expected, rel=1e-3)
+
+
+def test_three_mlps_are_zeroed_together_at_the_last_token_of_the_subject(desk: Path) -> None:
+    assert reproduced(desk, "rome_mlps", *own_weights("rome_mlps")) == 1
+    run = load_run(str(only(desk, f"outputs/runs/rome_mlps_{'[0-9a-f]' * 12}")))
+    model = GPT2LMHeadModel.from_pretrained(desk / "xl").eval().requires_grad_(False)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(desk / "xl")
+    ids = torch.tensor([tokenizer.encode("The Space Needle is in downtown")])
+    (seattle,) = tokenizer.encode(" Seattle")
+    place = tokenizer.convert_ids_to_tokens(ids[0].tolist()).index("ĠNeedle")  # of GPT-2's own tokens the fourth, le
+
+    def zero(_module: Any, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        changed = output.clone()
+        changed[:, place] = 0
+        return changed
+
+    before = model(ids).logits[0, -1].softmax(-1)[seattle]
+    hooks = [model.transformer.h[layer].mlp.register_forward_hook(zero) for layer in (13, 14, 15)]
+    after = model(ids).logits[0, -1].softmax(-1)[seattle]
+    for hook in hooks:
+        hook.remove()
+    expected = [float(before), float(before - after)]
+    assert abs(expected[1]) > 1e-4 * expected[0]
+    assert [number.found_in(run) for number in published.load("rome_mlps").numbers] == pytest.approx(expected, rel=1e-3, abs=1e-7)
+
+
+def test_later_years_stand_against_the_year_itself_and_earlier_ones(desk: Path) -> None:
+    assert reproduced(desk, "greater_than", *OWN_WEIGHTS) == 1
+    run = load_run(str(only(desk, f"outputs/runs/greater_than_{'[0-9a-f]' * 12}")))
+    model = GPT2LMHeadModel.from_pretrained(desk / "gpt").eval().requires_grad_(False)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(desk / "gpt")
+    digits = [tokenizer.encode(f"{year:02d}") for year in range(100)]
+    assert all(len(one) == 1 for one in digits)
+    prompts = torch.tensor([[0, *tokenizer.encode(row["clean"])] for row in FILES["greater_than"]])
+    likely = model(prompts).logits[:, -1].softmax(-1)[:, torch.tensor(digits).ravel()]
+    began = [int(row["clean"].split()[6][2:]) for row in FILES["greater_than"]]
+    differences = [float(own[year + 1 :].sum() - own[: year + 1].sum()) for own, year in zip(likely, began, strict=True)]
+    (number,) = published.load("greater_than").numbers
+    assert number.found_in(run) == pytest.approx(np.mean(differences), abs=1e-5)
+
+
+def test_the_prompts_of_greater_than_are_a_thousand_with_years_on_both_sides() -> None:
+    rows = FILES["greater_than"]
+    assert len({row["clean"] for row in rows}) == len(rows) == 1000
+    assert {row["noun"] for row in rows} == set(NOUNS)
+    for row in rows:
+        began = row["clean"].removeprefix(f"The {row['noun']} lasted from the year 17")[:2]
+        assert row["clean"] == f"The {row['noun']} lasted from the year 17{began} to the year 17"
+        assert row["corrupt"] == f"The {row['noun']} lasted from the year 1701 to the year 17"
+        assert row["foil"] + row["target"] == [f"{year:02d}" for year in range(100)] and row["foil"][-1] == began
+        assert 2 <= int(began) <= 98
+    began = [int(row["foil"][-1]) for row in rows]
+    assert {*began} == {*range(2, 99)} and abs(np.mean(began) - 50) < 3
+
+
+def test_the_subject_of_greater_than_is_the_second_half_of_the_year(desk: Path) -> None:
+    """For a tokenizer that has such a half, as GPT-2's has."""
+    config = composed("condition=greater_than", "battery=h2", "battery.positions=subject.last", "controls=none", "model=local",
+                      f"model.path={desk / 'gpt'}", "model.add_bos=true", "metrics=[logprob_diff]")
+    loaded = skeleton(ModelConfig(path=str(desk / "gpt"), add_bos=True))
+    condition = load_condition(config.condition)
+    ready = prepare(config, replace(condition, pairs=condition.pairs[::25]), loaded)
+    assert ready.condition.dropped == {} and ready.kept == 40
+    for pair, row in zip(ready.tokens, FILES["greater_than"][::25], strict=True):
+        (name, (place,)), = pair.prompt("clean").spans
+        assert name == "subject" and loaded.spelt([pair.clean[place]]) == [row["foil"][-1]]
 
 
 @pytest.mark.parametrize(("name", "start"), [("ioi_with_bos", [0]), ("ioi_without_bos", [])])

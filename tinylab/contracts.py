@@ -89,17 +89,23 @@ def check_sweep(sweep: Sweep) -> int:
     Raises:
         SchemaError: one breaks its contract.
     """
-    from tinylab.interventions.components import TABLE_KINDS, TableKind
-    from tinylab.validate import validate_cross_condition_matrix
+    from tinylab.interventions.components import SHIPPED, TableKind
+    from tinylab.records.tables import SYNERGY_MATRICES
+    from tinylab.validate import validate_cross_condition_matrix, validate_synergy_matrix
 
     count = sum(map(check_run, sweep.runs))
-    shipped = {kind.matrix for kind in TABLE_KINDS.values()}
-    for name, matrix in sweep.matrices.items():
-        if name not in shipped:
-            continue
-        conditions = [run.manifest["condition"] for run in sweep.runs if TableKind.of_manifest(run.manifest).matrix == name]
-        _named(f"{sweep.path}, {name}", partial(validate_cross_condition_matrix, conditions=conditions), matrix)
+    shipped = {kind.matrix for kind in SHIPPED}
+    conditions: dict[str, list[str]] = {}
+    for run in sweep.runs:
+        conditions.setdefault(TableKind.of_manifest(run.manifest).matrix, []).append(run.manifest["condition"])
+    for name in sweep.matrices.keys() & shipped:
+        check = partial(validate_cross_condition_matrix, conditions=conditions.get(name, []))
+        _named(f"{sweep.path}, {name}", check, sweep.matrices[name])
         count += 1
+    for pairs, name in SYNERGY_MATRICES.items():
+        if (table := sweep.synergies.get(name)) is not None:
+            _named(f"{sweep.path}, {name}", partial(validate_synergy_matrix, conditions=conditions.get(pairs, [])), table)
+            count += 1
     return count
 
 

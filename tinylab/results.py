@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tinylab.records.manifests import RunManifest, SweepManifest
 from tinylab.records.reading import read_effects, read_examples, read_impact, read_per_example, read_synergy, read_table
 from tinylab.records.renewing import settle
 from tinylab.records.storage import read_json
+from tinylab.records.tables import SYNERGY_MATRICES
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class Sweep:
     """Where baselines disagree (`baselines.json`); None where runs do not differ in what stands in an activation's place."""
     cross_controls: dict[str, Any] | None = None
     """What the components of one condition do to another (`cross_controls.json`); None where that was not tried."""
+    synergies: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """Of pairs: what `synergy` of each run says, joined; by name, `synergy_matrix` of heads, `layer_synergy_matrix` of layers."""
 
     def pivot(
         self, metric: str = "logit_diff", columns: str | Sequence[str] = "condition", matrix: str | None = None,
@@ -176,7 +179,8 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
     results = {name: folder / path for name, path in artifacts.items() if not path.endswith(drawn)}
     if told := fault(results, manifest.get("digests") or {}):
         raise OutputError(f"{path}: not joined any more: {told}; python -m tinylab.aggregate {path} joins its runs again.")
-    matrices = {name: read_table(folder / path).to_pandas() for name, path in artifacts.items() if path.endswith(".parquet")}
+    tables = {name: read_table(folder / path).to_pandas() for name, path in artifacts.items() if path.endswith(".parquet")}
+    synergies = {name: tables.pop(name) for name in SYNERGY_MATRICES.values() if name in tables}
     missing = {failure["folder"] for failure in manifest["failures"]}
     cross = folder / CROSS_CONTROLS
     return Sweep(
@@ -185,9 +189,10 @@ def load_sweep(path: str | os.PathLike[str]) -> Sweep:
         summary=read_document(SweepSummary, folder / artifacts["summary"]),
         invariants=read_document(Invariants, folder / artifacts["invariants"]),
         runs=[load_run(folder / job["folder"]) for job in manifest["jobs"] if job["folder"] not in missing],
-        head_matrix=matrices.get(HEAD_IMPACT.matrix),
-        layer_matrix=matrices.get(LAYER_IMPACT.matrix),
-        matrices=matrices,
+        head_matrix=tables.get(HEAD_IMPACT.matrix),
+        layer_matrix=tables.get(LAYER_IMPACT.matrix),
+        matrices=tables,
         baselines=read_document(Baselines, folder / artifacts["baselines"]) if "baselines" in artifacts else None,
         cross_controls=read_document(CrossControls, cross) if cross.is_file() else None,
+        synergies=synergies,
     )

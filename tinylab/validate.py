@@ -6,19 +6,18 @@ to pandas. Documents are checked by their models in `tinylab.records`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from tinylab.errors import SchemaError
 from tinylab.interventions.components import (
     HEAD_IMPACT,
     HEAD_POSITION_IMPACT,
     LAYER_IMPACT,
+    LAYER_PAIR_IMPACT,
+    LAYER_SUBSET_IMPACT,
     NEURON_IMPACT,
     PAIR_IMPACT,
     POSITION_IMPACT,
@@ -31,8 +30,16 @@ from tinylab.records.checking import check_read
 from tinylab.records.documents import Verify
 from tinylab.records.examples import MAY_LACK as EXAMPLES_MAY_LACK
 from tinylab.records.examples import SCHEMA as EXAMPLES
+from tinylab.records.frames import check_columns, check_frame
 from tinylab.records.invariants import Invariants
-from tinylab.records.tables import effects_columns, impact_columns, matrix_columns, schema, synergy_columns
+from tinylab.records.tables import (
+    effects_columns,
+    impact_columns,
+    matrix_columns,
+    schema,
+    synergy_columns,
+    synergy_matrix_columns,
+)
 from tinylab.statistics.labels import LABELS
 
 GRANULARITIES = ("layer_resid", *(name for name, site in SITES.items() if site not in (RESID_POST, MLP_NEURONS)))
@@ -51,6 +58,7 @@ __all__ = [
     "validate_pair_impact_schema",
     "validate_position_impact_schema",
     "validate_subset_impact_schema",
+    "validate_synergy_matrix",
     "validate_synergy_schema",
     "validate_verify_json",
 ]
@@ -78,24 +86,26 @@ def validate_layer_impact_schema(df: pd.DataFrame) -> None:
 
 
 def validate_pair_impact_schema(df: pd.DataFrame) -> None:
-    """Check a `pair_impact` table.
+    """Check a `pair_impact` table, of heads or of layers.
 
     Raises:
-        SchemaError: as for `validate_head_impact_schema`, and a pair whose first head is not before its second.
+        SchemaError: as for `validate_layer_impact_schema`, and a pair whose first member is not before its second.
     """
-    _table(df, impact_columns(PAIR_IMPACT), "pair_impact", PAIR_IMPACT)
-    _keys(df, PAIR_IMPACT, [])
-    _ordered(df, "pair_impact")
+    kind = _of(df, "pair_impact", PAIR_IMPACT, LAYER_PAIR_IMPACT)
+    _table(df, impact_columns(kind), "pair_impact", kind)
+    _keys(df, kind, [])
+    _ordered(df, kind, "pair_impact")
 
 
 def validate_subset_impact_schema(df: pd.DataFrame) -> None:
-    """Check a `subset_impact` table.
+    """Check a `subset_impact` table, of heads or of layers.
 
     Raises:
-        SchemaError: as for `validate_head_impact_schema`.
+        SchemaError: as for `validate_layer_impact_schema`.
     """
-    _table(df, impact_columns(SUBSET_IMPACT), "subset_impact", SUBSET_IMPACT)
-    _keys(df, SUBSET_IMPACT, [])
+    kind = _of(df, "subset_impact", SUBSET_IMPACT, LAYER_SUBSET_IMPACT)
+    _table(df, impact_columns(kind), "subset_impact", kind)
+    _keys(df, kind, [])
 
 
 def validate_synergy_schema(df: pd.DataFrame) -> None:
@@ -105,9 +115,40 @@ def validate_synergy_schema(df: pd.DataFrame) -> None:
         SchemaError: as for `validate_pair_impact_schema`; a synergy that is not joint − (single1 + single2), or not within its
             interval; no examples.
     """
-    _table(df, synergy_columns(PAIR_IMPACT), "synergy", PAIR_IMPACT, may_lack=["ci_low", "ci_high"])
-    _keys(df, PAIR_IMPACT, [])
-    _ordered(df, "synergy")
+    kind = _of(df, "synergy", PAIR_IMPACT, LAYER_PAIR_IMPACT)
+    _table(df, synergy_columns(kind), "synergy", kind, may_lack=["ci_low", "ci_high"])
+    _keys(df, kind, [])
+    _synergies(df, kind)
+
+
+def validate_synergy_matrix(df: pd.DataFrame, conditions: Sequence[str]) -> None:
+    """Check a sweep's `synergy_matrix`, or `layer_synergy_matrix`.
+
+    Args:
+        df: the matrix.
+        conditions: the conditions it has to hold, no more and no fewer.
+
+    Raises:
+        SchemaError: as for `validate_synergy_schema`, and a condition missing or not expected.
+    """
+    kind = _of(df, "synergy matrix", PAIR_IMPACT, LAYER_PAIR_IMPACT)
+    columns = synergy_matrix_columns(kind)
+    swept = [str(name) for name in df.columns[len(columns):]]
+    _table(df, [*columns, *swept], "synergy matrix", kind, may_lack=["ci_low", "ci_high"])
+    _same_conditions(df, conditions, "synergy matrix")
+    _keys(df, kind, ["condition"])
+    _synergies(df, kind)
+
+
+def _same_conditions(df: pd.DataFrame, conditions: Sequence[str], name: str) -> None:
+    found, expected = set(df["condition"]), set(conditions)
+    if found != expected:
+        raise SchemaError(f"{name}: got conditions {sorted(found)}, expected {sorted(expected, key=str)}.")
+
+
+def _synergies(df: pd.DataFrame, kind: TableKind) -> None:
+    """Pairs in order, each with a synergy that is what it is made of, within its interval, of some examples."""
+    _ordered(df, kind, "synergy")
     sizes = df[["joint", "single1", "single2"]].abs().sum(axis=1)
     wrong = (df["joint"] - df["single1"] - df["single2"] - df["synergy"]).abs() > 1e-9 * (1 + sizes)
     if wrong.any():
@@ -124,7 +165,7 @@ def validate_position_impact_schema(df: pd.DataFrame) -> None:
     Raises:
         SchemaError: as for `validate_layer_impact_schema`.
     """
-    _frame(df, "position_impact")
+    check_frame(df, "position_impact")
     kind = _kind(df) if "position" in df.columns else POSITION_IMPACT
     _table(df, impact_columns(kind), "position_impact", kind)
     _keys(df, kind, [])
@@ -140,15 +181,13 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
     Raises:
         SchemaError: as for the impact tables, and a condition missing or not expected.
     """
-    _frame(df, "matrix")
+    check_frame(df, "matrix")
     if "condition" not in df.columns:
         raise SchemaError(f"matrix: no column 'condition'; got {list(df.columns)}.")
     kind = _kind(df)
     swept = [str(name) for name in df.columns[len(matrix_columns(kind)):]]
     _table(df, matrix_columns(kind, swept), "matrix", kind)
-    found, expected = set(df["condition"]), set(conditions)
-    if found != expected:
-        raise SchemaError(f"matrix: got conditions {sorted(found)}, expected {sorted(expected, key=str)}.")
+    _same_conditions(df, conditions, "matrix")
     _keys(df, kind, ["condition"])
 
 
@@ -160,7 +199,7 @@ def validate_effects_schema(df: pd.DataFrame) -> None:
             undefined is null); an unknown label; an interval that does not hold its effect; a probability beyond 0 and 1; a row
             that stands twice; an empty table.
     """
-    _frame(df, "effects")
+    check_frame(df, "effects")
     kind = _kind(df)
     told = [*kind.keys, "metric", "n", "templates", "smallest_template"]
     _table(df, effects_columns(kind), "effects", kind, may_lack=[name for name in effects_columns(kind) if name not in told])
@@ -183,7 +222,7 @@ def validate_examples_schema(df: pd.DataFrame) -> None:
         SchemaError: a column missing, in excess, out of order or of the wrong type; a missing value (but a template or item); a
             negative row number or one that stands twice; a prompt without tokens; a probability beyond 0 and 1; an empty table.
     """
-    _typed(df, EXAMPLES, "examples", EXAMPLES_MAY_LACK)
+    check_columns(df, EXAMPLES, "examples", EXAMPLES_MAY_LACK)
     if (df["example"] < 0).any():
         raise SchemaError(f"examples: column 'example' has a negative number, {int(df['example'].min())}.")
     if df.duplicated(["run_id", "example"]).any():
@@ -217,60 +256,14 @@ def _kind(df: pd.DataFrame) -> TableKind:
     """The kind of the impact table that a table goes with, by a column that no other kind has."""
     if "position" in df.columns:
         return HEAD_POSITION_IMPACT if "head" in df.columns else POSITION_IMPACT
-    told = {"head2": PAIR_IMPACT, "set": SUBSET_IMPACT, "head": HEAD_IMPACT, "neuron": NEURON_IMPACT}
+    sets = LAYER_SUBSET_IMPACT if "granularity" in df.columns else SUBSET_IMPACT
+    told = {"head2": PAIR_IMPACT, "layer2": LAYER_PAIR_IMPACT, "set": sets, "head": HEAD_IMPACT, "neuron": NEURON_IMPACT}
     return next((kind for name, kind in told.items() if name in df.columns), LAYER_IMPACT)
 
 
 def _table(df: pd.DataFrame, columns: Sequence[str], name: str, kind: TableKind, may_lack: Sequence[str] = ()) -> None:
     """Columns, their order and types, no missing (but where they may) and no infinite value, at least one row."""
-    _typed(df, schema(columns, kind), name, may_lack)
-
-
-def _typed(df: pd.DataFrame, types: pa.Schema, name: str, may_lack: Sequence[str]) -> None:
-    columns = types.names
-    _frame(df, name)
-    got = [str(column) for column in df.columns]
-    if got != list(columns):
-        missing, excess = [c for c in columns if c not in got], [c for c in got if c not in columns]
-        fault = f"missing {missing}" if missing else f"not expected {excess}" if excess else "out of order"
-        raise SchemaError(f"{name}: columns {fault}; got {got}, expected {list(columns)}.")
-    if df.empty:
-        raise SchemaError(f"{name}: no rows.")
-    for column in columns:
-        values = df[column].dropna() if column in may_lack else df[column]
-        if len(values):
-            _column(values, name, types.field(column).type)
-
-
-def _frame(df: object, name: str) -> None:
-    """A DataFrame whose columns have names of their own."""
-    if not isinstance(df, pd.DataFrame):
-        raise SchemaError(f"{name}: got a {type(df).__name__}, expected a pandas DataFrame.")
-    if twice := [str(column) for column in df.columns[df.columns.duplicated()]]:
-        raise SchemaError(f"{name}: duplicate columns, {', '.join(twice)}.")
-
-
-def _column(values: pd.Series[Any], name: str, expected: pa.DataType) -> None:
-    if values.isna().any():
-        raise SchemaError(f"{name}: column '{values.name}' has {int(values.isna().sum())} missing values.")
-    if not _has_type(values, expected):
-        raise SchemaError(f"{name}: column '{values.name}' is {values.dtype}, expected {expected}.")
-    if expected == pa.float64() and not all(map(math.isfinite, values)):
-        raise SchemaError(f"{name}: column '{values.name}' has values that are not finite.")
-
-
-def _has_type(values: pd.Series[Any], expected: pa.DataType) -> bool:
-    """Whether a column has an arrow type, in any of the ways in which pandas says so."""
-    if expected == pa.string():
-        return pd.api.types.infer_dtype(values) == "string"
-    if expected == pa.bool_():
-        return pd.api.types.infer_dtype(values) == "boolean"
-    if pa.types.is_list(expected):  # of words
-        lists = all(isinstance(one, Sequence | np.ndarray) and not isinstance(one, str) for one in values)
-        return lists and all(isinstance(word, str) for one in values for word in one)
-    if expected == pa.int64():
-        return str(values.dtype) in ("int64", "Int64", "int64[pyarrow]")
-    return str(values.dtype) in ("float64", "Float64", "double[pyarrow]")
+    check_columns(df, schema(columns, kind), name, may_lack)
 
 
 def _keys(df: pd.DataFrame, kind: TableKind, more: Sequence[str]) -> None:
@@ -286,7 +279,14 @@ def _keys(df: pd.DataFrame, kind: TableKind, more: Sequence[str]) -> None:
         raise SchemaError(f"{kind.name}: a cell is there twice: {', '.join(f'{key}={row[key]}' for key in keys)}.")
 
 
-def _ordered(df: pd.DataFrame, name: str) -> None:
-    """The first head of every pair comes before its second."""
-    if not ((df["layer1"] < df["layer2"]) | ((df["layer1"] == df["layer2"]) & (df["head1"] < df["head2"]))).all():
+def _of(df: pd.DataFrame, name: str, units: TableKind, layers: TableKind) -> TableKind:
+    """Which of two kinds of one name a table has: that of layers says of which part of them."""
+    check_frame(df, name)
+    return layers if "granularity" in df.columns else units
+
+
+def _ordered(df: pd.DataFrame, kind: TableKind, name: str) -> None:
+    """The first member of every pair comes before its second."""
+    first, second = (df[list(side)].itertuples(index=False, name=None) for side in kind.members)
+    if not all(one < other for one, other in zip(first, second, strict=True)):
         raise SchemaError(f"{name}: a pair whose first head does not come before its second, in the order of layer and head.")

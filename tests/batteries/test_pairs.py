@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
@@ -16,22 +17,26 @@ from benchmarks.bound import lower_bound
 from both_engines import LOGITS, PAIRS, ROUNDING, logits_gap, without_head
 from conftest import Command, only
 from families import HEADS, LAYERS, answered, family
+from tinylab.aggregate import main as aggregated
 from tinylab.batteries.base import SINGLE
 from tinylab.batteries.heads_zero import HeadsZero
 from tinylab.batteries.named_heads import heads_of_model
 from tinylab.batteries.pairs import HeadsPairZero
 from tinylab.batteries.subset import HeadsSubsetZero
+from tinylab.contracts import check_run, check_sweep
 from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
-from tinylab.errors import ConfigError
+from tinylab.errors import ConfigError, OutputError, SchemaError
 from tinylab.models.network import CausalModel
 from tinylab.records.identity import resolve
+from tinylab.records.tables import MATRIX_COLUMNS
 from tinylab.validate import (
     validate_cross_condition_matrix,
     validate_effects_schema,
     validate_invariants_json,
     validate_pair_impact_schema,
     validate_subset_impact_schema,
+    validate_synergy_matrix,
     validate_synergy_schema,
 )
 from typed import composed, snapshot, type_in
@@ -296,11 +301,67 @@ def test_sweeps_join_pairs_and_sets_and_find_what_conditions_share(tmp_path: Pat
         assert {*tops} == {"cond_a", "cond_b"} and all(len(top) == group["components"] for top in tops.values())
         assert len(sweep.pivot()) == group["components"]
     assert (only(tmp_path, "outputs/sweeps/pairs_*") / "artifacts/cross_condition/heatmap.png").is_file()
+    assert sweep.synergies == {}  # of sets
     subset = package.load_sweep(only(tmp_path, "outputs/sweeps/sets_*")).runs[0]
     validate_subset_impact_schema(subset.impact)
     assert subset.effects is not None
     validate_effects_schema(subset.effects)
     assert subset.manifest["battery"]["sets"] == {"set1": ["0.1", "1.5"], "set2": ["0.4"]}
+
+
+def joined_lines(said: str) -> str:
+    return " ".join(said.split())
+
+
+def test_a_sweep_joins_the_synergies_of_its_runs_and_tells_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ("-m", "condition=cond_a,cond_b", "condition.n_examples=4", "threads=1", "sweep_name=s", "battery=pairs", SOME,
+           "seeds=[0,1]", "plots=false", "metrics=[logit_diff]")
+    assert type_in(tmp_path, *few) == 0
+    said = capsys.readouterr().out
+    folder = only(tmp_path, "outputs/sweeps/s_*")
+    file = folder / "artifacts/cross_condition/synergy_matrix.parquet"
+    sweep = package.load_sweep(folder)
+    joined = sweep.synergies["synergy_matrix"]
+    assert list(sweep.matrices) == ["pair_matrix"] and len(sweep.pivot()) == 3
+    assert sweep.manifest["artifacts"]["synergy_matrix"] == "artifacts/cross_condition/synergy_matrix.parquet"
+    parts = [run.synergy for run in sweep.runs]
+    assert len(parts) == 2
+    pd.testing.assert_frame_equal(joined[list(parts[0].columns)], pd.concat(parts, ignore_index=True))  # type: ignore[union-attr, arg-type]
+    validate_synergy_matrix(joined, ["cond_a", "cond_b"])
+    assert list(joined["condition"]) == [run.manifest["condition"] for run in sweep.runs for _ in range(3 * 2)]
+    means = joined.groupby(["condition", "layer1", "head1", "layer2", "head2", "scale"])["synergy"].mean()
+    condition, *four, _ = means.abs().idxmax()
+    furthest = f"{four[0]}.{four[1]} + {four[2]}.{four[3]} on {condition}, {means.loc[means.abs().idxmax()]:+.3f}"
+    assert (f"synergies of 3 pairs in 2 runs are joined in artifacts/cross_condition/{file.name}; the furthest from 0 by "
+            f"logit_diff: {furthest}") in joined_lines(said)
+    before = file.read_bytes()
+    assert check_sweep(sweep) == 1 + 1 + sum(map(check_run, sweep.runs))
+    file.unlink()
+    with pytest.raises(OutputError, match="synergy_matrix"):
+        package.load_sweep(folder)
+    assert aggregated([str(folder)]) == 0
+    assert file.read_bytes() == before
+
+
+WRONG = {
+    "another condition": (lambda df: df.assign(condition="facts"), "got conditions"),
+    "a sum that is none": (lambda df: df.assign(joint=df["joint"] + 1), "joint − "),
+    "a label less": (lambda df: df.drop(columns="model"), "missing"),
+    "a row twice": (lambda df: pd.concat([df, df[:1]], ignore_index=True), "twice"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_table_that_joins_no_synergies_is_refused(what: str) -> None:
+    pair = {"layer1": 0, "head1": 1, "layer2": 1, "head2": 0, "scale": 0.0}
+    row = {"run_id": "a", "seed": 0, **pair, "metric": "logit_diff", "joint": 3.0, "single1": 1.0, "single2": 1.0, "synergy": 1.0,
+           "ci_low": 0.5, "ci_high": 1.5, "n": 4, **dict.fromkeys(MATRIX_COLUMNS, "x")}
+    table = pd.DataFrame([row])
+    validate_synergy_matrix(table, ["x"])
+    validate_synergy_matrix(table.assign(**{"battery.scales": "[0]"}), ["x"])
+    change, said = WRONG[what]
+    with pytest.raises(SchemaError, match=said):
+        validate_synergy_matrix(change(table), ["x"])
 
 
 # Mistakes

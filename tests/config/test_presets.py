@@ -21,6 +21,7 @@ TINY = Path(__file__).parents[2] / "tinylab/assets/tiny"
 PRESETS: dict[str, tuple[str, bool]] = {
     "gpt2": ("openai-community/gpt2", True),
     "gpt2-medium": ("openai-community/gpt2-medium", True),
+    "gpt2-xl": ("openai-community/gpt2-xl", True),
     "llama-3.2-1b": ("meta-llama/Llama-3.2-1B", True),
     "pythia-160m": ("EleutherAI/pythia-160m", True),
     "smollm2-135m": ("HuggingFaceTB/SmolLM2-135M", False),

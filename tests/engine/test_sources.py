@@ -56,7 +56,7 @@ def sources(pairs: list[TokenPair], width: int) -> list[Source]:
     first, second = reference(prompts, [pair.group for pair in pairs]), reference([pair.corrupt for pair in pairs])
     vector = Vector("v", np.random.default_rng(0).normal(size=(1, width)))
     return [Mean(first), Mean(first, by_position=True), Mean(second), Donor(0), Donor(1), Noise(3.0, first, seed=1),
-            Noise(0.5, second, seed=2, draw=1), Difference(first, second), vector]
+            Noise(0.5, second, seed=2, draw=1), Noise(3.0, first, seed=1, examples=(0, 2)), Difference(first, second), vector]
 
 
 def variants(pairs: list[TokenPair], model: CausalModel, positions: tuple[Positions, ...]) -> list[Variant]:

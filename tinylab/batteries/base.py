@@ -45,6 +45,7 @@ class OfRun:
     run: str  # its folder or its run id
     component: tuple[str, ...]  # what a component of its table has to be
     k: int
+    granularity: str | None = None  # and of which part of layers, where it is one of whole layers
 
 
 @dataclass(frozen=True)

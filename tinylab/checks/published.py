@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from tinylab.results import Run
 
 FOLDER = Path(__file__).resolve().parent.parent / "assets" / "published"
+ANSWER = "answer_probability"
+"""What the right answers have on average in an unmodified run, which a run tells of its ability; no metric of cells."""
 CELL = ("set", "layer", "head", "granularity", "position", "scale")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """One number: a metric of an unmodified run (`run`), or of the cell that the other keys name."""
+    """One number: a metric or `ANSWER` of an unmodified run (`run`), or a metric of the cell that the other keys name."""
 
     metric: str
     value: float
@@ -50,6 +52,8 @@ class Expected:
 
     def found_in(self, run: Run) -> float | None:
         """The run's own number, averaged over seeds; None if the run has none."""
+        if self.run is not None and self.metric == ANSWER:
+            return float(run.summary["ability"][self.run][ANSWER])
         if self.run is not None:
             baseline = run.summary["baselines"][self.run].get(self.metric)
             return None if baseline is None else float(baseline["mean"])

@@ -117,7 +117,7 @@ def _verify(resolved: Resolved, asked: VerifySliceConfig, folder: RunFolder, man
     some = slice_of(names, asked.n_examples, asked.sample)
     seen = _tell_templates(names, some, asked)
     places = [v for v, cell in enumerate(prepared.cells) if cell.control == "none"]
-    real, lacking = [prepared.cells[v] for v in places], prepared.lacking[np.ix_(places, some)]
+    real, lacking = [prepared.cells[v] for v in places], (prepared.lacking | prepared.spared)[np.ix_(places, some)]
     computed = scored(config.metric_names, config.condition.answer)
     evaluation = ReferenceEngine(model).evaluate(
         [prepared.tokens[b] for b in some], [cell.variant for cell in real], Scorer(computed)

@@ -26,31 +26,36 @@ def joint_tables(per_example: pa.Table, kind: TableKind) -> dict[str, pa.Table]:
         per_example: the run's.
         kind: of its impact table.
     """
-    return {"synergy": synergy(per_example)} if kind.name == PAIR_IMPACT.name else {}
+    return {"synergy": synergy(per_example, kind)} if kind.name == PAIR_IMPACT.name else {}
 
 
-def synergy(per_example: pa.Table) -> pa.Table:
+def synergy(per_example: pa.Table, kind: TableKind = PAIR_IMPACT) -> pa.Table:
     """A row for each seed, metric and pair: joint and single changes, synergy and its 95 % interval, over `n` examples.
 
     Examples count where the metric is defined in every cell.
+
+    Args:
+        per_example: the run's.
+        kind: of its impact table: of pairs of heads, or of layers.
     """
     kept = pc.is_in(per_example["control"], pa.array(["none", SINGLE]))
-    columns = ["run_id", "seed", "metric", *PAIR_IMPACT.keys, "example", "template", "item", "value", "baseline", "control"]
+    columns = ["run_id", "seed", "metric", *kind.keys, "example", "template", "item", "value", "baseline", "control"]
     rows = per_example.select(columns).filter(kept).to_pandas()
-    parts = [_of_metric(part) for _, part in rows.groupby(["seed", "metric"], sort=False)]
-    names = synergy_columns(PAIR_IMPACT)
+    parts = [_of_metric(part, kind) for _, part in rows.groupby(["seed", "metric"], sort=False)]
+    names = synergy_columns(kind)
     whole = pd.concat([part.reindex(columns=names) for part in parts], ignore_index=True)
-    return pa.Table.from_pandas(whole, schema=schema(names, PAIR_IMPACT), preserve_index=False)
+    return pa.Table.from_pandas(whole, schema=schema(names, kind), preserve_index=False)
 
 
-def _of_metric(rows: pd.DataFrame) -> pd.DataFrame:
+def _of_metric(rows: pd.DataFrame, kind: TableKind) -> pd.DataFrame:
     """The pairs of one seed by one metric."""
-    keys = list(PAIR_IMPACT.keys)
+    keys = list(kind.keys)
+    others = keys[len(kind.component):]  # which follow both members
     rows = rows.assign(change=rows["value"] - rows["baseline"])
     cells = rows.pivot(index=["control", *keys], columns="example", values="change").dropna(axis=1)
     order = rows.loc[rows["control"] == "none", keys].drop_duplicates()
     joint, first, second = (_changes(cells, control, order[columns]) for control, columns in (
-        ("none", keys), *((SINGLE, [*side, *side, "scale"]) for side in PAIR_IMPACT.members)))
+        ("none", keys), *((SINGLE, [*side, *side, *others]) for side in kind.members)))
     beyond = joint - (first + second)
     examples = rows.drop_duplicates("example").set_index("example").loc[cells.columns]
     items = None if examples["item"].isna().all() else Groups.of(examples["item"].tolist())

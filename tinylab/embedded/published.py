@@ -14,6 +14,7 @@ from typing import Final
 
 from tinylab.embedded.corpora import Row, to_jsonl
 from tinylab.embedded.frames import Filled, filled, spans
+from tinylab.embedded.greater_than import rows as greater_than
 
 FOLDER: Final = Path(__file__).parent.parent / "assets" / "published"
 """Where the shipped files are."""
@@ -69,10 +70,23 @@ def _choice(subject: str, colour: str, other: str) -> Row:
     return {"clean": clean.text, "corrupt": corrupt.text, "target": " Z", "foil": " M", "template": "choice", "spans": parts}
 
 
+ROME_DEMO: Final = "The {subject} is in downtown"
+"""goodfire-ai/causalab, demos/onboarding_tutorial/01_ablation_MLP.md (Meng et al. 2202.05262). Corrupt is ours."""
+
+
+def _landmark(subject: str, city: str, other: tuple[str, str]) -> Row:
+    """The pair about one landmark, and in the corrupt prompt about another."""
+    clean, corrupt = (filled(ROME_DEMO, subject=name) for name in (subject, other[0]))
+    return {"clean": clean.text, "corrupt": corrupt.text, "target": f" {city}", "foil": f" {other[1]}", "template": "downtown",
+            "spans": spans(clean, corrupt, subject="subject")}
+
+
 FILES: Final[dict[str, list[Row]]] = {
     "ioi_demo": [row for f in IOI_DEMO for row in (f.pair(f.first, f.second), f.pair(f.second, f.first))],
     "bos_demo": [BOS_DEMO.pair("Mary", "Claire")],
     "mcqa_demo": [_choice("cup", "red", "orange")],
+    "rome_demo": [_landmark("Space Needle", "Seattle", ("Eiffel Tower", "Paris"))],
+    "greater_than": greater_than(),
 }
 
 

@@ -23,7 +23,7 @@ from tinylab.engine.interface import asking
 from tinylab.errors import EngineUnsupported
 from tinylab.interventions.operations import Given
 from tinylab.interventions.sites import Site
-from tinylab.interventions.sources import RUNS, Donor, Reference, Run, RunName
+from tinylab.interventions.sources import RUNS, Donor, Noise, Reference, Run, RunName
 from tinylab.interventions.variants import Variant, indices
 from tinylab.measures.answers import Asked
 from tinylab.measures.metrics import Scorer
@@ -89,7 +89,7 @@ class ReferenceEngine:
             for v, variant in enumerate(variants):
                 prompt, read = pair.prompt(variant.target), []
                 for stem, seen in zip(pair.stems, sources, strict=True):
-                    here = indices(variant.positions, len(prompt.tokens), prompt.spans, len(stem))
+                    here = acted_on(variant, pair, len(stem))
                     give = giver(variant, pair, here, seen, supply, following=len(stem))
                     with intervene(self._model, variant, here, give, biases):
                         read.append(self._read(prompt.tokens, stem))
@@ -157,6 +157,18 @@ def capture(model: CausalModel, sites: set[tuple[Site, int]], into: Activations)
         yield
     for (site, layer), times in seen.items():
         _once(model, times, f"{site} of layer {layer} was seen")
+
+
+def acted_on(variant: Variant, pair: TokenPair, following: int = 0) -> list[int]:
+    """The tokens of a pair's target run that a variant acts on, some of an answer `following` among them.
+
+    There are none where its source has nothing for the pair.
+    """
+    prompt, source = pair.prompt(variant.target), variant.source
+    here = indices(variant.positions, len(prompt.tokens), prompt.spans, following)
+    if not isinstance(source, Noise) or source.examples is None or pair.number in source.examples:
+        return here
+    return []
 
 
 def giver(

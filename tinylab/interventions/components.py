@@ -31,8 +31,8 @@ class TableKind:
     """What a row of an impact table is about.
 
     `component` columns identify a component, whole numbers each: the layer first, or for one of two units the layer and place of
-    each (`members`). Of the other columns, `apart` distinguish groups of runs, whose components are never compared; over the rest
-    (a scale, say) a component's largest score counts.
+    each, for one of two layers both (`members`). Of the other columns, `apart` distinguish groups of runs, whose components are
+    never compared; over the rest (a scale, say) a component's largest score counts.
     """
 
     name: str  # of the table, its file and its key in the manifest: head_impact
@@ -62,11 +62,10 @@ class TableKind:
         return self.component[0] == "layer" and len(self.component) > 1 and "position" not in self.component
 
     @property
-    def members(self) -> tuple[tuple[str, str], ...]:
-        """Of components of several units the columns of each, its layer and its place; none of others."""
-        columns = self.component
-        several = columns[0] != "layer" and len(columns) > 1
-        return tuple(zip(columns[::2], columns[1::2], strict=True)) if several else ()
+    def members(self) -> tuple[tuple[str, ...], ...]:
+        """Of pairs the columns of each of the two, its layer and, of units, its place in it; none of others."""
+        columns, half = self.component, len(self.component) // 2
+        return (columns[:half], columns[half:]) if columns[0] != "layer" and half else ()
 
     @property
     def varied(self) -> tuple[str, ...]:
@@ -103,9 +102,17 @@ PAIR_IMPACT = TableKind(
     "pair_matrix", ("layer1", "head1", "layer2", "head2"), "pairs",
 )
 SUBSET_IMPACT = TableKind("subset_impact", (("set", "int64"), ("scale", "float64")), "subset_matrix", ("set",), "sets")
+LAYER_PAIR_IMPACT = TableKind(
+    "pair_impact", (("layer1", "int64"), ("layer2", "int64"), ("granularity", "string"), ("scale", "float64")),
+    "layer_pair_matrix", ("layer1", "layer2"), "layer_pairs", ("granularity",),
+)
+LAYER_SUBSET_IMPACT = TableKind("subset_impact", (("set", "int64"), ("granularity", "string"), ("scale", "float64")),
+                                "layer_subset_matrix", ("set",), "layer_sets", ("granularity",))
 POSITION_IMPACT = TableKind("position_impact", (("layer", "int64"), ("granularity", "string"), ("position", "int64")),
                             "position_matrix", ("layer", "position"), "positions", ("granularity",))
 HEAD_POSITION_IMPACT = TableKind("position_impact", (("layer", "int64"), ("head", "int64"), ("position", "int64")),
                                  "head_position_matrix", ("layer", "head", "position"), "head_positions")
 TABLE_KINDS = {kind.name: kind for kind in (HEAD_IMPACT, LAYER_IMPACT, NEURON_IMPACT, PAIR_IMPACT, SUBSET_IMPACT)}
-"""The kinds of the shipped batteries whose cells act at all their positions jointly; manifests may name them only."""
+"""The kinds of the shipped batteries that were there first; manifests may name them only."""
+SHIPPED = (*TABLE_KINDS.values(), LAYER_PAIR_IMPACT, LAYER_SUBSET_IMPACT, POSITION_IMPACT, HEAD_POSITION_IMPACT)
+"""The kinds of all shipped batteries; a table's name and its columns distinguish them."""

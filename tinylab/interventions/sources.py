@@ -23,6 +23,8 @@ RunName = Literal["clean", "corrupt"]
 RUNS: tuple[RunName, ...] = ("clean", "corrupt")
 OWN_SETS = ("condition", "template")
 """Reference sets of the run's own corpus: of all of it, or of an example's template."""
+NOTHING = -1
+"""In place of a row: nothing is put in there."""
 MOST_POSITIONS = 2**20
 """No prompt has more tokens."""
 
@@ -140,11 +142,15 @@ class Noise:
     reference: Reference | None = None
     seed: int | None = None
     draw: int = 0
+    examples: tuple[int, ...] | None = None  # that it is for, by number; others stay as they are; None for all
 
     def rows(self, groups: IntArray, numbers: IntArray, positions: IntArray) -> IntArray:
-        """One for each position of each example."""
+        """One for each position of each example that it is for."""
         del groups
         found: IntArray = numbers * MOST_POSITIONS + positions
+        if self.examples is not None:
+            mine = {*self.examples}
+            found[[number not in mine for number in numbers.tolist()]] = NOTHING
         return found
 
 
@@ -153,7 +159,8 @@ Run = Own | Donor
 Made = Mean | Difference | Vector | Noise
 """Sources that are made before the run.
 
-Their `rows(groups, numbers, positions)` are numbers for what an example's token gets: equal ones get the same."""
+Their `rows(groups, numbers, positions)` are numbers for what an example's token gets: equal ones get the same, and where it is
+`NOTHING` the token stays as it is."""
 Source = Run | Made
 """What a variant's `source` may be."""
 

@@ -40,14 +40,15 @@ def strongest_of_run(asked: OfRun, output_dir: Path, model: ModelIdentity | None
     kind = TableKind.of_manifest(manifest)
     what = f"{asked.key}={asked.run}"
     if kind.component != asked.component:
+        like = "battery=h1" if asked.granularity is None else f"battery=mlps battery.site={asked.granularity}"
         raise ConfigError(f"{what}: a run of {kind.plural} ({manifest['battery']['name']}), expected one whose components are "
-                          f"{', '.join(asked.component)} each, such as of battery=h1.")
+                          f"{', '.join(asked.component)} each, such as of {like}.")
     told = manifest["provenance"]["model"]
     theirs = ModelIdentity(told["name"], told["revision"], told["digest"])
     if model is not None and not _same(theirs, model):
         raise ConfigError(f"{what}: a run of another model, {_called(theirs)}, and this one is of {_called(model)}; expected one "
                           "of the same weights.")
-    changes = _changes(what, folder, manifest, kind)
+    changes = _changes(what, folder, manifest, kind, part=asked.granularity)
     order = sorted(changes, key=lambda component: (-changes[component], component))
     where = {"run_id": manifest["run_id"], "folder": str(folder), "condition": manifest["condition"], "k": asked.k,
              "metric": labelled(answer_of(manifest))}
@@ -104,14 +105,20 @@ def answer_of(manifest: dict[str, Any]) -> str:
     return str((corpus.get("answers") or {}).get("kind", FIRST))
 
 
-def _changes(what: str, folder: Path, manifest: dict[str, Any], kind: TableKind) -> dict[tuple[int, ...], float]:
-    """Each component's largest |mean change| of what effects are labelled by."""
+def _changes(
+    what: str, folder: Path, manifest: dict[str, Any], kind: TableKind, *, part: str | None
+) -> dict[tuple[int, ...], float]:
+    """Each component's largest |mean change| of what effects are labelled by; of layers, `part` is what of them is meant."""
     by = labelled(answer_of(manifest))
+    columns = [*kind.component, *kind.apart, "metric", "effect_logits"]
     try:
-        rows = pq.read_table(folder / manifest[EFFECTS], columns=[*kind.component, "metric", "effect_logits"]).to_pylist()
+        rows = pq.read_table(folder / manifest[EFFECTS], columns=columns).to_pylist()
     except (OSError, ValueError, pa.ArrowException) as error:
         raise ConfigError(f"{what}: its {manifest[EFFECTS]} cannot be read ({' '.join(str(error).split())}); compute it again "
                           "with overwrite=true.") from error
+    if part is not None and (others := {row["granularity"] for row in rows} - {part}):
+        raise ConfigError(f"{what}: a run of {', '.join(sorted(others))} of layers, expected one of {part}, such as of "
+                          f"battery=mlps battery.site={part}.")
     changes: dict[tuple[int, ...], float] = {}
     for row in rows:
         if row["metric"] == by and row["effect_logits"] is not None:

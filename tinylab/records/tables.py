@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from tinylab.arrays import FloatArray
 from tinylab.batteries.base import Cell, Key
-from tinylab.interventions.components import TableKind
+from tinylab.interventions.components import LAYER_PAIR_IMPACT, PAIR_IMPACT, TableKind
 from tinylab.task.corpus import PromptPair
 
 COLUMN_TYPES: dict[str, pa.DataType] = {  # a kind of table has columns of its own
@@ -57,6 +57,8 @@ EFFECTS_COLUMNS = (
 """What `effects` tells of a cell and metric; null where it is undefined."""
 SYNERGY_COLUMNS = ("joint", "single1", "single2", "synergy", "ci_low", "ci_high", "n")
 """What `synergy` tells of a pair and metric: mean changes from the unmodified run, joint − (single1 + single2), 95 %, n."""
+SYNERGY_MATRICES = {PAIR_IMPACT.matrix: "synergy_matrix", LAYER_PAIR_IMPACT.matrix: "layer_synergy_matrix"}
+"""What a sweep's table of synergies is called beside the matrix of its pairs."""
 MATRIX_COLUMNS = ("condition", "model", "battery", "device", "dtype", "direction", "positions")
 """What a sweep's matrix adds to the impact columns; behind them comes one for each swept setting, called as its override."""
 
@@ -85,6 +87,11 @@ def effects_columns(kind: TableKind) -> list[str]:
 def synergy_columns(kind: TableKind) -> list[str]:
     """The columns of `synergy` beside an impact table of pairs, in order."""
     return ["run_id", "seed", *kind.keys, "metric", *SYNERGY_COLUMNS]
+
+
+def synergy_matrix_columns(kind: TableKind, swept: Sequence[str] = ()) -> list[str]:
+    """The columns of a sweep's table that joins synergies, in order."""
+    return [*synergy_columns(kind), *MATRIX_COLUMNS, *swept]
 
 
 def schema(columns: Sequence[str], kind: TableKind) -> pa.Schema:

@@ -12,10 +12,11 @@ from rich.table import Table
 from tinylab.checks.published import Comparison, Published
 from tinylab.effects.ability import by_template, sentence
 from tinylab.records.manifest import RunFolder
-from tinylab.records.reading import read_synergy
+from tinylab.records.reading import read_synergy, read_table
 from tinylab.records.storage import read_json
+from tinylab.records.tables import SYNERGY_MATRICES
 from tinylab.report.baselines import baselines_view
-from tinylab.report.joint import synergy_view
+from tinylab.report.joint import synergies_sentence, synergy_view
 from tinylab.report.runs import runs_view, warnings_sentence
 from tinylab.report.views import (
     View,
@@ -119,6 +120,9 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
             out.print(line)
         for note in group["notes"]:
             out.print(f"note: {note}")
+    for name in SYNERGY_MATRICES.values():
+        if (path := manifest["artifacts"].get(name)) is not None:
+            out.print(synergies_sentence(read_table(folder / path).to_pandas(), path))
     _print_comparisons(folder, out)
     if "withheld" in invariants:
         out.print(f"invariants withheld: {invariants['withheld']}")

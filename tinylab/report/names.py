@@ -1,4 +1,4 @@
-"""What components of several units are called for people: `0.2` for a head, `0.2 + 1.4` for a pair."""
+"""What components of several units are called for people: `0.2` for a head, `3` for a layer, `0.2 + 1.4` for a pair."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ COLUMNS = ("first", "second")
 """What a pair's two units are called in place of their columns of numbers."""
 
 
-def unit_names(rows: pd.DataFrame, columns: tuple[str, str]) -> list[str]:
-    """The unit in each row, such as `0.2`, from its columns of layer and place."""
-    return [f"{layer}.{place}" for layer, place in rows[list(columns)].to_numpy().tolist()]
+def unit_names(rows: pd.DataFrame, columns: tuple[str, ...]) -> list[str]:
+    """The unit in each row, such as `0.2`, from its columns of layer and place, or a whole layer, such as `3`."""
+    return [".".join(map(str, places)) for places in rows[list(columns)].to_numpy().tolist()]
 
 
 def with_names(rows: pd.DataFrame, kind: TableKind) -> tuple[pd.DataFrame, list[str]]:

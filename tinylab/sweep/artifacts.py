@@ -22,10 +22,11 @@ from tinylab.records.documents import SweepSummary
 from tinylab.records.invariants import Invariants
 from tinylab.records.manifest import RunFolder
 from tinylab.records.reading import read_table
+from tinylab.records.tables import SYNERGY_MATRICES
 from tinylab.sweep.effects import effects_of
 from tinylab.sweep.finished import CROSS_CONDITION, output_root, run_folders
 from tinylab.sweep.invariants import ConditionRun, Group, Settings, find_invariants
-from tinylab.sweep.joining import Child, join
+from tinylab.sweep.joining import Child, join, join_synergies
 from tinylab.sweep.ranking import rank_matrix
 
 DOCUMENTS = ("summary", "invariants")
@@ -68,6 +69,10 @@ def write_artifacts(
                             metrics=metrics, rank=settings.rank, k=settings.k)
         rankings.update(zip((child.folder.path for child in joined), found, strict=True))
         written[kind.matrix] = f"{CROSS_CONDITION}/{file.name}"
+        synergies = SYNERGY_MATRICES.get(kind.matrix)
+        if synergies is not None and (told := [child for child in joined if "synergy" in child.manifest]):
+            join_synergies(target / f"{synergies}.parquet", told)
+            written[synergies] = f"{CROSS_CONDITION}/{synergies}.parquet"
     for name in {*earlier} - {*written, *DOCUMENTS}:  # of runs that this sweep has no more, and pictures, which are drawn again
         (folder / earlier[name]).unlink(missing_ok=True)
     write_document(SweepSummary, target / "summary.json", _summary(children, failures))

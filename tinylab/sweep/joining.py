@@ -18,9 +18,9 @@ from tinylab.measures.metrics import labelled
 from tinylab.records.choosing import answer_of
 from tinylab.records.identity import digest
 from tinylab.records.manifest import RunFolder
-from tinylab.records.reading import ADVICE, read_effects, read_impact
+from tinylab.records.reading import ADVICE, read_effects, read_impact, read_synergy
 from tinylab.records.storage import writing_table
-from tinylab.records.tables import impact_columns, matrix_columns, schema
+from tinylab.records.tables import impact_columns, matrix_columns, schema, synergy_columns, synergy_matrix_columns
 
 GROUP_ROWS = 2**18
 """A row group of a matrix is closed once it has so many rows."""
@@ -99,12 +99,31 @@ class Child:
             unknown = {*pc.unique(table["metric"]).to_pylist()} - {*self.baselines}
             if unknown:
                 raise OutputError(f"{self.folder.file('summary')}: has no baseline of {', '.join(map(str, unknown))}; {ADVICE}.")
-            for name, label in (self.labels | self.settings).items():
-                table = table.append_column(name, pa.repeat(label, len(table)))
-            return table.cast(schema(matrix_columns(self.kind, list(self.settings)), self.kind))
+            return self._labelled(table, matrix_columns(self.kind, list(self.settings)))
         except (OutputError, ValueError, pa.ArrowException) as error:
             told = str(error) if isinstance(error, OutputError) else f"{self.folder.table(self.manifest)}: {error}; {ADVICE}."
             raise Unreadable(told, self) from error
+
+    def synergy(self) -> pa.Table | None:
+        """How far its pairs are from the sum of their singles, with the labels appended; None of other components.
+
+        Raises:
+            Unreadable: the table cannot be read, or is none of ours.
+        """
+        try:
+            if (table := read_synergy(self.folder, self.manifest)) is None:
+                return None
+            return self._labelled(table.select(synergy_columns(self.kind)),
+                                  synergy_matrix_columns(self.kind, list(self.settings)))
+        except (OutputError, ValueError, pa.ArrowException) as error:
+            told = str(error) if isinstance(error, OutputError) else f"{self.folder.file('synergy')}: {error}; {ADVICE}."
+            raise Unreadable(told, self) from error
+
+    def _labelled(self, table: pa.Table, columns: list[str]) -> pa.Table:
+        """A table of its cells with the labels appended, as a matrix has these columns."""
+        for name, label in (self.labels | self.settings).items():
+            table = table.append_column(name, pa.repeat(label, len(table)))
+        return table.cast(schema(columns, self.kind))
 
     def effects(self, columns: Sequence[str]) -> pa.Table | None:
         """Some columns of what it says of its metric of labels, behind those of a cell; None where it says nothing of any metric.
@@ -172,6 +191,20 @@ def join(file: Path, children: Sequence[Child]) -> Matrix:
             rows.append([len(table) for table in tables])
             writer.write_table(pa.concat_tables(tables), row_group_size=max(1, sum(rows[-1])))
     return Matrix(file, rows)
+
+
+def join_synergies(file: Path, children: Sequence[Child]) -> None:
+    """Write the synergies of runs of pairs that have the same kind of table, one after the other.
+
+    Args:
+        file: where to.
+        children: one run or more.
+    """
+    first = children[0]
+    with writing_table(file, schema(synergy_matrix_columns(first.kind, list(first.settings)), first.kind)) as writer:
+        for child in children:
+            if (table := child.synergy()) is not None:
+                writer.write_table(table)
 
 
 def _row_groups(children: Sequence[Child]) -> Iterator[list[pa.Table]]:

@@ -50,21 +50,21 @@ def gathered(
         return firsts, None, [], SAME if firsts[0] == firsts[1] else None
     cut = 1 if kind.first_tokens else None
     (target, told), (foil, more) = (_distinct([tuple(one[:cut]) for one in some]) for some in (answers[:count], answers[count:]))
-    if any(_begins(one, other) or _begins(other, one) for one in target for other in foil):
+    if _beginnings(target) & {*foil} or _beginnings(foil) & {*target}:
         return firsts, None, [], OVERLAP
     return firsts, Answers(target, foil), list(dict.fromkeys([*told, *more])), None
 
 
 def _distinct(alternatives: Sequence[Tokens]) -> tuple[tuple[Tokens, ...], list[str]]:
     """The alternatives, each once, without those that begin with another one: whatever begins so is counted with that one."""
-    once = tuple(dict.fromkeys(alternatives))
-    kept = tuple(one for one in once if not any(_begins(other, one) for other in once if other != one))
+    once = dict.fromkeys(alternatives)
+    kept = tuple(one for one in once if not any(one[:end] in once for end in range(1, len(one))))
     return kept, [TWICE] * (len(once) < len(alternatives)) + [EXTENDS] * (len(kept) < len(once))
 
 
-def _begins(one: Tokens, other: Tokens) -> bool:
-    """Whether the other begins with the one."""
-    return other[: len(one)] == one
+def _beginnings(answers: Iterable[Tokens]) -> set[Tokens]:
+    """All that some answers begin with, to the whole of each."""
+    return {one[:end] for one in answers for end in range(1, len(one) + 1)}
 
 
 def described(kind: str, answers: Iterable[Answers | None]) -> dict[str, Any] | None:

@@ -55,6 +55,13 @@ class Prepared:
         """Which examples do not have the position of a cell."""
         return lacking(self.cells, self.tokens)
 
+    @property
+    def spared(self) -> Bool[np.ndarray, "V B"]:
+        """Which examples a cell is not for, as its seed does not use them."""
+        every = np.arange(len(self.tokens))
+        return np.array([np.full(len(every), False) if cell.seed is None else ~np.isin(every, self.seeds[cell.seed])
+                         for cell in self.cells])
+
 
 def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepared:
     """Tokenise the condition, draw the seeds' examples, list the battery's cells and, behind them, shams.

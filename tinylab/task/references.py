@@ -65,12 +65,12 @@ def fill_in(
     Raises:
         ConfigError: an example has no template whose mean it could take, or positions do not align.
     """
-    (condition, tokens), seeds = pool, list(drawn)
+    condition, tokens = pool
     chosen = sorted({b for examples in drawn.values() for b in examples})
     pairs, used = [condition.pairs[b] for b in chosen], [tokens[b] for b in chosen]
     sources = [cell.variant.source for cell in cells]
     if needs_donors(cells):
-        donors = _donors(condition, tokens, battery, seeds)
+        donors = _donors(condition, tokens, battery, drawn)
         used = [replace(own, donors=tuple(tokens[d].prompt(battery.target) for d in donors[b]))
                 for own, b in zip(used, chosen, strict=True)]
     if any(isinstance(source, Noise) for source in sources):
@@ -91,11 +91,18 @@ def fill_in(
             other, kept = whole
             told["corpus"] = {"path": other.path, "sha256": other.sha256, "kept": len(kept), "dropped": other.dropped}
     over = "" if rule is None else rule.over
-    return Filled(used, [one for cell in cells for one in _bound(cell, sets, over, seeds, battery.draws)], told)
+    rows = {seed: None if len({*examples}) == len(chosen) else tuple(condition.pairs[b].row for b in sorted({*examples}))
+            for seed, examples in drawn.items()}
+    return Filled(used, [one for cell in cells for one in _bound(cell, sets, over, rows, battery.draws)], told)
 
 
-def _bound(cell: Cell, sets: dict[str, Reference], over: str, seeds: Sequence[int], draws: int) -> list[Cell]:
-    """A cell with its source filled in, once for each seed and draw where it is random."""
+def _bound(
+    cell: Cell, sets: dict[str, Reference], over: str, seeds: Mapping[int, tuple[int, ...] | None], draws: int
+) -> list[Cell]:
+    """A cell with its source filled in, once for each seed and draw where it is random.
+
+    `seeds` has the rows that each seed uses, None for all.
+    """
     source = cell.variant.source
 
     def taking(other: Source, seed: int | None = None, draw: int | None = None) -> Cell:
@@ -106,20 +113,27 @@ def _bound(cell: Cell, sets: dict[str, Reference], over: str, seeds: Sequence[in
     if isinstance(source, Difference):
         return [taking(Difference(sets["clean"], sets["corrupt"]))]
     if isinstance(source, Noise):
-        return [taking(replace(source, reference=sets[over], seed=seed), seed, 0) for seed in seeds]
+        return [taking(replace(source, reference=sets[over], seed=seed, examples=rows), seed, 0) for seed, rows in seeds.items()]
     if isinstance(source, Donor):
         return [taking(Donor(place * draws + draw), seed, draw) for place, seed in enumerate(seeds) for draw in range(draws)]
     return [cell]
 
 
-def _donors(condition: Condition, tokens: Sequence[TokenPair], battery: Battery, seeds: Sequence[int]) -> list[list[int]]:
-    """For each pair its donors, indices of others: each seed's in turn, the same whatever else is drawn."""
+def _donors(
+    condition: Condition, tokens: Sequence[TokenPair], battery: Battery, drawn: Mapping[int, Sequence[int]]
+) -> list[list[int]]:
+    """For each pair its donors, indices of others: each seed's in turn, the same whatever else is drawn.
+
+    Of a seed that does not use the pair it is its own donor, which changes nothing and so costs nothing.
+    """
     found: list[list[int]] = []
-    for pair, pool in zip(condition.pairs, _pools(tokens, battery), strict=True):
+    of_seed = {seed: {*examples} for seed, examples in drawn.items()}
+    for b, (pair, pool) in enumerate(zip(condition.pairs, _pools(tokens, battery), strict=True)):
         found.append([])
-        for seed in seeds:
+        for seed, mine in of_seed.items():
             rng = np.random.default_rng([seed, pair.row])
-            found[-1] += [int(b) for b in rng.choice(pool, battery.draws, replace=len(pool) < battery.draws)]
+            others = rng.choice(pool, battery.draws, replace=len(pool) < battery.draws) if b in mine else [b] * battery.draws
+            found[-1] += [int(other) for other in others]
     return found
 
 

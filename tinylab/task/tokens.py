@@ -135,7 +135,7 @@ def tokenise(
     Raises:
         CorpusError: a word that the vocabulary lacks, too little left to use.
     """
-    encode = cache(encode)
+    encode, lost = cache(encode), cache(lost)
     tokens: dict[int, TokenPair] = {}
     reasons, details, unspaced = dict[int, str](), dict[int, str](), list[PromptPair]()
     notes = text_notes(condition.pairs)

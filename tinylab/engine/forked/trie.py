@@ -152,12 +152,12 @@ def edited(
         tokens: [B, T] padded prompts of the target runs.
         here: [B, T], where they are changed.
         put_in: [B, T], a number for what is put in at a place: the source's node in a trie, say; it stands for all that it
-            depends on. None for an operation without a source.
+            depends on. NONE where nothing is. None for an operation without a source.
         own: [B, T], the same of what was there; None: count what is put in as a change even if it is the same.
     """
     places = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
     put_in = places if put_in is None else put_in
-    changed = here if own is None else here & (put_in != own[:, : tokens.shape[1]])
+    changed = here & (put_in != (NONE if own is None else own[:, : tokens.shape[1]]))
     latest = np.maximum.accumulate(np.where(changed, places, NONE), axis=1)
     marks = np.where(latest == NONE, NONE, np.take_along_axis(put_in, np.maximum(latest, 0), axis=1))
     tree = build(tokens, marks)
