@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from gguf_files import needs_reader, write_gguf
 from old_lab import lay_out, scan_file, write
 from tinylab.command import COMMANDS
 from tinylab.config.hydra_internals import flags_parser
+from typed import type_in_shell
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,7 +67,7 @@ def test_a_command_of_the_documents_runs(user: Callable[..., int], command: str,
     if in_process:
         assert user(*words, *small) == 0
     else:
-        assert subprocess.run([sys.executable, "-m", "tinylab", *words, *small], check=False).returncode == 0
+        assert (done := type_in_shell(Path(), "-m", "tinylab", *words, *small)).returncode == 0, done.stderr
     assert bool(list(Path("outputs").glob("*/*/manifest.json"))) != ("dry_run=true" in words)
 
 

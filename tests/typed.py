@@ -40,7 +40,7 @@ def type_in(folder: Path, *args: str) -> int:
 
 
 def type_in_shell(folder: Path, *args: str, fresh: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python …` in a process of its own, in a folder: `-m …` in a fork of one that has imported (`warm.py`), if not fresh."""
+    """Run `python …` in a process of its own, in a folder: `-m …` in a fork of one with all imported (`warm.py`), if not fresh."""
     own = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     together = {**own, "OMP_WAIT_POLICY": "PASSIVE", **environment}
     if args[0] == "-m" and not fresh and (process := _warm()).serves(together):

@@ -63,7 +63,7 @@ class Warm:
             subprocess.TimeoutExpired: it did not end in time, and was killed.
         """
         with open(os.devnull, "rb") as nothing, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-            self.connection.send((list(words), str(folder), dict(environment)))
+            self.connection.send((list(words), str(folder.resolve()), dict(environment)))
             for stream in (nothing, out, err):
                 send_handle(self.connection, stream.fileno(), self.process.pid)
             pid = self.connection.recv()
