@@ -39,12 +39,22 @@ def type_in(folder: Path, *args: str) -> int:
         return main(args)
 
 
-def type_in_shell(folder: Path, *args: str, fresh: bool = False, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python …` in a process of its own, in a folder: `-m …` in a fork of one with all imported (`warm.py`), if not fresh."""
+def type_in_shell(
+    folder: Path, *args: str, fresh: bool | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `python …` in a process of its own, in a folder.
+
+    Args:
+        folder: the working folder.
+        args: `-m module …` or `-c code …`, say.
+        fresh: whether Python starts anew for it; if not, it is a fork of a process with all imported (`warm.py`), as it is for
+            `-m` unless another choice is given here.
+        environment: further variables.
+    """
     own = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
     together = {**own, "OMP_WAIT_POLICY": "PASSIVE", **environment}
-    if args[0] == "-m" and not fresh and (process := _warm()).serves(together):
-        return process.run(args[1:], folder, together, TIMEOUT)
+    if not (args[0] != "-m" if fresh is None else fresh) and (process := _warm()).serves(together):
+        return process.run(args, folder, together, TIMEOUT)
     return subprocess.run(
         [sys.executable, *args], cwd=folder, env=together, capture_output=True, text=True, timeout=TIMEOUT, check=False
     )

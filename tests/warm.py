@@ -24,6 +24,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from pathlib import Path
+from types import ModuleType
 
 PRELOADED = (
     "torch", "torch.utils.flop_counter", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
@@ -57,7 +58,7 @@ class Warm:
     def run(
         self, words: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
-        """Run a module, the first of the words, as `python -m` does.
+        """Run `python -m MODULE …` or `python -c CODE …`.
 
         Raises:
             subprocess.TimeoutExpired: it did not end in time, and was killed.
@@ -111,6 +112,17 @@ def _serve(connection: Connection) -> None:
         connection.send(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
+def _be_the_command() -> None:
+    kind, sys.argv = sys.argv[0], sys.argv[1:]
+    if kind == "-m":
+        sys.path[0] = os.getcwd()
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        code, sys.path[0], sys.argv[0] = sys.argv[0], "", "-c"
+        sys.modules["__main__"] = main = ModuleType("__main__")
+        exec(compile(code, "<string>", "exec"), vars(main))
+
+
 def main() -> None:
     """Import, serve, and be the command."""
     connection = Connection(int(sys.argv[1]))
@@ -118,10 +130,9 @@ def main() -> None:
         importlib.import_module(name)
     gc.freeze()  # a collection in a fork would copy every page of what was imported
     _serve(connection)
-    sys.path[0] = os.getcwd()  # as `python -m` has it
     code: object = 0
     try:
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        _be_the_command()
     except SystemExit as end:
         code = end.code
     except BaseException:
