@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -43,6 +44,12 @@ def pytest_configure(config: pytest.Config) -> None:
         import torch
 
         torch.set_default_device(config.getoption("--device"))
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is looked for among what tests make, not among all that their imports have made."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
@@ -103,6 +110,14 @@ def each_config_is_parsed_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OmegaConf, "load", staticmethod(load))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_waits_for_a_disk() -> Iterator[None]:
+    """What is written survives no power cut, and no test waits for a disk that others use too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 
