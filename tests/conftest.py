@@ -6,7 +6,6 @@ import gc
 import json
 import logging
 import os
-import pickle
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -90,26 +89,11 @@ def no_log_of_an_earlier_command() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def each_config_is_parsed_once() -> Iterator[None]:
-    """A config file's text that was parsed before in this process is not parsed again: commands of tests read the same forty.
+def each_choice_of_configs_is_composed_once() -> Iterator[None]:
+    """Commands of tests compose the same files over and over (`remembered.py`)."""
+    from remembered import remembered
 
-    Processes of their own (`typed.type_in_shell`) parse as users' do.
-    """
-    from omegaconf import OmegaConf
-
-    parse, parsed = OmegaConf.load, dict[str, bytes]()
-
-    def load(file: Any) -> Any:
-        if not hasattr(file, "read"):
-            return parse(file)
-        text = file.read()
-        if text not in parsed:
-            file.seek(0)
-            parsed[text] = pickle.dumps(parse(file))
-        return pickle.loads(parsed[text])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OmegaConf, "load", staticmethod(load))
+    with remembered():
         yield
 
 
