@@ -33,7 +33,7 @@ PRELOADED = (
     "matplotlib.figure", "matplotlib.backends.backend_agg", "tinylab.app", "tinylab.experiment", "tinylab.engine.choose",
     "tinylab.report.observers", "tinylab.sweep.aggregate",
 )
-COLD = ("HF_", "HUGGINGFACE", "OMP_", "MKL_", "OPENBLAS", "PYTHON", "LANG", "LC_", "TORCH", "MPL", "CUDA", "LD_", "TRANSFORMERS")
+COLD = ("HF_", "HUGGINGFACE", "OMP_", "MKL_", "OPENBLAS", "PYTHON", "LANG", "LC_", "TORCH_", "MPL", "CUDA", "LD_", "TRANSFORMERS")
 """Variables that are read at import: where one of them differs, a command needs a fresh process."""
 STREAMS = 3
 
