@@ -1,9 +1,9 @@
 """What Hydra makes of the same config files, made once in a process of tests: half of what a command of a tiny run takes.
 
 Hundreds of commands compose the forty files of `conf/` two or three times each. Which files a choice of options takes, and what
-they give together before any value is overridden, is remembered as bytes, under everything that it is made of: the choice, and the
-name, size and time of every file of every folder of configs. Each command gets a copy of its own, overrides its own values in it
-and resolves them. What is no success is never remembered, and processes of their own (`typed.type_in_shell`) remember nothing.
+they give together before any value is overridden, is remembered as bytes, under everything that it is made of: the choice, and
+the name, size and time of every file of every folder of configs. Each command gets a copy of its own, overrides its own values in
+it and resolves them. What is no success is never remembered, and processes of their own (`typed.type_in_shell`) remember nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+OWN = {"create_defaults_list": loader.create_defaults_list,
+       "_compose_config_from_defaults_list": ConfigLoaderImpl._compose_config_from_defaults_list}
+"""Hydra's own."""
 OF_HYDRA = ("pkg", "hydra.conf")
 
 

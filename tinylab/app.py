@@ -230,7 +230,7 @@ def _hydra(
     args: argparse.Namespace, parser: argparse.ArgumentParser, more: Sequence[str] = (), mode: RunMode | None = None
 ) -> None:
     asked = argparse.Namespace(**{**vars(args), "overrides": [*args.overrides, *more]})
-    run_hydra(asked, parser, task, config_folders(args), CONFIG_NAME, mode)
+    run_hydra(asked, parser, task, config_folders(args), CONFIG_NAME, mode=mode)
 
 
 def task(cfg: DictConfig) -> None:

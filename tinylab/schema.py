@@ -225,7 +225,7 @@ def _typed(group: str, cls: type[T], values: dict[str, Any]) -> T:
         if key not in known:
             raise ConfigError(f"{prefix}{key}: unknown key; {options(key, known)}.")
     try:
-        typed = OmegaConf.to_object(OmegaConf.merge(_structured(cls), values))
+        typed = OmegaConf.to_object(OmegaConf.merge(_structured(cls), values))  # type: ignore[arg-type]  # a class is hashable
     except OmegaConfBaseException as error:
         key = (getattr(error, "full_key", None) or "").split("[", maxsplit=1)[0].split(".", maxsplit=1)[0]
         reason = _first_line(error)

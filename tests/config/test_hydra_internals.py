@@ -5,16 +5,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal.hydra import Hydra
 
 import tinylab
+from conftest import Command
 from tinylab.config.composing import Composer
 from tinylab.config.hydra_internals import flags_parser, split_arguments
+from typed import SHORT
 
 
 def test_the_adapter_alone_imports_what_is_private() -> None:
     package = Path(tinylab.__file__).parent
     private = [str(file.relative_to(package)) for file in package.rglob("*.py") if "hydra._internal" in file.read_text()]
     assert private == ["config/hydra_internals.py"]
+
+
+@pytest.mark.parametrize("flags", [(), ("-m",)])
+def test_hydra_composes_once_more_what_the_plan_has_composed(
+    flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tinylab: Command
+) -> None:
+    composed, own = list[list[str]](), Hydra.compose_config
+
+    def counted(self: Hydra, config_name: str, overrides: list[str], *args: Any, **kwargs: Any) -> Any:
+        composed.append(overrides)
+        return own(self, config_name, overrides, *args, **kwargs)
+
+    monkeypatch.setattr(Hydra, "compose_config", counted)
+    asked = Hydra.get_mode
+    assert tinylab(*flags, *SHORT, "battery.heads=[0]") == 0
+    by_hydra = [any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=")) for text in line) for line in composed]
+    assert by_hydra == [*[False] * (3 if flags else 1), True]
+    assert Hydra.get_mode is asked
 
 
 def test_hydras_flags_are_read_as_the_wrapper_uses_them() -> None:

@@ -7,7 +7,7 @@ search path of a command line. When a new Hydra breaks one of these (tests/confi
 |---|---|---|
 | `flags_parser` | Hydra's own flags | `parse_args` gives overrides, multirun, cfg, info, config_dir and so on |
 | `run_hydra` | the entry point behind `hydra.main` | takes parsed flags, a task; looks in `config_path` before `config_dir` |
-| `_knowing` | a composition less before each run | the entry point asks `Hydra.get_mode` for `hydra.mode`, and nothing else does |
+| `_knowing` | a composition less before each run | only the entry point asks `Hydra.get_mode`, for `hydra.mode` |
 | `search_path`, `main_hydra` | composing as the entry point will | as in `hydra._internal.utils._run_hydra` |
 | `split_arguments` | the jobs of a multirun | as `BasicSweeper` splits them |
 | `loader_of` | composing another option of a group inside a job | sources as `hydra.runtime.config_sources` tells them |
@@ -62,6 +62,7 @@ def run_hydra(
     task: Callable[..., Any],
     folders: tuple[str, str | None],
     name: str,
+    *,
     mode: RunMode | None = None,
 ) -> None:
     """Run Hydra as `hydra.main` does.
