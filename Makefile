@@ -16,7 +16,7 @@ SPREAD := -n 2 --dist loadfile
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
 
-test: $(VENV)/.dev ## the whole suite
+test: $(VENV)/.dev ## the suite, but for what has a target of its own below
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q $(SPREAD)
 
 test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; engines and models with the oldest transformers
