@@ -11,12 +11,12 @@ BITS := .venv-bits
 # Two processes with a core each (tests/conftest.py), each test file in one of them.
 SPREAD := -n 2 --dist loadfile
 
-.PHONY: demo test test-bits test-real real-models test-families test-same test-oldest test-faults test-slurm test-browser test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real bench-large findings gallery site constraints clean
+.PHONY: demo test test-bits test-real real-models test-families test-same test-oldest test-faults test-slurm test-browser test-ray test-peers fuzz mutants families validation statistics schemas check bench bench-peers bench-real bench-large findings gallery site constraints clean test-slow
 
 demo: $(VENV)/.base ## which heads matter for two tasks, and which for both
 	$(BIN)/python -m tinylab -m condition=cond_a,cond_b
 
-test: $(VENV)/.dev ## the whole suite
+test: $(VENV)/.dev ## the suite, but for what has a target of its own below
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q $(SPREAD)
 
 test-families: $(VENV)/.dev $(OLD)/.dev ## every family in float64 and on long prompts; engines and models with the oldest transformers
@@ -53,8 +53,11 @@ fuzz: $(VENV)/.dev ## corpora, configs, command lines, models and results of any
 test-ray: $(RAY)/.dev ## sweeps on a local Ray: the same tables, a killed worker, nothing left running
 	OMP_WAIT_POLICY=PASSIVE $(RAY)/bin/python -m pytest -q -m ray
 
+test-slow: $(VENV)/.dev ## a quick run of the benchmarks; documented sweeps whose workers each start Python anew
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q $(SPREAD) -m slow
+
 test-peers: $(PEERS)/.dev ## H1 and H2 tables against TransformerLens's own hooks, in ten families; the benchmark beside other tools; folders of datasets
-	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q $(SPREAD) tests/engine/test_peers.py tests/test_benchmarks.py tests/task/test_saved_datasets.py
+	OMP_WAIT_POLICY=PASSIVE $(PEERS)/bin/python -m pytest -q $(SPREAD) -m "" tests/engine/test_peers.py tests/test_benchmarks.py tests/task/test_saved_datasets.py
 
 mutants: $(VENV)/.dev ## wrong programs, one at a time: the tests must notice each of them
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -44,6 +45,12 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_default_device(config.getoption("--device"))
 
 
+def pytest_collection_finish() -> None:
+    """Garbage is looked for among what tests make, not among all that their imports have made."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     measured = session.config.stash.get(validation.KEPT, {})
     if session.config.getoption("--write-docs") and exitstatus == pytest.ExitCode.OK and measured:
@@ -79,6 +86,23 @@ def no_log_of_an_earlier_command() -> Iterator[None]:
         if isinstance(handler, logging.FileHandler):
             logging.getLogger().removeHandler(handler)
             handler.close()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def each_choice_of_configs_is_composed_once() -> Iterator[None]:
+    """Commands of tests compose the same files over and over (`remembered.py`)."""
+    from remembered import remembered
+
+    with remembered():
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_waits_for_a_disk() -> Iterator[None]:
+    """What is written survives no power cut, and no test waits for a disk that others use too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -32,7 +32,10 @@ TIMEOUT = 1200.0
 """Seconds for the tests of one mutant; the slowest needs ten on a quiet core, and no mutant is meant to hang."""
 LEAVING = 10.0
 """Seconds to leave after the answer: who is killed leaves semaphores behind."""
-PRELOADED = ["torch", "transformers.modeling_utils", "pandas", "pyarrow.parquet", "hydra", "hypothesis",
+PRELOADED = ["torch", "transformers.modeling_utils", "pandas", "pyarrow.parquet", "hydra._internal.utils", "hypothesis", "pytest",
+             "_pytest.assertion.rewrite", "scipy.stats", "statsmodels.stats.multitest",
+             "statsmodels.stats.proportion", "matplotlib.figure", "matplotlib.backends.backend_agg", "pydantic", "rich.table",
+             "psutil", "filelock", "jaxtyping", "safetensors.torch", "tqdm", "yaml",
              *(f"transformers.models.{name}.modeling_{name}" for name in ("gpt2", "llama", "mistral", "gemma3"))]
 """Imported once, by the process that all others are forks of; nothing of tinylab."""
 KILLED, SURVIVED, BROKEN = "killed", "survived", "broken"

@@ -179,6 +179,7 @@ def test_the_clock_tells_the_engines_seconds_from_the_models_and_the_metrics(slo
         assert (share() > 0.7) == engines
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
     document, raw = tmp_path / "benchmarks.md", tmp_path / "raw.json"
     command = [sys.executable, str(ROOT / "benchmarks/run.py"), "--quick", "--out", str(document), "--raw", str(raw)]

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from old_lab import lay_out, scan_file, write
 from saved_datasets import save_splits
 from tinylab.command import COMMANDS
 from tinylab.config.hydra_internals import flags_parser
+from typed import type_in, type_in_shell
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,9 +55,9 @@ def user(tmp_path: Path, tinylab: Callable[..., int]) -> Callable[..., int]:
 
 
 def runnable() -> list[ParameterSet]:
-    """Commands that need no hub; those for Ray belong to make test-ray."""
+    """Commands that need no hub; those for Ray belong to make test-ray, those for other launchers to make test-slow."""
     found = [c for c in commands("python -m tinylab ") if not any(n in c for n in ELSEWHERE)]
-    marks = {"launcher=ray": [needs_ray, pytest.mark.ray], "model=gguf": [needs_reader]}
+    marks = {"launcher=ray": [needs_ray, pytest.mark.ray], "launcher=": [pytest.mark.slow], "model=gguf": [needs_reader]}
     return [pytest.param(c, marks=next((own for part, own in marks.items() if part in c), [])) for c in found]
 
 
@@ -71,7 +71,7 @@ def test_a_command_of_the_documents_runs(user: Callable[..., int], command: str,
     if in_process:
         assert user(*words, *small) == 0
     else:
-        assert subprocess.run([sys.executable, "-m", "tinylab", *words, *small], check=False).returncode == 0
+        assert (done := type_in_shell(Path(), "-m", "tinylab", *words, *small)).returncode == 0, done.stderr
     assert bool(list(Path("outputs").glob("*/*/manifest.json"))) != ("dry_run=true" in words)
 
 
@@ -89,20 +89,32 @@ def test_a_command_for_a_hub_model_composes(
         assert all(config.model.path is None for config in make_plan(composer, args.overrides, args.multirun).configs)
 
 
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a sweep was typed."""
+    folder = tmp_path_factory.mktemp("swept")
+    assert type_in(folder, "-m", "condition=cond_a,cond_b", "report=false", "plots=false", *SMALL) == 0
+    return folder / "outputs"
+
+
 @pytest.mark.parametrize("command", commands("python -m tinylab.aggregate"))
-def test_an_aggregate_command_of_the_documents_runs(user: Callable[..., int], command: str) -> None:
+def test_an_aggregate_command_of_the_documents_runs(user: Callable[..., int], command: str, swept: Path) -> None:
     from tinylab.aggregate import main
 
-    assert user("-m", "condition=cond_a,cond_b", *SMALL) == 0
+    del user
+    shutil.copytree(swept, "outputs")
     words = [str(path) for word in shlex.split(command)[3:] for path in (Path().glob(word) if "*" in word else [word])]
     assert main(words) == 0
 
 
 @pytest.mark.parametrize("command", commands("python -m tinylab.report"))
-def test_a_report_command_of_the_documents_writes_a_page(user: Callable[..., int], command: str, pages: None) -> None:
+def test_a_report_command_of_the_documents_writes_a_page(
+    user: Callable[..., int], command: str, pages: None, swept: Path
+) -> None:
     from tinylab.report.__main__ import main
 
-    assert user("-m", "condition=cond_a,cond_b", "report=false", *SMALL) == 0
+    del user
+    shutil.copytree(swept, "outputs")
     words = [str(path) for word in shlex.split(command)[3:] for path in (Path().glob(word) if "*" in word else [word])]
     assert main(words) == 0 and all((Path(word) / "report.html").is_file() for word in words)
 

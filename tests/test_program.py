@@ -112,7 +112,7 @@ def test_data_for_other_programs_has_the_users_own_options_first(tinylab: Comman
 
 
 def test_module_and_console_script_are_the_same_program(tmp_path: Path) -> None:
-    module = type_in_shell(tmp_path, "-m", "tinylab", "list", "models", "--json")
+    module = type_in_shell(tmp_path, "-m", "tinylab", "list", "models", "--json", fresh=True)
     entry = "import sys\nfrom tinylab.program import main\nsys.exit(main())"
     script = type_in_shell(tmp_path, "-c", entry, "list", "models", "--json")
     assert (module.returncode, module.stdout) == (0, script.stdout)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from tinylab.models.loading import load_model
 from tinylab.records.identity import unlike_default
 from tinylab.results import load_run
 from tinylab.validate import validate_invariants_json
+from typed import type_in_shell
 
 CORPUS = Path(__file__).parents[1] / "tinylab/assets/corpora/ioi.jsonl"
 ROWS = [json.loads(line) for line in CORPUS.read_text().splitlines()][:4]
@@ -44,9 +43,9 @@ def probability(model: Any, prompt: str, answer: str) -> float:
 def test_a_command_gives_what_plain_transformers_give(kind: str, tmp_path: Path) -> None:
     rows = answers(kind)
     write_jsonl(tmp_path / "my.jsonl", rows)
-    command = [sys.executable, "-m", "tinylab", "condition=jsonl", "condition.path=my.jsonl", "condition.tag=mine",
+    command = ["-m", "tinylab", "condition=jsonl", "condition.path=my.jsonl", "condition.tag=mine",
                f"condition.answer={kind}", "metrics=[logprob_diff,prob_diff]", "plots=false", "+verify_slice.device=cpu"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = type_in_shell(tmp_path, *command)
     assert done.returncode == 0, done.stderr
     run = load_run(only(tmp_path, "outputs/runs/*"))
     assert run.verify is not None and run.verify["verdict"] == "pass"

@@ -120,7 +120,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) 
     _failures.clear()
     try:
         with hydras_own_errors():
-            _hydra(args, parser)
+            _hydra(args, parser, mode=plan.mode)
     except ConfigError as error:
         _failures.append(error)
     if not _failures:
@@ -166,7 +166,7 @@ def _sweep(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan
                       ended_since(time.time(), overwrite=plan.first.overwrite)), \
                 local_ray(plan.own_ray) as overrides:
             args.overrides += overrides
-            error = launch_with_retries(lambda *more: _hydra(args, parser, more), plan.sweep_folder)
+            error = launch_with_retries(lambda *more: _hydra(args, parser, more, plan.mode), plan.sweep_folder)
         if error is not None and plan.submitit is not None:  # a job left no result; others may still run
             slurm.settle(plan.sweep_folder, plan.submitit, error)
     except (KeyboardInterrupt, SystemExit, TinylabError) as end:  # SystemExit: Ray's answer to SIGTERM
@@ -226,9 +226,11 @@ def _joined(plan: Plan, launcher_error: Exception | None) -> dict[str, Any]:
     return outcome
 
 
-def _hydra(args: argparse.Namespace, parser: argparse.ArgumentParser, more: Sequence[str] = ()) -> None:
+def _hydra(
+    args: argparse.Namespace, parser: argparse.ArgumentParser, more: Sequence[str] = (), mode: RunMode | None = None
+) -> None:
     asked = argparse.Namespace(**{**vars(args), "overrides": [*args.overrides, *more]})
-    run_hydra(asked, parser, task, config_folders(args), CONFIG_NAME)
+    run_hydra(asked, parser, task, config_folders(args), CONFIG_NAME, mode=mode)
 
 
 def task(cfg: DictConfig) -> None:

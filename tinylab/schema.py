@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hydra.utils import get_class
@@ -224,7 +225,7 @@ def _typed(group: str, cls: type[T], values: dict[str, Any]) -> T:
         if key not in known:
             raise ConfigError(f"{prefix}{key}: unknown key; {options(key, known)}.")
     try:
-        typed = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), values))
+        typed = OmegaConf.to_object(OmegaConf.merge(_structured(cls), values))  # type: ignore[arg-type]  # a class is hashable
     except OmegaConfBaseException as error:
         key = (getattr(error, "full_key", None) or "").split("[", maxsplit=1)[0].split(".", maxsplit=1)[0]
         reason = _first_line(error)
@@ -235,6 +236,13 @@ def _typed(group: str, cls: type[T], values: dict[str, Any]) -> T:
     for name, value in vars(typed).items():
         storable(f"{prefix}{name}", value)
     return typed
+
+
+@cache
+def _structured(cls: type[Any]) -> DictConfig:
+    """The types and defaults of a dataclass; merging copies it."""
+    made: DictConfig = OmegaConf.structured(cls)
+    return made
 
 
 def _first_line(error: Exception) -> str:

@@ -405,7 +405,7 @@ def test_hydras_flags_with_multirun_are_one_sentence(
     "command", [["-m", "tinylab"], [str(Path(sys.executable).with_name("tinylab"))]], ids=["module", "console script"]
 )
 def test_the_process_ends_with_the_exit_code_and_one_line(command: list[str], tmp_path: Path) -> None:
-    done = type_in_shell(tmp_path, *command, "condition=nope")
+    done = type_in_shell(tmp_path, *command, "condition=nope", fresh=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "cond_a" in done.stderr
     assert done.stdout == ""

@@ -5,16 +5,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal.hydra import Hydra
 
 import tinylab
+from conftest import Command
 from tinylab.config.composing import Composer
 from tinylab.config.hydra_internals import flags_parser, split_arguments
+from typed import SHORT
 
 
 def test_the_adapter_alone_imports_what_is_private() -> None:
     package = Path(tinylab.__file__).parent
     private = [str(file.relative_to(package)) for file in package.rglob("*.py") if "hydra._internal" in file.read_text()]
     assert private == ["config/hydra_internals.py"]
+
+
+@pytest.mark.parametrize("flags", [(), ("-m",)])
+def test_hydra_does_not_compose_for_what_the_plan_knows(
+    flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tinylab: Command
+) -> None:
+    asked = list[Any]()
+    monkeypatch.setattr(Hydra, "get_mode", lambda *args, **_: asked.append(args))
+    before = Hydra.get_mode
+    assert tinylab(*flags, *SHORT, "battery.heads=[0]") == 0
+    assert asked == [] and Hydra.get_mode is before
 
 
 def test_hydras_flags_are_read_as_the_wrapper_uses_them() -> None:

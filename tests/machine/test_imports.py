@@ -14,7 +14,7 @@ from tinylab.machine.imports import large_import
 def _unfrozen() -> Iterator[None]:
     yield
     gc.enable()
-    gc.unfreeze()
+    gc.freeze()  # as conftest.py has it
 
 
 def test_no_garbage_is_collected_while_it_is_open_and_what_came_is_never_looked_at_again() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ from tinylab.convert import main as convert
 from tinylab.errors import ConfigError, ModelError
 from tinylab.models.loading import load_model, skeleton
 from tinylab.models.weights import loaded_bytes
+from typed import type_in_shell
 
 ROWS = [
     {"clean": "the capital of France is", "corrupt": "the capital of Italy is", "target": " Paris", "foil": " Rome"},
@@ -179,8 +179,8 @@ def test_a_conversion_is_whole_or_not_there(
         assert told in line
         assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "empty").mkdir()
-    command = [sys.executable, "-m", "tinylab.convert", "m.gguf", "empty", "--dtype", "bfloat16"]
-    assert "2 layers × 4 heads in bfloat16" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    done = type_in_shell(tmp_path, "-m", "tinylab.convert", "m.gguf", "empty", "--dtype", "bfloat16")
+    assert done.returncode == 0 and "2 layers × 4 heads in bfloat16" in done.stdout, done.stderr
     assert load(tmp_path / "empty").model.lm_head.weight.equal(load(tmp_path / "m.gguf").model.lm_head.weight.bfloat16().float())
 
 

@@ -7,6 +7,7 @@ search path of a command line. When a new Hydra breaks one of these (tests/confi
 |---|---|---|
 | `flags_parser` | Hydra's own flags | `parse_args` gives overrides, multirun, cfg, info, config_dir and so on |
 | `run_hydra` | the entry point behind `hydra.main` | takes parsed flags, a task; looks in `config_path` before `config_dir` |
+| `_knowing` | a composition less before each run | only the entry point asks `Hydra.get_mode`, for `hydra.mode` |
 | `search_path`, `main_hydra` | composing as the entry point will | as in `hydra._internal.utils._run_hydra` |
 | `split_arguments` | the jobs of a multirun | as `BasicSweeper` splits them |
 | `loader_of` | composing another option of a group inside a job | sources as `hydra.runtime.config_sources` tells them |
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -27,6 +29,7 @@ from hydra._internal.utils import _run_hydra, create_config_search_path, get_arg
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
 
 from tinylab.errors import ConfigError, options
 
@@ -59,6 +62,8 @@ def run_hydra(
     task: Callable[..., Any],
     folders: tuple[str, str | None],
     name: str,
+    *,
+    mode: RunMode | None = None,
 ) -> None:
     """Run Hydra as `hydra.main` does.
 
@@ -68,10 +73,23 @@ def run_hydra(
         task: of a job.
         folders: of the configs, the first one first; Hydra by itself would look into --config-dir last.
         name: of the root config.
+        mode: what the composed config says of `hydra.mode`.
     """
     first, second = folders
     asked = argparse.Namespace(**{**vars(args), "config_path": first, "config_dir": second})
-    _run_hydra(asked, parser, task, config_path=first, config_name=name)
+    with _knowing(mode):
+        _run_hydra(asked, parser, task, config_path=first, config_name=name)
+
+
+@contextmanager
+def _knowing(mode: RunMode | None) -> Iterator[None]:
+    """Answer Hydra's question for the mode, for which it would compose the whole config once more."""
+    own = Hydra.get_mode
+    Hydra.get_mode = lambda *_, **__: mode  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = own  # type: ignore[method-assign]
 
 
 def search_path(first: str, second: str | None = None) -> ConfigSearchPath:

@@ -57,6 +57,7 @@ class Plan:
     launcher: tuple[str, ...] = ()  # overrides that tell the launcher
     own_ray: bool = False  # whether a Ray is started for the sweep
     submitit: str | None = None  # submitit_local or submitit_slurm, None for the other launchers
+    mode: RunMode | None = None  # what the config says of hydra.mode
 
     @property
     def first(self) -> Config:
@@ -115,7 +116,8 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
         config = validate(base)
         _check_device(config)
         run_id(config)  # a finished run that it names and is none is an error here: an interpolation would lose the sentence
-        return Plan([config], [Path(str(base.hydra.run.dir))], None, is_explicit(parsed, "hydra.run.dir"), [])
+        return Plan([config], [Path(str(base.hydra.run.dir))], None, is_explicit(parsed, "hydra.run.dir"), [],
+                    mode=base.hydra.mode)
     launcher = check_launcher(str(base.hydra.launcher._target_))
     jobs, configs = _jobs(composer, overrides, base, devices_are_here=launcher != "submitit_slurm")
     if not jobs:
@@ -124,7 +126,7 @@ def make_plan(composer: Composer, overrides: Sequence[str], multirun: bool) -> P
     folder = sweep_folder(composer, parsed, composer.parse(_arguments(overrides, base)), base, configs)
     launch = plan_launch(base, configs)
     return Plan(configs, [folder / job.folder for job in jobs], folder, is_explicit(parsed, "hydra.sweep.dir"), jobs,
-                launch.workers, launch.overrides, launch.own_ray, launcher)
+                launch.workers, launch.overrides, launch.own_ray, launcher, base.hydra.mode)
 
 
 def _arguments(overrides: Sequence[str], base: DictConfig) -> list[str]:
