@@ -273,7 +273,7 @@ def test_a_folder_of_data_may_be_given_with_corpora_and_splits_side_by_side(conf
     [
         ("gpt2-small", "gpt2", "openai-community/gpt2"),
         ("gpt2-medium", "gpt2-medium", "openai-community/gpt2-medium"),
-        ("gpt2-xl", "openai-community_gpt2-xl", "openai-community/gpt2-xl"),
+        ("gpt2-large", "openai-community_gpt2-large", "openai-community/gpt2-large"),
         ("pythia-160m", "pythia-160m", "EleutherAI/pythia-160m"),
         ("mistralai/Mistral-7B-v0.1", "mistralai_Mistral-7B-v0.1", "mistralai/Mistral-7B-v0.1"),
     ],
