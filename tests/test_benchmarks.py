@@ -223,6 +223,7 @@ def small_model(tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
+@pytest.mark.slow
 def test_whole_runs_give_the_numbers_of_a_plain_script_beside_them(small_model: Path, tmp_path: Path) -> None:
     document, raw = tmp_path / "benchmarks.md", tmp_path / "raw.json"
     document.write_text("# Before\n")
@@ -299,6 +300,7 @@ def test_ratios_are_of_medians_and_beside_their_targets() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_run_on_a_model_that_was_made_for_it_is_measured_beside_a_plain_script(tmp_path: Path) -> None:
     document, raw = tmp_path / "benchmarks.md", tmp_path / "raw.json"
     words = ROOT / "tinylab/assets/tiny"

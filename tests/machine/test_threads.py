@@ -118,6 +118,7 @@ def test_no_jobs_at_once_is_exit_code_2(tinylab: Command, tmp_path: Path, capsys
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [None, 3])
 def test_a_joblib_sweep_uses_the_threads_that_its_manifests_tell(asked: int | None, tmp_path: Path) -> None:
     line = [JOBLIB, "hydra.launcher.n_jobs=4", *([] if asked is None else [f"threads={asked}"])]
