@@ -24,7 +24,7 @@ ROUNDING = 1e-12
 
 def holm(p: Float64[np.ndarray, " V"]) -> FloatArray:
     """Adjusted p-values that hold for all together, whatever their dependence."""
-    tested = np.flatnonzero(~np.isnan(p))  # by hand, as below: statsmodels takes a second of each command to import
+    tested = np.flatnonzero(~np.isnan(p))  # by hand, as below: statsmodels takes most of a second to import
     order = tested[np.argsort(p[tested])]
     found = np.full(len(p), np.nan)
     found[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
