@@ -126,7 +126,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut off": (shorter, "not a readable Arrow file"),
     "bent": (bent, "not a readable Arrow file"),
     "no such folder": (shutil.rmtree, "expected a file ending in .jsonl, .csv, .parquet, or a folder that datasets saved."),
-    "neither": (without("state.json"), "is a folder, and none that save_to_disk of the package datasets wrote"),
+    "neither": (without("state.json"), "is a folder, but none saved by the package datasets (save_to_disk)"),
 }
 
 

@@ -52,8 +52,8 @@ def _saved_folder(path: str) -> Path | None:
         if folder.is_dir():
             if is_saved(folder):
                 return folder
-            raise CorpusError(f"condition.path={path}: is a folder, and none that save_to_disk of the package datasets wrote; "
-                              f"expected such a one, or a file ({', '.join(SUFFIXES)}).")
+            raise CorpusError(f"condition.path={path}: is a folder, but none saved by the package datasets (save_to_disk); "
+                              f"expected one of those, or a file ({', '.join(SUFFIXES)}).")
     return None
 
 
