@@ -38,4 +38,5 @@ def test_nothing_is_done_for_what_is_there_or_where_the_collector_is_off(package
     before = gc.isenabled(), gc.get_freeze_count()
     with large_import(package):
         assert gc.isenabled() == before[0]
-    assert (gc.isenabled(), gc.get_freeze_count()) == before
+    assert gc.isenabled() == before[0]
+    assert before[1] - 1000 < gc.get_freeze_count() <= before[1]  # a few of what was frozen before may have died meanwhile
