@@ -27,7 +27,7 @@ def check_joint_site(site: str, keep_value_bias: bool) -> None:
     """
     one_of("battery.site", site, JOINT)
     if keep_value_bias and site != HEAD_OUT.name:
-        raise ConfigError(f"battery.keep_value_bias=true with battery.site={site}: a head's output alone holds a value bias that "
+        raise ConfigError(f"battery.keep_value_bias=true with battery.site={site}: only a head's output has a value bias that "
                           f"can be kept; use battery.site={HEAD_OUT}, or battery.keep_value_bias=false.")
 
 

@@ -142,7 +142,7 @@ def capture(model: CausalModel, sites: set[tuple[Site, int]], into: Activations)
     """While open, one forward pass stores a copy of each site's activation, [1, T, …] ([1, T, H, d_head] for heads).
 
     Raises:
-        EngineUnsupported: when it closes, an activation did not reach exactly once.
+        EngineUnsupported: when it closes, a forward pass did not reach an activation exactly once.
     """
     seen = dict.fromkeys(sites, 0)
 
