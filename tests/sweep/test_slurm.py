@@ -197,7 +197,7 @@ def test_an_interrupted_sweep_leaves_nothing_in_the_queue(machine: Cluster, tmp_
                    environment=machine.environment)
     until(lambda: worker(tmp_path, "SLURM_ARRAY_TASK_ID", "0"))
     parent.send_signal(signal.SIGINT)
-    assert parent.wait(60) == 170
+    assert parent.wait(60) == 130
     ids = slurm.job_ids(sweep_of(tmp_path))
     assert len(ids) == 4
     until(lambda: {machine.jobs().get(job, "forgotten") for job in ids} <= {"CANCELLED", "forgotten"})
