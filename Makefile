@@ -53,7 +53,7 @@ fuzz: $(VENV)/.dev ## corpora, configs, command lines, models and results of any
 test-ray: $(RAY)/.dev ## sweeps on a local Ray: the same tables, a killed worker, nothing left running
 	OMP_WAIT_POLICY=PASSIVE $(RAY)/bin/python -m pytest -q -m ray
 
-test-slow: $(VENV)/.dev ## quick runs of the benchmarks; sweeps whose workers each start Python anew
+test-slow: $(VENV)/.dev ## quick runs of the benchmarks; the wheel; recipes of CONTRIBUTING; sweeps whose workers each start Python anew
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q $(SPREAD) -m slow
 
 test-peers: $(PEERS)/.dev ## H1 and H2 tables against TransformerLens's own hooks, in ten families; the benchmark beside other tools; folders of datasets

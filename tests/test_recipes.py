@@ -11,6 +11,8 @@ import pytest
 
 from typed import type_in_shell
 
+pytestmark = pytest.mark.slow
+
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
 RECIPES = TEXT.split("## Recipes\n")[1].split("\n## ")[0]
 BLOCK = re.compile(r"(?:^`(?P<file>[^`\n]+)`\n\n)?```(?P<language>\w+)\n(?P<body>.*?)```", re.MULTILINE | re.DOTALL)

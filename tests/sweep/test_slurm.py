@@ -123,7 +123,10 @@ def swept(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReque
 # --- the same numbers everywhere ---
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", pytest.param("submitit_slurm", marks=slurm_only)])
+@pytest.mark.parametrize("launcher", [
+    *(pytest.param(launcher, marks=pytest.mark.slow) for launcher in ("joblib", "submitit_local")),
+    pytest.param("submitit_slurm", marks=slurm_only),
+])
 def test_the_tables_are_the_basic_launchers_bit_for_bit(launcher: str, swept: Callable[[str], Path]) -> None:
     assert complete(swept(launcher)) == set(CONDITIONS)
     assert len(tables(swept(launcher))) == 17

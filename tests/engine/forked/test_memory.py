@@ -72,6 +72,7 @@ def test_no_more_memory_is_taken_than_predicted(task: int, width: int, vocabular
     assert found["forwards"] == found["planned"]
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_halves_the_chunk_and_goes_on() -> None:
     """The address space is really limited: the allocator fails, as a GPU's would."""
     plenty, quiet = work(0, 256, 3, 500, 64, 16_384, None)
