@@ -22,6 +22,7 @@ from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT
 from tinylab.records.documents import EffectsSummary
 from tinylab.records.tables import effects_columns, per_example_table
 from tinylab.statistics import estimates
+from tinylab.statistics.proportions import of_clusters
 from tinylab.statistics.ranking import split_half, top_k
 from tinylab.statistics.strata import Groups
 from tinylab.task.corpus import PromptPair
@@ -326,6 +327,21 @@ def test_where_nothing_varies_the_effect_itself_decides() -> None:
     assert summary["examples_to_decide"] is None
 
 
+def test_noise_that_is_always_the_same_is_no_effect() -> None:
+    """t of a rounding that does not vary is infinite; what is within noise in every example has p = 1, what is not is tested."""
+    baseline, rng = np.full(12, 10.0), np.random.default_rng(0)
+    sizes = np.array([3e-10, -9e-6, 2e-5, 1.0, 5e-6])[:, None] + np.zeros((5, 12))
+    sizes[4] += 1e-7 * rng.normal(size=12)  # varies by less than it is
+    rows, _ = found(table({"logit_diff": (baseline + sizes, baseline, None), "p_drop": (sizes, np.zeros(12), None)}))
+    for one, spared in ((rows[:5], 1), (rows[5:], 2)):  # probabilities are rounded at 1e-6, ten logits at 1e-5
+        assert [row["p"] for row in one] == [1.0, 1.0 if spared == 1 else 0.0, 0.0, 0.0, one[4]["p"]]
+        assert (one[4]["p"] == 1.0) == (spared == 1)
+        assert [row["p_holm"] for row in one] == multipletests([row["p"] for row in one], method="holm")[1].tolist()
+        assert [row["nonzero"] for row in one] == [row["p"] < 0.05 for row in one]
+    noisy = found(table({"logit_diff": (baseline + sizes, baseline, None)}), noise={"logit_diff": 1e-5})[0]
+    assert [row["p"] for row in noisy] == [1.0, 1.0, 1.0, 0.0, 1.0]
+
+
 # Settings and the summary
 
 
@@ -338,6 +354,24 @@ def test_reused_words_are_clusters() -> None:
     assert [row["se"] for row in rows[:4]] == [approx(se) for se in fixed.se]
     assert [row["se"] for row in rows[:4]] != [row["se"] for row in found(table(numbers))[0][:4]]
     assert found(table(numbers, items=[f"w{b}" for b in range(12)]))[0] == found(table(numbers))[0]
+
+
+def test_reused_words_are_clusters_of_ranks_of_shares_and_of_the_f_test() -> None:
+    numbers = h1()
+    items = Groups(np.arange(12) // 2)
+    rows, summary = found(table(numbers, items=[f"w{item}" for item in items.codes]))
+    values, b, _ = numbers["logit_diff"]
+    d, given = values - b, Groups(CODES)
+    e = estimates.ratio(d, b)[1]
+    ranks, halves = top_k(d, given, 2, items=items), split_half(d, given, 2, items=items)
+    assert [row["p_top_k"] for row in rows[:4]] == ranks.probability.tolist()
+    assert summary["ranking"] == {"k": 2, "stability": ranks.stability, "naive": halves.naive, "held_out": halves.held_out}
+    assert [row["heterogeneity_p"] for row in rows[:4]] == [approx(p) for p in estimates.heterogeneity(e, given, items)]
+    assert [row["between_template_sd"] for row in rows[:4]] == [approx(sd) for sd in estimates.between_templates(e, given, items)]
+    beyond = numbers["kl_div"][0] > 0.05
+    share = estimates.fixed_templates(beyond.astype(float), None, given, items)
+    bounds = np.transpose(of_clusters(share, 12, 6))
+    assert [(row["share_low"], row["share_high"]) for row in rows[4:]] == [(approx(low), approx(high)) for low, high in bounds]
 
 
 def test_reused_words_take_holms_critical_value_for_maxt_and_say_so() -> None:

@@ -27,7 +27,7 @@ from tinylab.statistics.estimates import Estimate
 from tinylab.statistics.families import benjamini_hochberg, holm
 from tinylab.statistics.labels import LABELS, MATTERS, MIXED, UNDECIDED, critical, decide, hold_for_new_templates
 from tinylab.statistics.power import examples_to_decide
-from tinylab.statistics.proportions import clopper_pearson
+from tinylab.statistics.proportions import clopper_pearson, of_clusters
 from tinylab.statistics.ranking import split_half, top_k
 
 NOISES = 10
@@ -87,7 +87,7 @@ def conclude(
         if name == by:
             part, summary = _labelled(one, settings, noise.get(name, 0.0))
         elif one.metric.pooled:
-            part = _pooled(one, measured.get(by))
+            part = _pooled(one, measured.get(by), noise.get(by, 0.0))
         else:
             part = _unlabelled(one, settings, noise.get(name, 0.0))
         parts.append(part)
@@ -122,11 +122,11 @@ def _estimated(
     """The columns that every metric has."""
     low, high = fixed.interval()
     new_low, new_high = new.interval()
-    p = fixed.nonzero() if signed else np.full(len(e), np.nan)
     change = one.change
     means = change.mean(axis=1, keepdims=True)
     by_template = one.templates.means(change)
     floor = max(NOISES * noise, ROUNDING * max(1.0, float(np.abs(one.baseline).mean())))
+    p = _of_more_than_noise(fixed, change, floor) if signed else np.full(len(e), np.nan)
     return _described(one).assign(
         effect=fixed.value, se=fixed.se, df=fixed.df, ci_low=low, ci_high=high,
         new_templates_effect=new.value if len(one.templates.sizes) > 1 else np.nan,
@@ -135,9 +135,18 @@ def _estimated(
         nonzero=np.abs(means[:, 0]) > floor,
         templates_opposite=(by_template * means < 0).sum(axis=1),
         examples_opposite=(change * means < 0).mean(axis=1),
-        between_template_sd=estimates.between_templates(e, one.templates),
-        heterogeneity_p=estimates.heterogeneity(e, one.templates),
+        between_template_sd=estimates.between_templates(e, one.templates, one.items),
+        heterogeneity_p=estimates.heterogeneity(e, one.templates, one.items),
     )
+
+
+def _of_more_than_noise(fixed: Estimate, change: FloatArray, floor: float) -> FloatArray:
+    """Two-sided p-values of no effect; 1 where nothing but noise is there: t would take a rounding that is always the same for one.
+
+    That is where no example changes by more than the floor, or none varies and the mean is within it.
+    """
+    noise = (np.abs(change) <= floor).all(axis=1) | ((fixed.se == 0) & (np.abs(change.mean(axis=1)) <= floor))
+    return np.where(noise & ~np.isnan(fixed.se), 1.0, fixed.nonzero())
 
 
 def _unlabelled(one: Measured, settings: Settings, noise: float) -> pd.DataFrame:
@@ -147,20 +156,35 @@ def _unlabelled(one: Measured, settings: Settings, noise: float) -> pd.DataFrame
     change = one.change
     fixed = estimates.fixed_templates(change, None, one.templates, one.items)
     new = estimates.new_templates(change, None, one.templates, one.items)
-    beyond = (np.abs(change) > settings.smallest).sum(axis=1)
-    low, high = clopper_pearson(beyond, change.shape[1])
+    share, low, high = _share_beyond(one, settings.smallest)
     return _estimated(one, fixed, new, change, noise=noise, signed=one.metric.signed).assign(
-        share_beyond=beyond / change.shape[1], share_low=low, share_high=high)
+        share_beyond=share, share_low=low, share_high=high)
 
 
-def _pooled(one: Measured, made_of: Measured | None) -> pd.DataFrame:
-    """A ratio of means: it is the effect of what it is made of, as a fraction; undefined where that was not asked for."""
+def _share_beyond(one: Measured, smallest: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The share of examples that change by more, and its 95 % interval: exact, or by clusters where words are reused."""
+    beyond = np.abs(one.change) > smallest
+    share, n = beyond.mean(axis=1), beyond.shape[1]
+    if one.items is None or len(one.items.sizes) == n:
+        return share, *clopper_pearson(beyond.sum(axis=1), n)
+    estimate = estimates.fixed_templates(beyond.astype(float), None, one.templates, one.items)
+    return share, *of_clusters(estimate, n, len(one.items.sizes))
+
+
+def _pooled(one: Measured, made_of: Measured | None, noise: float) -> pd.DataFrame:
+    """A ratio of means: it is the effect of what it is made of, as a fraction; undefined where that was not asked for.
+
+    Args:
+        one: the ratio.
+        made_of: what it is made of.
+        noise: of what it is made of.
+    """
     if made_of is None or not _is_fraction(made_of):
         return _described(one)
     fixed = estimates.fixed_templates(made_of.change, made_of.whole, made_of.templates, made_of.items)
     new = estimates.new_templates(made_of.change, made_of.whole, made_of.templates, made_of.items)
     e = estimates.ratio(made_of.change, made_of.whole)[1]
-    return _estimated(made_of, fixed, new, e, noise=0.0).assign(metric=one.metric.name, nonzero=None)
+    return _estimated(made_of, fixed, new, e, noise=noise).assign(metric=one.metric.name, nonzero=None)
 
 
 def _is_fraction(one: Measured) -> bool:
@@ -176,7 +200,7 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
     new = estimates.new_templates(one.change, whole, one.templates, one.items)
     e = estimates.ratio(one.change, whole)[1]
     part = _estimated(one, fixed, new, e, noise=noise)
-    ranks = top_k(one.change, one.templates, settings.k)
+    ranks = top_k(one.change, one.templates, settings.k, items=one.items)
     part = part.assign(effect_logits=one.change.mean(axis=1), p_top_k=ranks.probability, label=None, new_templates=None)
     notes = _notes(one, fraction)
     summary: dict[str, Any] = {
@@ -215,7 +239,7 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
 
 def _ranking(one: Measured, settings: Settings, stable: float) -> dict[str, Any]:
     """How far the list of the k strongest can be relied on."""
-    told = split_half(one.change, one.templates, min(settings.k, len(one.keys)))
+    told = split_half(one.change, one.templates, min(settings.k, len(one.keys)), items=one.items)
     return {"k": min(settings.k, len(one.keys)), "stability": _json(stable), "naive": _json(told.naive),
             "held_out": _json(told.held_out)}
 
