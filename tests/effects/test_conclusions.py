@@ -21,7 +21,9 @@ from tinylab.effects.conclusions import Settings, conclude, noise_of
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT
 from tinylab.records.documents import EffectsSummary
 from tinylab.records.tables import effects_columns, per_example_table
+from tinylab.report.views import new_templates_sentence
 from tinylab.statistics import estimates
+from tinylab.statistics.power import templates_for_half
 from tinylab.statistics.proportions import of_clusters
 from tinylab.statistics.ranking import split_half, top_k
 from tinylab.statistics.strata import Groups
@@ -419,6 +421,28 @@ def test_the_summary_counts_labels_and_lists_the_largest_first() -> None:
     assert {name: summary[name] for name in told} == told
     assert summary["whole"] == approx(b.mean())
     assert summary["examples_to_decide"] > 12
+
+
+def test_templates_that_would_show_half_of_what_they_do_not_are_told() -> None:
+    """Of four cells that matter two have templates that differ too much; the one that differs less decides."""
+    effect = np.array([[-5.0, -5.2, -4.8], [-4.9, -5.1, -5.0], [-1.4, -3.0, -4.6], [-1.2, -4.0, -6.8]])
+    rng = np.random.default_rng(0)
+    b = rng.normal(10.0, 0.2, 12)
+    values = b + effect[:, CODES] + 0.02 * rng.normal(size=(4, 12))
+    rows, summary = found(table({"logit_diff": (values, b, None)}))
+    assert [row["label"] for row in rows] == ["matters"] * 4
+    assert [row["new_templates"] for row in rows] == [True, True, False, False]
+    new = estimates.new_templates(values - b, b, Groups(CODES))
+    some = estimates.Estimate(new.value[2:], new.se[2:], new.df[2:])
+    assert summary["templates_to_decide"] == templates_for_half(some, 0.05, 3, 4, 0.05)
+    alone = estimates.Estimate(new.value[2:3], new.se[2:3], new.df[2:3])
+    assert summary["templates_to_decide"] == templates_for_half(alone, 0.05, 3, 4, 0.05)
+    assert found(table({"logit_diff": (values[:2], b, None)}))[1]["templates_to_decide"] is None
+    sentences = [new_templates_sentence(told) for told in (summary, found(table({"logit_diff": (values[:2], b, None)}))[1])]
+    assert sentences == [f"for new templates 2 of the 4 that matter are shown to matter too; about "
+                         f"{summary['templates_to_decide']} templates would show half of the other 2",
+                         "for new templates 2 of the 2 that matter are shown to matter too"]
+    assert new_templates_sentence(found(table({"logit_diff": (values, b, None)}, [None] * 12))[1]) is None  # none are named
 
 
 def test_of_fewer_cells_than_k_all_are_the_strongest() -> None:

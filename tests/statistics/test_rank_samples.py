@@ -119,7 +119,8 @@ def test_halves_are_of_every_template() -> None:
 
 def test_examples_that_are_said_twice_are_drawn_as_if_said_once() -> None:
     """The same draws of items as of examples, to the digit: what is repeated tells nothing more."""
-    d, given, twice = changes(given=Groups(np.zeros(9, dtype=int))), Groups(np.zeros(18, dtype=int)), Groups(np.repeat(np.arange(9), 2))
+    d = changes(given=Groups(np.zeros(9, dtype=int)))
+    given, twice = Groups(np.zeros(18, dtype=int)), Groups(np.repeat(np.arange(9), 2))
     once, again = top_k(d, Groups(np.zeros(9, dtype=int)), 2), np.repeat(d, 2, axis=1)
     assert 0.2 < once.probability.max() < 0.99
     assert top_k(again, given, 2, items=twice).probability.tolist() == once.probability.tolist()
@@ -136,7 +137,8 @@ def test_items_that_are_in_every_template_are_drawn_whole() -> None:
 
 
 def test_an_item_of_its_own_for_each_example_is_none_and_a_template_of_one_item_tells_nothing() -> None:
-    d, own, alone = changes(), Groups(np.arange(9)), Groups(np.array([0, 1, 2, 3, 4, 5, 6, 6, 7]))  # template 2 has one item
+    d, own = changes(), Groups(np.arange(9))
+    alone = Groups(np.array([0, 1, 2, 3, 4, 5, 6, 6, 7]))  # template 2 has one item
     assert top_k(d, GIVEN, 2, items=own).probability.tolist() == top_k(d, GIVEN, 2).probability.tolist()
     assert split_half(d, GIVEN, 2, items=own) == split_half(d, GIVEN, 2)
     assert np.isnan(top_k(d, GIVEN, 2, items=alone).probability).all()

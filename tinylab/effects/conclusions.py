@@ -6,7 +6,7 @@ setting changes. The statistics themselves are in `tinylab.statistics`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from tinylab.statistics import estimates
 from tinylab.statistics.estimates import Estimate
 from tinylab.statistics.families import benjamini_hochberg, holm
 from tinylab.statistics.labels import LABELS, MATTERS, MIXED, UNDECIDED, critical, decide, hold_for_new_templates
-from tinylab.statistics.power import examples_to_decide
+from tinylab.statistics.power import examples_to_decide, templates_for_half
 from tinylab.statistics.proportions import clopper_pearson, of_clusters
 from tinylab.statistics.ranking import split_half, top_k
 
@@ -141,7 +141,7 @@ def _estimated(
 
 
 def _of_more_than_noise(fixed: Estimate, change: FloatArray, floor: float) -> FloatArray:
-    """Two-sided p-values of no effect; 1 where nothing but noise is there: t would take a rounding that is always the same for one.
+    """Two-sided p-values of no effect; 1 where nothing but noise is there, which t takes for an effect if it is always the same.
 
     That is where no example changes by more than the floor, or none varies and the mean is within it.
     """
@@ -210,7 +210,7 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
     if not fraction:
         part = part.assign(**dict.fromkeys(OF_A_FRACTION))
         return part, {**summary, "counts": None, "matter": [], "mixed": [], "ranking": _ranking(one, settings, ranks.stability),
-                      "examples_to_decide": None, "notes": notes}
+                      "examples_to_decide": None, "templates_to_decide": None, "notes": notes}
     correction = settings.correction
     if correction == "maxt" and one.items is not None:
         correction = "holm"
@@ -218,10 +218,10 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
     c = critical(fixed, settings.smallest, settings.alpha, correction, e, one.templates)
     crossed = estimates.crossover(one.change, settings.smallest * abs(float(one.whole.mean())), one.templates, one.items)
     labels = decide(fixed, c, settings.smallest, crossed, settings.alpha, settings.correction)
+    held = hold_for_new_templates(new, settings.smallest, labels, settings.alpha)
     part = part.assign(
         simultaneous_low=fixed.value - c * fixed.se, simultaneous_high=fixed.value + c * fixed.se,
-        label=pd.Series(labels, dtype=object),
-        new_templates=pd.Series(hold_for_new_templates(new, settings.smallest, labels, settings.alpha), dtype=object),
+        label=pd.Series(labels, dtype=object), new_templates=pd.Series(held, dtype=object),
     )
     undecided = np.array([label == UNDECIDED for label in labels])
     needed = examples_to_decide(fixed, c, settings.smallest, len(one.baseline))[undecided]
@@ -233,8 +233,21 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
         "mixed": _listed(part[part["label"] == MIXED]),
         "ranking": _ranking(one, settings, ranks.stability),
         "examples_to_decide": int(np.median(needed)) if len(needed) else None,
+        "templates_to_decide": _templates_to_decide(new, labels, held, one, settings),
         "notes": notes,
     }
+
+
+def _templates_to_decide(
+    new: Estimate, labels: Sequence[str | None], held: Sequence[bool | None], one: Measured, settings: Settings
+) -> int | None:
+    """About how many templates would show half of the cells to matter for new ones that matter and are not shown to; or none."""
+    open_ = np.array([label == MATTERS and shown is False for label, shown in zip(labels, held, strict=True)])
+    if not open_.any():
+        return None
+    some = Estimate(new.value[open_], new.se[open_], new.df[open_])
+    needed = templates_for_half(some, settings.smallest, len(one.templates.sizes), labels.count(MATTERS), settings.alpha)
+    return int(needed) if np.isfinite(needed) else None
 
 
 def _ranking(one: Measured, settings: Settings, stable: float) -> dict[str, Any]:
@@ -279,5 +292,5 @@ def _notes(one: Measured, fraction: bool) -> list[str]:
 
 def _nothing(settings: Settings, by: str) -> dict[str, Any]:
     return {**asdict(settings), "metric": by, "whole": None, "n": None, "templates": None, "cells": None, "counts": None,
-            "matter": [], "mixed": [], "ranking": None, "examples_to_decide": None,
+            "matter": [], "mixed": [], "ranking": None, "examples_to_decide": None, "templates_to_decide": None,
             "notes": [f"{by} was not asked for: no label"]}
