@@ -376,6 +376,13 @@ def test_reused_words_are_clusters_of_ranks_of_shares_and_of_the_f_test() -> Non
     assert [(row["share_low"], row["share_high"]) for row in rows[4:]] == [(approx(low), approx(high)) for low, high in bounds]
 
 
+def test_a_template_of_one_word_has_no_interval_and_that_is_noted() -> None:
+    rows, summary = found(table(h1(), items=["w" if b % 3 == 0 else f"w{b}" for b in range(12)]))
+    assert [undefined(row) for row in rows[:4]] == [{*FIXED, *DECIDED, "new_templates", "p_top_k"} | ALONE] * 4
+    assert summary["counts"] is None
+    assert summary["notes"] == ["1 of 3 templates have one item: no interval, no label"]
+
+
 def test_reused_words_take_holms_critical_value_for_maxt_and_say_so() -> None:
     rows, summary = found(table(h1(), items=[f"w{b // 3}" for b in range(12)]), replace(SETTINGS, correction="maxt"))
     by_holm, _ = found(table(h1(), items=[f"w{b // 3}" for b in range(12)]))

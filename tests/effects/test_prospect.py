@@ -63,6 +63,8 @@ def test_examples_that_share_items_count_as_items() -> None:
     assert f"; {examples_for(distance / 2, 1, 36, 0.05)} items would do" in found
     assert said([*"abcd"] * 8, None, [f"word {b}" for b in range(32)]) == said([*"abcd"] * 8)
     assert said([*"ab"] * 2, None, ["word"] * 4) == "4 examples of one item: no labels; at least two items are needed"
+    assert said([*"aabb"], None, ["v", "v", "v", "w"]) == (
+        "1 of 2 templates have one item: no labels; add rows of other items, or leave these out")
 
 
 @pytest.mark.parametrize(

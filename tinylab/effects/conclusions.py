@@ -29,6 +29,7 @@ from tinylab.statistics.labels import LABELS, MATTERS, MIXED, UNDECIDED, critica
 from tinylab.statistics.power import examples_to_decide, templates_for_half
 from tinylab.statistics.proportions import clopper_pearson, of_clusters
 from tinylab.statistics.ranking import split_half, top_k
+from tinylab.statistics.strata import Parts
 
 NOISES = 10
 """An effect is told from nothing where it is over so many times what a sham or a verify slice finds."""
@@ -284,6 +285,8 @@ def _notes(one: Measured, fraction: bool) -> list[str]:
         notes.append("one example: no interval, no label")
     elif (alone := int((one.templates.sizes == 1).sum())):
         notes.append(f"{alone} of {len(one.templates.sizes)} templates have one example: no interval, no label")
+    elif (alone := Parts.of(one.templates, one.items).alone):
+        notes.append(f"{alone} of {len(one.templates.sizes)} templates have one item: no interval, no label")
     if not fraction:
         notes.append(f"the mean that changes would be a fraction of is {float(one.whole.mean()):.3f} {one.metric.unit}, less "
                      f"than {RECOVERY_FLOOR:g}: no fractions, no label")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tinylab.config.groups import EffectsConfig
 from tinylab.statistics.power import examples_for, resolvable
-from tinylab.statistics.strata import Groups, templates
+from tinylab.statistics.strata import Groups, Parts, templates
 from tinylab.task.preparation import Prepared
 
 
@@ -27,6 +27,8 @@ def prospect(prepared: Prepared, effects: EffectsConfig) -> str:
         return f"{what}: no labels; {_mending(prepared)}"
     if count == 1:
         return f"{n} examples of one item: no labels; at least two items are needed"
+    if (alone := Parts.of(strata, items).alone):
+        return f"{alone} of {len(strata.sizes)} templates have one item: no labels; add rows of other items, or leave these out"
     named, unit, subject = None not in names, "", f"{n} examples"
     groups = len(strata.sizes)
     if count < n:

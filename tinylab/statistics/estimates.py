@@ -92,7 +92,7 @@ def fixed_templates(
     value, e = ratio(d, b)
     n_t, n = templates.sizes, len(templates.codes)
     parts = Parts.of(templates, items)
-    if n < 2 or (parts.share == 1).any():
+    if n < 2 or parts.alone:
         return Estimate(value, np.full(len(d), np.nan), np.full(len(d), np.nan))
     if len(parts.items.sizes) < n:
         variance = (parts.items.sums(parts.stretched(e)) ** 2).sum(axis=1) / n**2

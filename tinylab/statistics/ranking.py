@@ -75,7 +75,7 @@ def _drawn_together(
     if items is not None and len(items.sizes) < n:
         parts = Parts.of(templates, items)
         sums = parts.items.sums(parts.stretched(d)) / n
-        return None if (parts.share == 1).any() else [sums - sums.mean(axis=1, keepdims=True)]
+        return None if parts.alone else [sums - sums.mean(axis=1, keepdims=True)]
     if (n_t < 2).any():
         return None
     deviations = templates.centred(d) * np.sqrt(n_t / (n_t - 1))[templates.codes] / n
@@ -122,7 +122,7 @@ def split_half(
         splits: how often.
         seed: of the splits.
     """
-    if (Parts.of(templates, items).share == 1).any():
+    if Parts.of(templates, items).alone:
         return Exaggeration(float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
     reused = items is not None and len(items.sizes) < d.shape[1]
