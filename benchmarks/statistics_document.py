@@ -229,8 +229,8 @@ metric (Holm 1979), `q_bh` the mean share of false claims (Benjamini & Hochberg 
 (Lakens, Scheel & Isager 2018); otherwise `undecided`, which is not "no effect". `mixed` overrides: some template is over
 +smallest and another under −smallest; for each side the smallest one-sided p of the templates' t tests times their number,
 then the larger side, by Holm over cells (Gail & Simon 1985). `nonzero` is not a test: the mean change is over ten times the
-noise that a sham or the verify slice found; where no example changes by more than that, p is 1. `new_templates`: the second
-interval's t test beyond the smallest effect, by Holm among the cells that matter.
+noise that a sham or the verify slice found; where changes vary by no more than rounding, it decides p (1 or 0). `new_templates`:
+the second interval's t test beyond the smallest effect, by Holm among the cells that matter.
 
 `heterogeneity_p` is the F test of equal templates, `between_template_sd` their spread beyond that of their examples (Searle,
 Casella & McCulloch 1992). `share_beyond` with `share_low` and `share_high`, for metrics that are not a logit difference: the

@@ -18,7 +18,8 @@ from tinylab.checks.shams import sham_failed
 from tinylab.checks.shuffled_donors import add_shuffled_donors
 from tinylab.checks.verify import add_verify_slice, filled_in
 from tinylab.computing import Computed, Ready, compute, get_ready
-from tinylab.effects.conclusions import Settings, conclude, noise_of
+from tinylab.effects.conclusions import Settings, conclude
+from tinylab.effects.noise import noise_of
 from tinylab.effects.summary import summarise
 from tinylab.effects.synergy import joint_tables
 from tinylab.engine.base import Engine

@@ -17,7 +17,8 @@ from statsmodels.stats.multitest import multipletests
 from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.base import Cell
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.effects.conclusions import Settings, conclude, noise_of
+from tinylab.effects.conclusions import Settings, conclude
+from tinylab.effects.noise import noise_of
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT
 from tinylab.records.documents import EffectsSummary
 from tinylab.records.tables import effects_columns, per_example_table
@@ -330,7 +331,7 @@ def test_where_nothing_varies_the_effect_itself_decides() -> None:
 
 
 def test_noise_that_is_always_the_same_is_no_effect() -> None:
-    """t of a rounding that does not vary is infinite; what is within noise in every example has p = 1, what is not is tested."""
+    """t of a rounding that does not vary is infinite; what varies by no more than rounding has p = 1 if its mean is noise."""
     baseline, rng = np.full(12, 10.0), np.random.default_rng(0)
     sizes = np.array([3e-10, -9e-6, 2e-5, 1.0, 5e-6])[:, None] + np.zeros((5, 12))
     sizes[4] += 1e-7 * rng.normal(size=12)  # varies by less than it is
@@ -342,6 +343,17 @@ def test_noise_that_is_always_the_same_is_no_effect() -> None:
         assert [row["nonzero"] for row in one] == [row["p"] < 0.05 for row in one]
     noisy = found(table({"logit_diff": (baseline + sizes, baseline, None)}), noise={"logit_diff": 1e-5})[0]
     assert [row["p"] for row in noisy] == [1.0, 1.0, 1.0, 0.0, 1.0]
+    varying = 1e-3 + 1e-4 * rng.normal(size=(1, 12))  # less than a coarse verify slice finds, but it varies, and is tested
+    (row,), _ = found(table({"logit_diff": (baseline + varying, baseline, None)}), noise={"logit_diff": 1.0})
+    assert row["p"] < 1e-6 and not row["nonzero"]
+
+
+def test_a_cell_that_does_not_vary_as_a_fraction_is_decided_by_its_mean() -> None:
+    """Changes are exactly a part of levels that differ: nothing varies, whatever the changes do."""
+    b = np.array([8.0, 16.0, 8.0, 16.0])
+    rows, _ = found(table({"logit_diff": (b + np.array([[2.0**-20], [0.25]]) * b, b, None)}, ["x", "x", "y", "y"]))
+    assert [(row["se"], row["p"]) for row in rows] == [(0.0, 1.0), (0.0, 0.0)]
+    assert [row["nonzero"] for row in rows] == [False, True]
 
 
 # Settings and the summary
@@ -388,6 +400,15 @@ def test_reused_words_take_holms_critical_value_for_maxt_and_say_so() -> None:
     by_holm, _ = found(table(h1(), items=[f"w{b // 3}" for b in range(12)]))
     assert rows == by_holm
     assert any("maxt" in note for note in summary["notes"])
+
+
+def test_where_too_few_examples_are_flipped_nothing_is_decided_and_that_is_noted() -> None:
+    names = NAMES[:6]
+    rows, summary = found(table(h1(4, names), names), replace(SETTINGS, correction="maxt"))
+    assert [(row["label"], row["simultaneous_low"]) for row in rows[:4]] == [("undecided", None)] * 4
+    assert summary["notes"] == ["maxt has no critical value, as too few examples are flipped: no simultaneous intervals, so none "
+                                "matters or is negligible"]
+    assert found(table(h1(4, names), names))[1]["notes"] == []
 
 
 @pytest.mark.parametrize("correction", ["holm", "bh", "maxt"])

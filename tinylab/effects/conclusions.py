@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from tinylab.arrays import FloatArray
 from tinylab.config.groups import EffectsConfig
 from tinylab.effects.measured import Measured
+from tinylab.effects.noise import floor_of, p_beyond_noise
 from tinylab.interventions.components import TableKind
 from tinylab.measures.metrics import LOGIT_DIFF, named
 from tinylab.measures.recovery import RECOVERY_FLOOR
@@ -31,10 +32,6 @@ from tinylab.statistics.proportions import clopper_pearson, of_clusters
 from tinylab.statistics.ranking import split_half, top_k
 from tinylab.statistics.strata import Parts
 
-NOISES = 10
-"""An effect is told from nothing where it is over so many times what a sham or a verify slice finds."""
-ROUNDING = 1e-6
-"""The least that counts as noise, as a fraction of levels over 1: float32 and the forked engine round as much."""
 OF_A_FRACTION = ("effect", "se", "df", "ci_low", "ci_high", "new_templates_effect", "new_templates_low", "new_templates_high",
                  "p", "p_holm", "q_bh", "between_template_sd", "heterogeneity_p")
 """Columns that tell of effects as fractions, undefined where there is nothing to be a fraction of."""
@@ -53,19 +50,6 @@ class Settings:
     def of(cls, effects: EffectsConfig, k: int) -> Settings:
         """From a checked config."""
         return cls(effects.smallest, effects.alpha, effects.correction, k)
-
-
-def noise_of(controls: Mapping[str, Mapping[str, float]], verified: Mapping[str, Any]) -> dict[str, float]:
-    """By metric, the largest difference that a sham or a verify slice found.
-
-    Args:
-        controls: of summary.json.
-        verified: the metrics of verify.json; empty where there is none.
-    """
-    found = dict(controls.get("sham", {}))
-    for name, one in verified.items():
-        found[name] = max(found.get(name, 0.0), one.get("max_abs_diff") or 0.0)
-    return found
 
 
 def conclude(
@@ -126,8 +110,8 @@ def _estimated(
     change = one.change
     means = change.mean(axis=1, keepdims=True)
     by_template = one.templates.means(change)
-    floor = max(NOISES * noise, ROUNDING * max(1.0, float(np.abs(one.baseline).mean())))
-    p = _of_more_than_noise(fixed, change, floor) if signed else np.full(len(e), np.nan)
+    floor = floor_of(noise, one.baseline)
+    p = p_beyond_noise(fixed, change, one.baseline, floor) if signed else np.full(len(e), np.nan)
     return _described(one).assign(
         effect=fixed.value, se=fixed.se, df=fixed.df, ci_low=low, ci_high=high,
         new_templates_effect=new.value if len(one.templates.sizes) > 1 else np.nan,
@@ -139,15 +123,6 @@ def _estimated(
         between_template_sd=estimates.between_templates(e, one.templates, one.items),
         heterogeneity_p=estimates.heterogeneity(e, one.templates, one.items),
     )
-
-
-def _of_more_than_noise(fixed: Estimate, change: FloatArray, floor: float) -> FloatArray:
-    """Two-sided p-values of no effect; 1 where nothing but noise is there, which t takes for an effect if it is always the same.
-
-    That is where no example changes by more than the floor, or none varies and the mean is within it.
-    """
-    noise = (np.abs(change) <= floor).all(axis=1) | ((fixed.se == 0) & (np.abs(change.mean(axis=1)) <= floor))
-    return np.where(noise & ~np.isnan(fixed.se), 1.0, fixed.nonzero())
 
 
 def _unlabelled(one: Measured, settings: Settings, noise: float) -> pd.DataFrame:
@@ -217,6 +192,8 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
         correction = "holm"
         notes.append("words are reused, and maxt flips the signs of single examples: critical values are those of holm")
     c = critical(fixed, settings.smallest, settings.alpha, correction, e, one.templates)
+    if (np.isnan(c) & ~np.isnan(fixed.se)).any():
+        notes.append("maxt has no critical value, as too few examples are flipped: no simultaneous intervals, so none matters or is negligible")
     crossed = estimates.crossover(one.change, settings.smallest * abs(float(one.whole.mean())), one.templates, one.items)
     labels = decide(fixed, c, settings.smallest, crossed, settings.alpha, settings.correction)
     held = hold_for_new_templates(new, settings.smallest, labels, settings.alpha)
