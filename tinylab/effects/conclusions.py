@@ -193,7 +193,8 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
         notes.append("words are reused, and maxt flips the signs of single examples: critical values are those of holm")
     c = critical(fixed, settings.smallest, settings.alpha, correction, e, one.templates)
     if (np.isnan(c) & ~np.isnan(fixed.se)).any():
-        notes.append("maxt has no critical value, as too few examples are flipped: no simultaneous intervals, so none matters or is negligible")
+        notes.append("maxt has no critical value, as too few examples are flipped: no simultaneous intervals, so none matters or "
+                     "is negligible")
     crossed = estimates.crossover(one.change, settings.smallest * abs(float(one.whole.mean())), one.templates, one.items)
     labels = decide(fixed, c, settings.smallest, crossed, settings.alpha, settings.correction)
     held = hold_for_new_templates(new, settings.smallest, labels, settings.alpha)
