@@ -32,6 +32,8 @@ from tinylab.statistics.proportions import clopper_pearson, of_clusters
 from tinylab.statistics.ranking import split_half, top_k
 from tinylab.statistics.strata import Parts
 
+METHOD = 2
+"""Raised where the same numbers and settings give other effects: those of a finished run are then worked out anew."""
 OF_A_FRACTION = ("effect", "se", "df", "ci_low", "ci_high", "new_templates_effect", "new_templates_low", "new_templates_high",
                  "p", "p_holm", "q_bh", "between_template_sd", "heterogeneity_p")
 """Columns that tell of effects as fractions, undefined where there is nothing to be a fraction of."""
@@ -50,6 +52,10 @@ class Settings:
     def of(cls, effects: EffectsConfig, k: int) -> Settings:
         """From a checked config."""
         return cls(effects.smallest, effects.alpha, effects.correction, k)
+
+    def judged(self, noise: Mapping[str, float]) -> dict[str, Any]:
+        """What a manifest keeps of how effects were judged."""
+        return {**asdict(self), "method": METHOD, "noise": dict(noise)}
 
 
 def conclude(
