@@ -229,13 +229,17 @@ metric (Holm 1979), `q_bh` the mean share of false claims (Benjamini & Hochberg 
 (Lakens, Scheel & Isager 2018); otherwise `undecided`, which is not "no effect". `mixed` overrides: some template is over
 +smallest and another under −smallest; for each side the smallest one-sided p of the templates' t tests times their number,
 then the larger side, by Holm over cells (Gail & Simon 1985). `nonzero` is not a test: the mean change is over ten times the
-noise that a sham or the verify slice found. `new_templates`: the second interval's t test beyond the smallest effect, by Holm
-among the cells that matter.
+noise that a sham or the verify slice found; where changes vary by no more than rounding, it decides p (1 or 0). `new_templates`:
+the second interval's t test beyond the smallest effect, by Holm among the cells that matter.
 
 `heterogeneity_p` is the F test of equal templates, `between_template_sd` their spread beyond that of their examples (Searle,
 Casella & McCulloch 1992). `share_beyond` with `share_low` and `share_high`, for metrics that are not a logit difference: the
 share of examples that change by more than `effects.smallest`, exact for independent examples (Clopper & Pearson 1934). Their
 mean change has a t interval too, but a KL divergence is skewed and never negative: no sign test, no label.
+
+If words are reused, the F test and that spread take the mean of a word's examples in a template for one example (a word in
+several templates makes p larger, not smaller); a share's interval is the exact one of as many independent examples as its
+variance is worth (Korn & Graubard 1998); ranks resample whole words, and halves share none.
 
 `p_top_k`: how often a cell is among the k with the largest |mean change| when examples are resampled within their templates,
 deviations stretched by √(n_t/(n_t − 1)) (Rao & Wu 1988). It is about these templates, and does not account for effects that
@@ -243,6 +247,10 @@ cancel in the mean of a `mixed` cell. `effects.ranking.stability` is Φ of Nogue
 samples give one list, 0
 for lists drawn by chance. `naive` and `held_out` are the mean size of the k strongest on the half of the examples that selected
 them, and on the other half.
+
+`examples_to_decide` and `templates_to_decide`: about how many examples would decide half of the undecided cells, and how many
+templates would show half of those that matter to matter for new ones, with probability .8, if effects and spreads are as found.
+Before a run the same is said in standard deviations, for equal spreads.
 
 ## Several conditions
 

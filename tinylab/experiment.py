@@ -18,7 +18,8 @@ from tinylab.checks.shams import sham_failed
 from tinylab.checks.shuffled_donors import add_shuffled_donors
 from tinylab.checks.verify import add_verify_slice, filled_in
 from tinylab.computing import Computed, Ready, compute, get_ready
-from tinylab.effects.conclusions import Settings, conclude, noise_of
+from tinylab.effects.conclusions import Settings, conclude
+from tinylab.effects.noise import noise_of
 from tinylab.effects.summary import summarise
 from tinylab.effects.synergy import joint_tables
 from tinylab.engine.base import Engine
@@ -202,12 +203,12 @@ def _add(resolved: Resolved, folder: RunFolder, finished: dict[str, Any], lackin
 
 
 def _judge(config: Config, folder: RunFolder) -> None:
-    """Work effects out again where a finished run has been judged by other settings, or a verify slice found more noise."""
+    """Work effects out again where a finished run was judged by other settings or statistics, or a slice found more noise."""
     manifest, summary = folder.read(), read_json(folder.file("summary"))
     assert manifest is not None
     verified = read_json(folder.file("verify"))["metrics"] if folder.file("verify").is_file() else {}
     settings, noise = Settings.of(config.effects, config.invariants.k), noise_of(summary["controls"], verified)
-    if manifest.get("judged") == {**asdict(settings), "noise": noise}:
+    if manifest.get("judged") == settings.judged(noise):
         return
     table = read_per_example(folder, manifest)
     if any(name not in table.column_names for name in LATER):
@@ -217,7 +218,7 @@ def _judge(config: Config, folder: RunFolder) -> None:
     with renewing(folder) as new:
         write_table(new.file("effects"), effects)
         write_document(RunSummary, new.file("summary"), {**summary, "effects": told})
-        put_in_place(folder, {**kept, "judged": {**asdict(settings), "noise": noise}})
+        put_in_place(folder, {**kept, "judged": settings.judged(noise)})
 
 
 def _effects(
@@ -226,7 +227,7 @@ def _effects(
     """The table of effects, its part of the summary, and by what they were judged."""
     settings, noise = Settings.of(config.effects, config.invariants.k), noise_of(controls, verified or {})
     table, told = conclude(per_example, config.battery.table, settings, noise, config.labelled)
-    return table, told, {**asdict(settings), "noise": noise}
+    return table, told, settings.judged(noise)
 
 
 def _as_before(resolved: Resolved, finished: dict[str, Any]) -> Resolved:

@@ -17,11 +17,15 @@ from statsmodels.stats.multitest import multipletests
 from tinylab.batteries.activation_patch import ActivationPatch
 from tinylab.batteries.base import Cell
 from tinylab.batteries.heads_zero import HeadsZero
-from tinylab.effects.conclusions import Settings, conclude, noise_of
+from tinylab.effects.conclusions import Settings, conclude
+from tinylab.effects.noise import noise_of
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT
 from tinylab.records.documents import EffectsSummary
 from tinylab.records.tables import effects_columns, per_example_table
+from tinylab.report.views import new_templates_sentence
 from tinylab.statistics import estimates
+from tinylab.statistics.power import templates_for_half
+from tinylab.statistics.proportions import of_clusters
 from tinylab.statistics.ranking import split_half, top_k
 from tinylab.statistics.strata import Groups
 from tinylab.task.corpus import PromptPair
@@ -326,6 +330,32 @@ def test_where_nothing_varies_the_effect_itself_decides() -> None:
     assert summary["examples_to_decide"] is None
 
 
+def test_noise_that_is_always_the_same_is_no_effect() -> None:
+    """t of a rounding that does not vary is infinite; what varies by no more than rounding has p = 1 if its mean is noise."""
+    baseline, rng = np.full(12, 10.0), np.random.default_rng(0)
+    sizes = np.array([3e-10, -9e-6, 2e-5, 1.0, 5e-6])[:, None] + np.zeros((5, 12))
+    sizes[4] += 1e-7 * rng.normal(size=12)  # varies by less than it is
+    rows, _ = found(table({"logit_diff": (baseline + sizes, baseline, None), "p_drop": (sizes, np.zeros(12), None)}))
+    for one, spared in ((rows[:5], 1), (rows[5:], 2)):  # probabilities are rounded at 1e-6, ten logits at 1e-5
+        assert [row["p"] for row in one] == [1.0, 1.0 if spared == 1 else 0.0, 0.0, 0.0, one[4]["p"]]
+        assert (one[4]["p"] == 1.0) == (spared == 1)
+        assert [row["p_holm"] for row in one] == multipletests([row["p"] for row in one], method="holm")[1].tolist()
+        assert [row["nonzero"] for row in one] == [row["p"] < 0.05 for row in one]
+    noisy = found(table({"logit_diff": (baseline + sizes, baseline, None)}), noise={"logit_diff": 1e-5})[0]
+    assert [row["p"] for row in noisy] == [1.0, 1.0, 1.0, 0.0, 1.0]
+    varying = 1e-3 + 1e-4 * rng.normal(size=(1, 12))  # less than a coarse verify slice finds, but it varies, and is tested
+    (row,), _ = found(table({"logit_diff": (baseline + varying, baseline, None)}), noise={"logit_diff": 1.0})
+    assert row["p"] < 1e-6 and not row["nonzero"]
+
+
+def test_a_cell_that_does_not_vary_as_a_fraction_is_decided_by_its_mean() -> None:
+    """Changes are exactly a part of levels that differ: nothing varies, whatever the changes do."""
+    b = np.array([8.0, 16.0, 8.0, 16.0])
+    rows, _ = found(table({"logit_diff": (b + np.array([[2.0**-20], [0.25]]) * b, b, None)}, ["x", "x", "y", "y"]))
+    assert [(row["se"], row["p"]) for row in rows] == [(0.0, 1.0), (0.0, 0.0)]
+    assert [row["nonzero"] for row in rows] == [False, True]
+
+
 # Settings and the summary
 
 
@@ -340,11 +370,45 @@ def test_reused_words_are_clusters() -> None:
     assert found(table(numbers, items=[f"w{b}" for b in range(12)]))[0] == found(table(numbers))[0]
 
 
+def test_reused_words_are_clusters_of_ranks_of_shares_and_of_the_f_test() -> None:
+    numbers = h1()
+    items = Groups(np.arange(12) // 2)
+    rows, summary = found(table(numbers, items=[f"w{item}" for item in items.codes]))
+    values, b, _ = numbers["logit_diff"]
+    d, given = values - b, Groups(CODES)
+    e = estimates.ratio(d, b)[1]
+    ranks, halves = top_k(d, given, 2, items=items), split_half(d, given, 2, items=items)
+    assert [row["p_top_k"] for row in rows[:4]] == ranks.probability.tolist()
+    assert summary["ranking"] == {"k": 2, "stability": ranks.stability, "naive": halves.naive, "held_out": halves.held_out}
+    assert [row["heterogeneity_p"] for row in rows[:4]] == [approx(p) for p in estimates.heterogeneity(e, given, items)]
+    assert [row["between_template_sd"] for row in rows[:4]] == [approx(sd) for sd in estimates.between_templates(e, given, items)]
+    beyond = numbers["kl_div"][0] > 0.05
+    share = estimates.fixed_templates(beyond.astype(float), None, given, items)
+    bounds = np.transpose(of_clusters(share, 12, 6))
+    assert [(row["share_low"], row["share_high"]) for row in rows[4:]] == [(approx(low), approx(high)) for low, high in bounds]
+
+
+def test_a_template_of_one_word_has_no_interval_and_that_is_noted() -> None:
+    rows, summary = found(table(h1(), items=["w" if b % 3 == 0 else f"w{b}" for b in range(12)]))
+    assert [undefined(row) for row in rows[:4]] == [{*FIXED, *DECIDED, "new_templates", "p_top_k"} | ALONE] * 4
+    assert summary["counts"] is None
+    assert summary["notes"] == ["1 of 3 templates have one item: no interval, no label"]
+
+
 def test_reused_words_take_holms_critical_value_for_maxt_and_say_so() -> None:
     rows, summary = found(table(h1(), items=[f"w{b // 3}" for b in range(12)]), replace(SETTINGS, correction="maxt"))
     by_holm, _ = found(table(h1(), items=[f"w{b // 3}" for b in range(12)]))
     assert rows == by_holm
     assert any("maxt" in note for note in summary["notes"])
+
+
+def test_where_too_few_examples_are_flipped_nothing_is_decided_and_that_is_noted() -> None:
+    names = NAMES[:6]
+    rows, summary = found(table(h1(4, names), names), replace(SETTINGS, correction="maxt"))
+    assert [(row["label"], row["simultaneous_low"]) for row in rows[:4]] == [("undecided", None)] * 4
+    assert summary["notes"] == ["maxt has no critical value, as too few examples are flipped: no simultaneous intervals, so none "
+                                "matters or is negligible"]
+    assert found(table(h1(4, names), names))[1]["notes"] == []
 
 
 @pytest.mark.parametrize("correction", ["holm", "bh", "maxt"])
@@ -385,6 +449,28 @@ def test_the_summary_counts_labels_and_lists_the_largest_first() -> None:
     assert {name: summary[name] for name in told} == told
     assert summary["whole"] == approx(b.mean())
     assert summary["examples_to_decide"] > 12
+
+
+def test_templates_that_would_show_half_of_what_they_do_not_are_told() -> None:
+    """Of four cells that matter two have templates that differ too much; the one that differs less decides."""
+    effect = np.array([[-5.0, -5.2, -4.8], [-4.9, -5.1, -5.0], [-1.4, -3.0, -4.6], [-1.2, -4.0, -6.8]])
+    rng = np.random.default_rng(0)
+    b = rng.normal(10.0, 0.2, 12)
+    values = b + effect[:, CODES] + 0.02 * rng.normal(size=(4, 12))
+    rows, summary = found(table({"logit_diff": (values, b, None)}))
+    assert [row["label"] for row in rows] == ["matters"] * 4
+    assert [row["new_templates"] for row in rows] == [True, True, False, False]
+    new = estimates.new_templates(values - b, b, Groups(CODES))
+    some = estimates.Estimate(new.value[2:], new.se[2:], new.df[2:])
+    assert summary["templates_to_decide"] == templates_for_half(some, 0.05, 3, 4, 0.05)
+    alone = estimates.Estimate(new.value[2:3], new.se[2:3], new.df[2:3])
+    assert summary["templates_to_decide"] == templates_for_half(alone, 0.05, 3, 4, 0.05)
+    assert found(table({"logit_diff": (values[:2], b, None)}))[1]["templates_to_decide"] is None
+    sentences = [new_templates_sentence(told) for told in (summary, found(table({"logit_diff": (values[:2], b, None)}))[1])]
+    assert sentences == [f"for new templates 2 of the 4 that matter are shown to matter too; about "
+                         f"{summary['templates_to_decide']} templates would show half of the other 2",
+                         "for new templates 2 of the 2 that matter are shown to matter too"]
+    assert new_templates_sentence(found(table({"logit_diff": (values, b, None)}, [None] * 12))[1]) is None  # none are named
 
 
 def test_of_fewer_cells_than_k_all_are_the_strongest() -> None:

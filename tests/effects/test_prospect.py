@@ -36,8 +36,20 @@ def test_it_says_how_near_to_the_smallest_effect_examples_decide_and_how_many_de
     enough = examples_for(distance / 2, 4, 36, 0.05)
     assert said([*"abcd"] * 8) == (
         f"32 examples of 4 templates decide an effect that is {distance:.2f} standard deviations (of examples within templates) "
-        f"from the smallest of interest; {enough} would do for half as much"
+        f"from the smallest of interest; {enough} would do for half as much{of_new(4)}"
     )
+
+
+def of_new(templates: int) -> str:
+    """What is said of new templates, of 36 cells: a one-sample t-test of template means."""
+    distance = resolvable(templates, 1, 36, 0.05)
+    return (f"; for new templates these {templates} show one that is {distance:.2f} standard deviations (of template means) over "
+            f"it, and {examples_for(distance / 2, 1, 36, 0.05)} would do for half as much")
+
+
+def test_it_says_how_far_over_the_smallest_effect_templates_show_one_for_new_ones() -> None:
+    assert said([*"abcdefgh"] * 4).endswith(of_new(8))
+    assert said([*"abcd"] * 8, None, [f"word {b // 2}" for b in range(32)]).endswith(of_new(4))
 
 
 def test_corrections_that_decide_more_cells_are_said_to() -> None:
@@ -51,6 +63,8 @@ def test_examples_that_share_items_count_as_items() -> None:
     assert f"; {examples_for(distance / 2, 1, 36, 0.05)} items would do" in found
     assert said([*"abcd"] * 8, None, [f"word {b}" for b in range(32)]) == said([*"abcd"] * 8)
     assert said([*"ab"] * 2, None, ["word"] * 4) == "4 examples of one item: no labels; at least two items are needed"
+    assert said([*"aabb"], None, ["v", "v", "v", "w"]) == (
+        "1 of 2 templates have one item: no labels; add rows of other items, or leave these out")
 
 
 @pytest.mark.parametrize(

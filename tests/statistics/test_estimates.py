@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import statsmodels.api as sm
 from scipy import stats
 
 from tinylab.statistics import estimates
-from tinylab.statistics.proportions import clopper_pearson
+from tinylab.statistics.proportions import clopper_pearson, of_clusters
 from tinylab.statistics.strata import Groups, templates
 
 SIZES = [(6, 6), (3, 9), (2, 5, 4), (7, 2, 3, 8)]
@@ -264,6 +264,39 @@ def test_differences_between_templates_are_undefined_without_any_or_within_none(
         assert np.isnan(estimate(changes(sizes), groups(sizes))).all()
 
 
+@pytest.mark.parametrize("estimate", [estimates.heterogeneity, estimates.between_templates])
+def test_between_templates_what_is_said_twice_counts_as_said_once(estimate: Callable[..., np.ndarray]) -> None:
+    sizes = (6, 3, 5)
+    given = Groups(np.repeat(np.arange(3), sizes))
+    once = changes(sizes, seed=3) + 3.0 * given.codes
+    twice, of_items = np.repeat(once, 2, axis=1), Groups(np.repeat(np.arange(14), 2))
+    assert (estimate(once, given) > 0).all()
+    close(estimate(twice, Groups(np.repeat(given.codes, 2)), of_items), estimate(once, given))
+    assert (estimate(twice, Groups(np.repeat(given.codes, 2))) != estimate(once, given)).all()
+    close(estimate(once, given, Groups(np.arange(14))), estimate(once, given))
+
+
+def test_heterogeneity_is_the_analysis_of_variance_of_each_items_means() -> None:
+    items, given = UNEVEN
+    d = changes([len(given.codes)])
+    own = [[np.array([row[(given.codes == g) & (items.codes == i)].mean() for i in np.unique(items.codes[given.codes == g])])
+            for g in range(3)] for row in d]
+    close(estimates.heterogeneity(d, given, items), [stats.f_oneway(*means).pvalue for means in own], 1e-11)
+
+
+def test_reused_items_do_not_make_templates_differ() -> None:
+    """Four templates of four words, each in three examples: 2,000 sets without a difference. Words in all templates err on the
+    safe side."""
+    rng, given = np.random.default_rng(0), Groups(np.repeat(np.arange(4), 12))
+    nested, crossed = (Groups(np.repeat(np.arange(count), 3)[places]) for count, places in (
+        (16, np.arange(48)), (4, np.tile(np.arange(12), 4))))
+    for items in (nested, crossed):
+        e = rng.normal(size=(2000, len(items.sizes)))[:, items.codes] + rng.normal(size=(2000, 48))
+        found = [(estimates.heterogeneity(e, given, *more) <= 0.05).mean() for more in ((items,), ())]
+        assert found[0] <= 0.065
+        assert items is crossed or (found[0] >= 0.035 and found[1] > 0.25)
+
+
 def test_a_crossover_is_the_larger_of_each_sides_bonferroni_corrected_t_tests() -> None:
     sizes, margin = (4, 1, 6, 5), 0.3  # the template of one example has no test
     given = groups(sizes)
@@ -296,3 +329,30 @@ def test_the_interval_of_a_share_is_the_exact_one() -> None:
     close(low, [one.low for one in exact])
     close(high, [one.high for one in exact])
     assert (low[0], high[-1]) == (0, 1)
+
+
+def test_the_interval_of_a_share_of_clusters_is_the_exact_one_of_what_they_are_worth() -> None:
+    """Korn & Graubard 1998, written out; nothing varies where none or all change, and then clusters count once each."""
+    items, given = Groups(np.repeat(np.arange(10), 3)), Groups(np.zeros(30, dtype=int))
+    beyond = np.stack([np.zeros(30), np.repeat([1.0] * 3 + [0.0] * 7, 3), np.tile([1.0, 0.0, 0.0], 10), np.ones(30)])
+    low, high = of_clusters(estimates.fixed_templates(beyond, None, given, items), 30, 10)
+    worth = 0.3 * 0.7 / (0.21 * 10 / 9 / 10) * (stats.t.ppf(0.975, 29) / stats.t.ppf(0.975, 9)) ** 2
+    count = 0.3 * worth
+    assert 5 < worth < 10
+    close(low[1], stats.beta.ppf(0.025, count, worth - count + 1))
+    close(high[1], stats.beta.ppf(0.975, count + 1, worth - count))
+    none, every = (stats.binomtest(count, 10).proportion_ci(0.95, "exact") for count in (0, 10))
+    close([low[0], high[0], low[3], high[3]], [none.low, none.high, every.low, every.high])
+    third = stats.binomtest(10, 30).proportion_ci(0.95, "exact")  # every cluster has one of three: they do not vary
+    assert low[2] < third.low and high[2] > third.high
+
+
+def test_the_interval_of_a_share_covers_where_examples_of_a_word_change_together() -> None:
+    """2,000 sets of 24 words in five examples each; a word's own share is .1 to .9."""
+    items, given, rng = Groups(np.repeat(np.arange(24), 5)), Groups(np.zeros(120, dtype=int)), np.random.default_rng(0)
+    beyond = (rng.random((2000, 120)) < rng.choice([0.1, 0.9], (2000, 24))[:, items.codes]).astype(float)
+    with_items = of_clusters(estimates.fixed_templates(beyond, None, given, items), 120, 24)
+    without = clopper_pearson(beyond.sum(axis=1).astype(int), 120)
+    covered = [((low <= 0.5) & (high >= 0.5)).mean() for low, high in (with_items, without)]
+    assert 0.94 <= covered[0] <= 0.99
+    assert covered[1] < 0.8

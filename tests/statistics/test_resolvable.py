@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from statsmodels.stats.power import TTestPower
 
-from tinylab.statistics.estimates import fixed_templates
+from tinylab.statistics.estimates import Estimate, fixed_templates, new_templates
 from tinylab.statistics.labels import MATTERS, NEGLIGIBLE, critical, decide
-from tinylab.statistics.power import examples_for, resolvable
+from tinylab.statistics.power import examples_for, resolvable, templates_for_half
 from tinylab.statistics.strata import Groups
 
 SETS = 4000
@@ -62,3 +62,35 @@ def test_it_takes_less_where_more_is_known_and_more_where_more_is_asked() -> Non
 def test_it_is_a_number_for_few_examples_and_many_cells_too(n: int, templates: int, cells: int) -> None:
     assert 0 < resolvable(n, templates, cells, 0.05) < float("inf")
     assert 0 < resolvable(n, templates, cells, 0.001) < float("inf")
+
+
+# Templates
+
+
+def of_templates(value: list[float], sd: list[float], templates: int) -> Estimate:
+    """Effects of which template means have these standard deviations."""
+    return Estimate(np.array(value), np.array(sd) / np.sqrt(templates), np.full(len(value), templates - 1.0))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_number_of_templates_is_that_which_statsmodels_solves_for(sign: int) -> None:
+    """Of three effects two are to be shown, so the second decides: .25 of which .05 do not count, .4 spread."""
+    some = of_templates([sign * 0.09, sign * 0.25, sign * 0.9], [0.4] * 3, 6)
+    solved = TTestPower().solve_power(0.2 / 0.4, None, 0.05 / 5 / 2, 0.8, "larger")
+    assert templates_for_half(some, 0.05, 6, 5, 0.05) == pytest.approx(solved, rel=0.03)
+
+
+def test_what_is_not_over_the_smallest_effect_no_number_of_templates_shows() -> None:
+    assert templates_for_half(of_templates([0.05, 0.02, 0.9], [0.4] * 3, 6), 0.05, 6, 3, 0.05) == float("inf")
+    assert templates_for_half(of_templates([0.02, 0.9], [0.4] * 2, 6), 0.05, 6, 2, 0.05) < 20  # of two one is half
+    assert templates_for_half(of_templates([0.05 + 1e-9], [0.4], 6), 0.05, 6, 1, 0.05) == float("inf")
+    assert templates_for_half(of_templates([0.9], [0.0], 6), 0.05, 6, 1, 0.05) == 2
+
+
+def test_four_in_five_effects_are_shown_for_new_templates_by_as_many_as_are_said_to() -> None:
+    """Each data set is an effect; it is judged at a fifth of .05, as the first of five is by Holm."""
+    enough = int(templates_for_half(of_templates([0.3], [0.4], 6), 0.05, 6, 5, 0.05))
+    d = np.random.default_rng(0).normal(0.3, 0.4, (SETS, enough))
+    found = new_templates(d, None, Groups(np.arange(enough)))
+    shown = 2 * np.minimum(*found.beyond(0.05)) <= 0.05 / 5
+    assert shown.mean() == pytest.approx(0.8, abs=0.03)

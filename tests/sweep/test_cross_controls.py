@@ -16,7 +16,7 @@ from tinylab.planted.closed_forms import TWIN_HEADS, twin_gains
 from tinylab.records.storage import read_json, write_json
 from tinylab.report.views import cross_sentences
 from tinylab.sweep import cross_controls
-from tinylab.sweep.cross_controls import add_cross_controls
+from tinylab.sweep.cross_controls import add_cross_controls, of_own
 from typed import type_in
 
 TWINS = ("model=planted", "model.variant=twins", "condition=planted_c,planted_d", "plots=false", "threads=1",
@@ -66,12 +66,18 @@ def test_each_condition_changes_by_what_either_circuit_adds_to_it(typed: tuple[P
         assert [(head["layer"], head["head"]) for head in run["circuit"]] == sorted(TWIN_HEADS[on])
         assert (run["n"], run["of"], run["at"], run["whole"]) == (12, 12, {"scale": 0.0}, pytest.approx(5.0, abs=1e-8))
         assert run["changes"] == {f"planted_{of}": pytest.approx(change(on, of), abs=1e-8) for of in "cd"}
+        assert run["of_own"] == {f"planted_{of}": pytest.approx(change(on, of) / change(on, on)) for of in "cd"}
     assert change("c", "d") == -10.0 and change("c", "c") == -5.0
     assert ("planted_c: its own 10 heads that matter or are mixed together change the logit difference by -5.00 (-100 %), the "
             "10 of planted_d by -10.00 (-200 %)") in said
     loaded = results.load_sweep(sweep)
     assert loaded.invariants["heads"] is not None, "what was joined is as it was"
     assert loaded.cross_controls == read_json(sweep / FILE)
+
+
+def test_damage_is_compared_with_that_of_a_runs_own_components() -> None:
+    assert of_own({"a": -4.0, "b": 3.0, "c": -8.0}, "a") == {"a": 1.0, "b": 0.75, "c": 2.0}
+    assert of_own({"a": -4.0, "b": 0.0}, "b") == {"a": None, "b": None}
 
 
 def test_by_itself_it_takes_no_more_than_its_part_and_it_is_not_done_twice(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:

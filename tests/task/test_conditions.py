@@ -190,6 +190,17 @@ def test_items_that_no_row_has_are_told_with_the_fields_that_there_are(suffix: s
         load(path, item_field="tempalte")
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
+def test_templates_that_no_row_has_are_refused_if_their_field_was_named(suffix: str, tmp_path: Path) -> None:
+    """Left out in silence, all rows would be of one template, and no effect mixed."""
+    path = write(tmp_path, suffix, ROWS)
+    with pytest.raises(CorpusError, match=r"condition\.template_field=tempalte: no used row .*did you mean 'template'.*clean"):
+        load(path, template_field="tempalte")
+    assert {pair.template for pair in load(path, template_field="target").pairs} == {row["target"] for row in ROWS}
+    bare = write(tmp_path, suffix, [{name: row[name] for name in ("clean", "corrupt", "target", "foil")} for row in ROWS])
+    assert {pair.template for pair in load(bare).pairs} == {None}
+
+
 def test_an_unknown_split_is_told_which_there_are(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"condition\.split=tset.*did you mean 'test'.*known: train, test"):
         load(write(tmp_path, ".jsonl", ROWS), split="tset")

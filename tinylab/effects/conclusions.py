@@ -6,7 +6,7 @@ setting changes. The statistics themselves are in `tinylab.statistics`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from tinylab.arrays import FloatArray
 from tinylab.config.groups import EffectsConfig
 from tinylab.effects.measured import Measured
+from tinylab.effects.noise import floor_of, p_beyond_noise
 from tinylab.interventions.components import TableKind
 from tinylab.measures.metrics import LOGIT_DIFF, named
 from tinylab.measures.recovery import RECOVERY_FLOOR
@@ -26,14 +27,13 @@ from tinylab.statistics import estimates
 from tinylab.statistics.estimates import Estimate
 from tinylab.statistics.families import benjamini_hochberg, holm
 from tinylab.statistics.labels import LABELS, MATTERS, MIXED, UNDECIDED, critical, decide, hold_for_new_templates
-from tinylab.statistics.power import examples_to_decide
-from tinylab.statistics.proportions import clopper_pearson
+from tinylab.statistics.power import examples_to_decide, templates_for_half
+from tinylab.statistics.proportions import clopper_pearson, of_clusters
 from tinylab.statistics.ranking import split_half, top_k
+from tinylab.statistics.strata import Parts
 
-NOISES = 10
-"""An effect is told from nothing where it is over so many times what a sham or a verify slice finds."""
-ROUNDING = 1e-6
-"""The least that counts as noise, as a fraction of levels over 1: float32 and the forked engine round as much."""
+METHOD = 2
+"""Raised where the same numbers and settings give other effects: those of a finished run are then worked out anew."""
 OF_A_FRACTION = ("effect", "se", "df", "ci_low", "ci_high", "new_templates_effect", "new_templates_low", "new_templates_high",
                  "p", "p_holm", "q_bh", "between_template_sd", "heterogeneity_p")
 """Columns that tell of effects as fractions, undefined where there is nothing to be a fraction of."""
@@ -53,18 +53,9 @@ class Settings:
         """From a checked config."""
         return cls(effects.smallest, effects.alpha, effects.correction, k)
 
-
-def noise_of(controls: Mapping[str, Mapping[str, float]], verified: Mapping[str, Any]) -> dict[str, float]:
-    """By metric, the largest difference that a sham or a verify slice found.
-
-    Args:
-        controls: of summary.json.
-        verified: the metrics of verify.json; empty where there is none.
-    """
-    found = dict(controls.get("sham", {}))
-    for name, one in verified.items():
-        found[name] = max(found.get(name, 0.0), one.get("max_abs_diff") or 0.0)
-    return found
+    def judged(self, noise: Mapping[str, float]) -> dict[str, Any]:
+        """What a manifest keeps of how effects were judged."""
+        return {**asdict(self), "method": METHOD, "noise": dict(noise)}
 
 
 def conclude(
@@ -87,7 +78,7 @@ def conclude(
         if name == by:
             part, summary = _labelled(one, settings, noise.get(name, 0.0))
         elif one.metric.pooled:
-            part = _pooled(one, measured.get(by))
+            part = _pooled(one, measured.get(by), noise.get(by, 0.0))
         else:
             part = _unlabelled(one, settings, noise.get(name, 0.0))
         parts.append(part)
@@ -122,11 +113,11 @@ def _estimated(
     """The columns that every metric has."""
     low, high = fixed.interval()
     new_low, new_high = new.interval()
-    p = fixed.nonzero() if signed else np.full(len(e), np.nan)
     change = one.change
     means = change.mean(axis=1, keepdims=True)
     by_template = one.templates.means(change)
-    floor = max(NOISES * noise, ROUNDING * max(1.0, float(np.abs(one.baseline).mean())))
+    floor = floor_of(noise, one.baseline)
+    p = p_beyond_noise(fixed, change, one.baseline, floor) if signed else np.full(len(e), np.nan)
     return _described(one).assign(
         effect=fixed.value, se=fixed.se, df=fixed.df, ci_low=low, ci_high=high,
         new_templates_effect=new.value if len(one.templates.sizes) > 1 else np.nan,
@@ -135,8 +126,8 @@ def _estimated(
         nonzero=np.abs(means[:, 0]) > floor,
         templates_opposite=(by_template * means < 0).sum(axis=1),
         examples_opposite=(change * means < 0).mean(axis=1),
-        between_template_sd=estimates.between_templates(e, one.templates),
-        heterogeneity_p=estimates.heterogeneity(e, one.templates),
+        between_template_sd=estimates.between_templates(e, one.templates, one.items),
+        heterogeneity_p=estimates.heterogeneity(e, one.templates, one.items),
     )
 
 
@@ -147,20 +138,35 @@ def _unlabelled(one: Measured, settings: Settings, noise: float) -> pd.DataFrame
     change = one.change
     fixed = estimates.fixed_templates(change, None, one.templates, one.items)
     new = estimates.new_templates(change, None, one.templates, one.items)
-    beyond = (np.abs(change) > settings.smallest).sum(axis=1)
-    low, high = clopper_pearson(beyond, change.shape[1])
+    share, low, high = _share_beyond(one, settings.smallest)
     return _estimated(one, fixed, new, change, noise=noise, signed=one.metric.signed).assign(
-        share_beyond=beyond / change.shape[1], share_low=low, share_high=high)
+        share_beyond=share, share_low=low, share_high=high)
 
 
-def _pooled(one: Measured, made_of: Measured | None) -> pd.DataFrame:
-    """A ratio of means: it is the effect of what it is made of, as a fraction; undefined where that was not asked for."""
+def _share_beyond(one: Measured, smallest: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """The share of examples that change by more, and its 95 % interval: exact, or by clusters where words are reused."""
+    beyond = np.abs(one.change) > smallest
+    share, n = beyond.mean(axis=1), beyond.shape[1]
+    if one.items is None or len(one.items.sizes) == n:
+        return share, *clopper_pearson(beyond.sum(axis=1), n)
+    estimate = estimates.fixed_templates(beyond.astype(float), None, one.templates, one.items)
+    return share, *of_clusters(estimate, n, len(one.items.sizes))
+
+
+def _pooled(one: Measured, made_of: Measured | None, noise: float) -> pd.DataFrame:
+    """A ratio of means: it is the effect of what it is made of, as a fraction; undefined where that was not asked for.
+
+    Args:
+        one: the ratio.
+        made_of: what it is made of.
+        noise: of what it is made of.
+    """
     if made_of is None or not _is_fraction(made_of):
         return _described(one)
     fixed = estimates.fixed_templates(made_of.change, made_of.whole, made_of.templates, made_of.items)
     new = estimates.new_templates(made_of.change, made_of.whole, made_of.templates, made_of.items)
     e = estimates.ratio(made_of.change, made_of.whole)[1]
-    return _estimated(made_of, fixed, new, e, noise=0.0).assign(metric=one.metric.name, nonzero=None)
+    return _estimated(made_of, fixed, new, e, noise=noise).assign(metric=one.metric.name, nonzero=None)
 
 
 def _is_fraction(one: Measured) -> bool:
@@ -176,7 +182,7 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
     new = estimates.new_templates(one.change, whole, one.templates, one.items)
     e = estimates.ratio(one.change, whole)[1]
     part = _estimated(one, fixed, new, e, noise=noise)
-    ranks = top_k(one.change, one.templates, settings.k)
+    ranks = top_k(one.change, one.templates, settings.k, items=one.items)
     part = part.assign(effect_logits=one.change.mean(axis=1), p_top_k=ranks.probability, label=None, new_templates=None)
     notes = _notes(one, fraction)
     summary: dict[str, Any] = {
@@ -186,18 +192,21 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
     if not fraction:
         part = part.assign(**dict.fromkeys(OF_A_FRACTION))
         return part, {**summary, "counts": None, "matter": [], "mixed": [], "ranking": _ranking(one, settings, ranks.stability),
-                      "examples_to_decide": None, "notes": notes}
+                      "examples_to_decide": None, "templates_to_decide": None, "notes": notes}
     correction = settings.correction
     if correction == "maxt" and one.items is not None:
         correction = "holm"
         notes.append("words are reused, and maxt flips the signs of single examples: critical values are those of holm")
     c = critical(fixed, settings.smallest, settings.alpha, correction, e, one.templates)
+    if (np.isnan(c) & ~np.isnan(fixed.se)).any():
+        notes.append("maxt has no critical value, as too few examples are flipped: no simultaneous intervals, so none matters or "
+                     "is negligible")
     crossed = estimates.crossover(one.change, settings.smallest * abs(float(one.whole.mean())), one.templates, one.items)
     labels = decide(fixed, c, settings.smallest, crossed, settings.alpha, settings.correction)
+    held = hold_for_new_templates(new, settings.smallest, labels, settings.alpha)
     part = part.assign(
         simultaneous_low=fixed.value - c * fixed.se, simultaneous_high=fixed.value + c * fixed.se,
-        label=pd.Series(labels, dtype=object),
-        new_templates=pd.Series(hold_for_new_templates(new, settings.smallest, labels, settings.alpha), dtype=object),
+        label=pd.Series(labels, dtype=object), new_templates=pd.Series(held, dtype=object),
     )
     undecided = np.array([label == UNDECIDED for label in labels])
     needed = examples_to_decide(fixed, c, settings.smallest, len(one.baseline))[undecided]
@@ -209,13 +218,26 @@ def _labelled(one: Measured, settings: Settings, noise: float) -> tuple[pd.DataF
         "mixed": _listed(part[part["label"] == MIXED]),
         "ranking": _ranking(one, settings, ranks.stability),
         "examples_to_decide": int(np.median(needed)) if len(needed) else None,
+        "templates_to_decide": _templates_to_decide(new, labels, held, one, settings),
         "notes": notes,
     }
 
 
+def _templates_to_decide(
+    new: Estimate, labels: Sequence[str | None], held: Sequence[bool | None], one: Measured, settings: Settings
+) -> int | None:
+    """About how many templates would show half of the cells to matter for new ones that matter and are not shown to; or none."""
+    open_ = np.array([label == MATTERS and shown is False for label, shown in zip(labels, held, strict=True)])
+    if not open_.any():
+        return None
+    some = Estimate(new.value[open_], new.se[open_], new.df[open_])
+    needed = templates_for_half(some, settings.smallest, len(one.templates.sizes), labels.count(MATTERS), settings.alpha)
+    return int(needed) if np.isfinite(needed) else None
+
+
 def _ranking(one: Measured, settings: Settings, stable: float) -> dict[str, Any]:
     """How far the list of the k strongest can be relied on."""
-    told = split_half(one.change, one.templates, min(settings.k, len(one.keys)))
+    told = split_half(one.change, one.templates, min(settings.k, len(one.keys)), items=one.items)
     return {"k": min(settings.k, len(one.keys)), "stability": _json(stable), "naive": _json(told.naive),
             "held_out": _json(told.held_out)}
 
@@ -247,6 +269,8 @@ def _notes(one: Measured, fraction: bool) -> list[str]:
         notes.append("one example: no interval, no label")
     elif (alone := int((one.templates.sizes == 1).sum())):
         notes.append(f"{alone} of {len(one.templates.sizes)} templates have one example: no interval, no label")
+    elif (alone := Parts.of(one.templates, one.items).alone):
+        notes.append(f"{alone} of {len(one.templates.sizes)} templates have one item: no interval, no label")
     if not fraction:
         notes.append(f"the mean that changes would be a fraction of is {float(one.whole.mean()):.3f} {one.metric.unit}, less "
                      f"than {RECOVERY_FLOOR:g}: no fractions, no label")
@@ -255,5 +279,5 @@ def _notes(one: Measured, fraction: bool) -> list[str]:
 
 def _nothing(settings: Settings, by: str) -> dict[str, Any]:
     return {**asdict(settings), "metric": by, "whole": None, "n": None, "templates": None, "cells": None, "counts": None,
-            "matter": [], "mixed": [], "ranking": None, "examples_to_decide": None,
+            "matter": [], "mixed": [], "ranking": None, "examples_to_decide": None, "templates_to_decide": None,
             "notes": [f"{by} was not asked for: no label"]}

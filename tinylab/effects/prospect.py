@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tinylab.config.groups import EffectsConfig
 from tinylab.statistics.power import examples_for, resolvable
-from tinylab.statistics.strata import Groups, templates
+from tinylab.statistics.strata import Groups, Parts, templates
 from tinylab.task.preparation import Prepared
 
 
@@ -27,6 +27,8 @@ def prospect(prepared: Prepared, effects: EffectsConfig) -> str:
         return f"{what}: no labels; {_mending(prepared)}"
     if count == 1:
         return f"{n} examples of one item: no labels; at least two items are needed"
+    if (alone := Parts.of(strata, items).alone):
+        return f"{alone} of {len(strata.sizes)} templates have one item: no labels; add rows of other items, or leave these out"
     named, unit, subject = None not in names, "", f"{n} examples"
     groups = len(strata.sizes)
     if count < n:
@@ -38,7 +40,17 @@ def prospect(prepared: Prepared, effects: EffectsConfig) -> str:
     enough = examples_for(distance / 2, groups, cells, effects.alpha)
     nearer = "" if effects.correction == "holm" else " or less"
     return (f"{subject} decide an effect that is {_number(distance)} standard deviations{nearer} (of examples within templates) "
-            f"from the smallest of interest; {enough:,}{unit} would do for half as much{_untold(names)}")
+            f"from the smallest of interest; {enough:,}{unit} would do for half as much{_of_new(names, cells, effects.alpha)}")
+
+
+def _of_new(names: Sequence[str | None], cells: int, alpha: float) -> str:
+    """How near to the smallest effect templates decide for new ones; none where there are fewer than two."""
+    count = len(set(names))
+    if None in names or count < 2:
+        return _untold(names)
+    distance = resolvable(count, 1, cells, alpha)
+    return (f"; for new templates these {count} show one that is {_number(distance)} standard deviations (of template means) "
+            f"over it, and {examples_for(distance / 2, 1, cells, alpha):,} would do for half as much")
 
 
 def _mending(prepared: Prepared) -> str:

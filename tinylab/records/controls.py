@@ -119,6 +119,8 @@ class CrossRun(OpenRecord):
     """Logits of which a change may be called a fraction: the unmodified logit difference, for patching source minus target."""
     changes: dict[Name, Number]
     """By run, the mean change of logit_diff when the components that matter in it are intervened on together, in logits."""
+    of_own: dict[Name, Size | None] | None = None
+    """By run, the size of that change as a fraction of what this run's own components do; null where they do nothing."""
 
 
 class CrossGroup(OpenRecord):

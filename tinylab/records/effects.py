@@ -45,5 +45,8 @@ class EffectsSummary(OpenRecord):
     """Of the strongest."""
     examples_to_decide: Count | None
     """About how many examples would decide half of the undecided cells with probability .8."""
+    templates_to_decide: Count | None = None
+    """About how many templates would show half of the cells to matter for new ones that matter and are not shown to, with
+    probability .8; null where there are none, or no number would do."""
     notes: list[Text]
     """Why something is missing."""

@@ -75,7 +75,7 @@ class Claim(OpenRecord):
     p_adjusted: Fraction | None
     """The same, corrected over components."""
     sign: Literal["+", "-"] | None
-    """Of its effect: - where changing it takes away from the logit difference."""
+    """Of its effect: - where changing it takes away from the logit difference; null where p is 1, as neither sign is nearer."""
     count: Index
     """In how many conditions it matters by their own labels, each run of them."""
     matters_in: Distinct[Name]

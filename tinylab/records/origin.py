@@ -269,6 +269,8 @@ class EffectsJudged(OpenRecord):
     """Which kind of error: holm, bh, maxt."""
     k: Count
     """How many cells count as the strongest."""
+    method: Index | None = None
+    """Which edition of the statistics; left out of the first. Effects by an earlier one are worked out anew."""
     noise: dict[Name, Size]
     """By metric, the largest difference that a sham or a verify slice found."""
 

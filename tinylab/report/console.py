@@ -24,6 +24,7 @@ from tinylab.report.views import (
     effects_sentence,
     invariants_sentences,
     invariants_view,
+    new_templates_sentence,
     random_sets_sentence,
     ranking_sentence,
     run_view,
@@ -94,8 +95,9 @@ def print_run(folder: RunFolder) -> None:
         out.print(shown(synergy_view(synergy.to_pandas())))
     if (effects := summary.get("effects")) is not None:
         out.print(effects_sentence(effects, manifest["table_kind"]["plural"]))
-        if (ranking := ranking_sentence(effects)) is not None:
-            out.print(ranking)
+        for said in (new_templates_sentence(effects), ranking_sentence(effects)):
+            if said is not None:
+                out.print(said)
         if (sets := random_sets_sentence(summary.get("random_sets"), effects["alpha"])) is not None:
             out.print(sets)
         if (kept := shuffled_donors_sentence(summary.get("shuffled_donors"), manifest["table_kind"]["plural"])) is not None:

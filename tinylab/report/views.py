@@ -100,6 +100,17 @@ def effects_sentence(told: dict[str, Any], plural: str) -> str:
             f"{told['templates'] or 'no'} templates")
 
 
+def new_templates_sentence(told: dict[str, Any]) -> str | None:
+    """How many of the cells that matter do so for new templates, for people; None where none matters or templates do not tell."""
+    shown = [one["new_templates"] for one in told["matter"] if one["new_templates"] is not None]
+    more, lacking = "", len(shown) - sum(shown)
+    if lacking and "templates_to_decide" in told:  # which runs of before do not say
+        others = "the other" if lacking == 1 else f"half of the other {lacking}"
+        enough = told["templates_to_decide"]
+        more = f"; about {enough:,} templates would show {others}" if enough else f"; more like these would not show {others}"
+    return f"for new templates {sum(shown)} of the {len(shown)} that matter are shown to matter too{more}" if shown else None
+
+
 def ranking_sentence(told: dict[str, Any]) -> str | None:
     """How far the order can be relied on, for people; None where examples do not tell."""
     ranked = told["ranking"]

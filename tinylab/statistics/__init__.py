@@ -8,8 +8,8 @@
 | `ranking` | would another sample have the same strongest effects, and how much are those of the strongest exaggerated |
 | `conjunction` | does a component matter in every condition, or in at least r of them |
 | `overlap` | how many components do random lists share |
-| `proportions` | exact intervals of counts |
-| `power` | how many examples it takes |
+| `proportions` | intervals of shares |
+| `power` | how many examples, or templates, it takes |
 | `bootstrap` | percentile intervals of statistics that have no closed form |
 
 Letters: V cells, B examples, G templates, m conditions. What is undefined is NaN.

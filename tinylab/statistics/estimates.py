@@ -92,7 +92,7 @@ def fixed_templates(
     value, e = ratio(d, b)
     n_t, n = templates.sizes, len(templates.codes)
     parts = Parts.of(templates, items)
-    if n < 2 or (parts.share == 1).any():
+    if n < 2 or parts.alone:
         return Estimate(value, np.full(len(d), np.nan), np.full(len(d), np.nan))
     if len(parts.items.sizes) < n:
         variance = (parts.items.sums(parts.stretched(e)) ** 2).sum(axis=1) / n**2
@@ -141,19 +141,35 @@ def ratio_at(d: FloatArray, b: FloatArray | None, value: FloatArray, templates: 
     return parts
 
 
-def heterogeneity(e: Float64[np.ndarray, "V B"], templates: Groups) -> FloatArray:
+def heterogeneity(e: Float64[np.ndarray, "V B"], templates: Groups, items: Groups | None = None) -> FloatArray:
     """p-values that an effect differs between templates, [V]: one-way analysis of variance (Fisher's F).
 
     Undefined for one template, or as many as examples. Welch's form is too often significant with four examples a template.
+    With `items` the mean of an item's examples in a template counts as one example; what items have in common in several
+    templates makes p larger, not smaller.
+
+    Args:
+        e: an example's part of each effect.
+        templates: of the examples.
+        items: what several examples reuse, such as a word; None where each has its own.
     """
     from scipy import special
 
+    e, templates = _of_items(e, templates, items)
     groups, n = len(templates.sizes), len(templates.codes)
     if groups < 2 or n <= groups:
         return np.full(len(e), np.nan)
     between, within = mean_squares(e, templates)
     p: FloatArray = special.fdtrc(groups - 1, n - groups, quotient(between, within))
     return p
+
+
+def _of_items(e: FloatArray, templates: Groups, items: Groups | None) -> tuple[FloatArray, Groups]:
+    """Means of an item's examples in a template, [V, J], and the templates of these; what came, where nothing is reused."""
+    if items is None or len(items.sizes) == len(items.codes):
+        return e, templates
+    parts = Parts.of(templates, items)
+    return parts.examples.means(e), parts.templates
 
 
 def mean_squares(e: FloatArray, templates: Groups) -> tuple[FloatArray, FloatArray]:
@@ -163,11 +179,17 @@ def mean_squares(e: FloatArray, templates: Groups) -> tuple[FloatArray, FloatArr
     return between, (templates.centred(e) ** 2).sum(axis=1) / (n - len(n_t))
 
 
-def between_templates(e: Float64[np.ndarray, "V B"], templates: Groups) -> FloatArray:
+def between_templates(e: Float64[np.ndarray, "V B"], templates: Groups, items: Groups | None = None) -> FloatArray:
     """The standard deviation between templates beyond that of their examples, [V]; 0 where there is none.
 
     By moments of one-way random effects (Searle, Casella & McCulloch 1992, section 3.6); undefined as `heterogeneity` is.
+
+    Args:
+        e: an example's part of each effect.
+        templates: of the examples.
+        items: what several examples reuse, such as a word; None where each has its own.
     """
+    e, templates = _of_items(e, templates, items)
     n_t, n = templates.sizes, len(templates.codes)
     if len(n_t) < 2 or n <= len(n_t):
         return np.full(len(e), np.nan)

@@ -1,4 +1,4 @@
-"""How many examples it takes to decide an effect."""
+"""How many examples, or templates, it takes to decide an effect."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinylab.statistics.estimates import quotient
+
 if TYPE_CHECKING:
     from jaxtyping import Float64
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 POWER = 0.8
 DRAWS = 10_000
+NEAREST = 1e-4
+"""Nearer to the smallest effect than so many standard deviations, no number of templates is worth naming."""
 
 
 def examples_to_decide(
@@ -90,3 +94,24 @@ def examples_for(distance: float, templates: int, cells: int, alpha: float, powe
     while not enough(most):
         most *= 2
     return bisect_left(range(most), True, lo=most // 2, key=enough)
+
+
+def templates_for_half(
+    estimate: Estimate, smallest: float, templates: int, tests: int, alpha: float, *, power: float = POWER
+) -> float:
+    """About the fewest templates that show half of some effects to matter for new ones, if these and their spread are as found.
+
+    Infinite where half of them are not over the smallest effect.
+
+    Args:
+        estimate: of these effects, with templates as the sample (`tinylab.statistics.estimates.new_templates`).
+        smallest: the smallest effect of interest, in the estimate's unit.
+        templates: that they were found with.
+        tests: how many effects are tested together.
+        alpha: the error that is allowed.
+        power: how surely.
+    """
+    spread = estimate.se * np.sqrt(templates)
+    distance = quotient(np.abs(estimate.value) - smallest, spread)
+    half = float(np.quantile(distance, 0.5, method="higher"))
+    return max(2, examples_for(half, 1, tests, alpha, power)) if half > NEAREST else float("inf")

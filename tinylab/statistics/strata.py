@@ -118,6 +118,11 @@ class Parts:
         share: Float64[np.ndarray, " J"] = self.examples.sizes / self.within.sizes[self.templates.codes]
         return share
 
+    @property
+    def alone(self) -> int:
+        """Templates that are of one part: nothing shows how they vary."""
+        return int((self.share == 1).sum())
+
     def stretched(self, numbers: FloatArray) -> FloatArray:
         """Each part's sum of deviations from its template's mean, [..., J] of [..., B]; 0 of a part that is all of its template.
 

@@ -47,7 +47,7 @@ def conjunction(
     ordered = listed[np.lexsort((listed, p[listed], ~claimed[listed]))]
     count = np.sum([effects.matters[places].all(axis=0) for places in conditions], axis=0)
     told = {"p": _plain(p), "p_adjusted": _plain(adjusted),
-            "sign": [None if np.isnan(one) else "+" if up else "-" for one, up in zip(p, positive, strict=True)],
+            "sign": [("+" if up else "-") if one < 1 else None for one, up in zip(p, positive, strict=True)],
             "count": count.tolist()}
     found = []
     for c in ordered.tolist():

@@ -17,7 +17,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from tinylab.config.groups import AUTO
-from tinylab.effects.random_sets import FEWEST, OF_EACH, PART, Circuit, affordable, together
+from tinylab.effects.random_sets import FEWEST, NOISE, OF_EACH, PART, Circuit, affordable, together
 from tinylab.errors import OutputError, TinylabError
 from tinylab.interventions.variants import Variant
 from tinylab.measures.metrics import LOGIT_DIFF, Scorer
@@ -243,10 +243,17 @@ def _tried(
     change = (found.values[:, :, 0] - target).mean(axis=1)
     if not np.isfinite(change).all():
         raise OutputError(f"{member.name}: logits of heads that are changed together are not finite.")
+    changes = {other.name: float(one) for other, one in zip(members, change, strict=True)}
     return {
-        "n": len(some), "of": len(prepared.tokens), "whole": float(whole.mean()),
-        "changes": {other.name: float(one) for other, one in zip(members, change, strict=True)},
+        "n": len(some), "of": len(prepared.tokens), "whole": float(whole.mean()), "changes": changes,
+        "of_own": of_own(changes, member.name),
     }, found.states
+
+
+def of_own(changes: dict[str, float], name: str) -> dict[str, float | None]:
+    """The sizes of changes as fractions of the one that a run's own components make; None where they make none."""
+    own = abs(changes[name])
+    return {other: abs(change) / own if own > NOISE else None for other, change in changes.items()}
 
 
 def _engine(config: Config, member: Member) -> Any:

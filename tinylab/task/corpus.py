@@ -10,7 +10,7 @@ import math
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,8 +79,8 @@ def load_condition(config: ConditionConfig) -> Condition:
     """Read the corpus, keep the rows of the active split, drop what cannot be used with a counted reason.
 
     Raises:
-        CorpusError: missing, empty or unreadable file, a row without a field, items that no row has, too few usable rows;
-            with `strict=true` any row that would be dropped.
+        CorpusError: missing, empty or unreadable file, a row without a field, items or templates that no row has, too few usable
+            rows; with `strict=true` any row that would be dropped.
     """
     sha256 = corpus_sha256(config.path)
     pairs: list[PromptPair] = []
@@ -106,10 +106,17 @@ def load_condition(config: ConditionConfig) -> Condition:
     if not pairs:
         raise CorpusError(f"condition.path={config.path}: the file is empty; expected at least one row.")
     if config.item_field is not None and all(pair.item is None for pair in pairs):
-        raise CorpusError(f"condition.item_field={config.item_field}: no used row of {config.path} has it; "
-                          f"{options(config.item_field, _told([*names]))}.")
+        raise _no_row_has("item_field", config, names)
+    if config.template_field != ConditionConfig.template_field and all(pair.template is None for pair in pairs):
+        raise _no_row_has("template_field", config, names)
     condition = Condition(config.tag, config.path, sha256, tuple(pairs), {})
     return drop(condition, {pair.row: reason for pair in pairs if (reason := _unusable(pair))}, config.strict)
+
+
+def _no_row_has(setting: str, config: ConditionConfig, names: Iterable[str]) -> CorpusError:
+    """A field that was asked for by name, and is nowhere: silently left out, it would change every interval and label."""
+    field = getattr(config, setting)
+    return CorpusError(f"condition.{setting}={field}: no used row of {config.path} has it; {options(field, _told([*names]))}.")
 
 
 def drop(

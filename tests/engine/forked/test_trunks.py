@@ -108,6 +108,20 @@ def test_another_setting_or_scale_is_nothing_to_go_on_from() -> None:
     assert all(family.trunk is None for family in sum(Families.of([variant(A, C), *others]).by_setting.values(), []))
 
 
+def test_large_sets_are_looked_at_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 random sets of 123 of 1,200 heads, as controls plan them again and again: a name for each head, not for each layer."""
+    rng, asked = np.random.default_rng(0), []
+    sets = [[(int(head) // 25, int(head) % 25) for head in rng.choice(1200, 123, replace=False)] for _ in range(30)]
+    variants = [scaled(*((HEAD_OUT, layer, Scale(0.0), head) for layer, head in one)) for one in sets]
+    component = Intervention.component.fget
+    monkeypatch.setattr(Intervention, "component", property(lambda self: asked.append(self) or component(self)))
+    low = [head for head in sets[3] if head[0] < 20]
+    families = Families.of([*variants, scaled(*((HEAD_OUT, layer, Scale(0.0), head) for layer, head in low))])
+    assert len(asked) == 30 * 123 + len(low)
+    left = [len(rest.interventions) for rest in families.remaining]
+    assert left == [123] * 3 + [123 - len(low)] + [123] * 26 + [len(low)]
+
+
 def test_single_interventions_are_cut_into_passes_as_ever() -> None:
     variants = variants_of(CELLS)
     families = Families.of(variants)

@@ -6,6 +6,7 @@ start from there with what is left of their interventions. A trunk is never anot
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -44,20 +45,23 @@ class Families:
     def of(variants: Sequence[Variant]) -> Families:
         """Find each variant's trunk: another of the same setting with all its interventions below some layer, and no others."""
         settings = [Setting.of(variant) for variant in variants]
+        ordered = [_ordered(variant.interventions) for variant in variants]
+        names = [tuple(str(i.component) for i in acts) for acts in ordered]
         known: dict[tuple[Setting, tuple[str, ...]], list[int]] = {}
-        for place, (setting, variant) in enumerate(zip(settings, variants, strict=True)):
-            known.setdefault((setting, _components(variant.interventions)), []).append(place)
+        for place, key in enumerate(zip(settings, names, strict=True)):
+            known.setdefault(key, []).append(place)
         trunks: list[int | None] = [None] * len(variants)
         remaining = list(variants)
         for place in sorted(range(len(variants)), key=lambda v: len(variants[v].interventions)):
-            acts = variants[place].interventions
-            for cut in sorted({i.layer for i in acts}, reverse=True)[:-1]:
-                below = [i for i in acts if i.layer < cut]
-                same = [other for other in known.get((settings[place], _components(below)), ())
-                        if trunks[other] is None and _ordered(variants[other].interventions) == _ordered(below)]
+            layers = [i.layer for i in ordered[place]]  # ascending
+            for cut in sorted({*layers}, reverse=True)[:-1]:
+                below = bisect_left(layers, cut)
+                same = [other for other in known.get((settings[place], names[place][:below]), ())
+                        if trunks[other] is None and ordered[other] == ordered[place][:below]]
                 if same:
                     trunks[place] = same[0]
-                    remaining[place] = replace(variants[place], interventions=tuple(i for i in acts if i.layer >= cut))
+                    left = tuple(i for i in variants[place].interventions if i.layer >= cut)
+                    remaining[place] = replace(variants[place], interventions=left)
                     break
         by_setting: dict[Setting, list[Family]] = {}
         used = {trunk for trunk in trunks if trunk is not None}
@@ -79,7 +83,3 @@ class Families:
 
 def _ordered(interventions: Sequence[Intervention]) -> list[Intervention]:
     return sorted(interventions, key=lambda i: (i.layer, i.site.order, -1 if i.head is None else i.head))
-
-
-def _components(interventions: Sequence[Intervention]) -> tuple[str, ...]:
-    return tuple(str(i.component) for i in _ordered(interventions))
