@@ -19,7 +19,9 @@ def baselines_view(group: dict[str, Any], k: int) -> View:
     first = group["components"][0]["component"]
     keys = list(first) if isinstance(first, dict) else ["layer"]
     shared = [f"{one} and {other} share {count} of {k}" for one, row in group["shared"].items() for other, count in row.items()]
-    title = (f"{group['battery']} on {group['condition']}, {group['model']}: where baselines disagree ({'; '.join(shared)})")
+    settings = "".join(f", {name}={value}" for name, value in group.get("settings", {}).items())
+    title = (f"{group['battery']} on {group['condition']}, {group['model']}{settings}: where baselines disagree "
+             f"({'; '.join(shared)})")
     rows = [
         [*(one["component"].values() if isinstance(one["component"], dict) else [one["component"]]),
          "opposite signs" if one["sign"] else f"strongest by {', '.join(one['strongest_by'])} only",
