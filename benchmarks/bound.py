@@ -14,14 +14,15 @@ engine: plain sets of token tuples. What has to be computed:
 
 A changed prefix is named by its tokens, by where it was changed, and by what was put in: the source run up to there; a mean by
 its group of prompts; noise by its example. Where a patch puts in what the target run has there anyway, nothing is changed.
-Donors' prompts are unmodified runs too; the prompts of a reference set are run once more, before.
+Donors' prompts are unmodified runs too; of these and of the source run those tokens leave the last block too that are put in
+inside or behind it where a row is read. The prompts of a reference set are run once more, before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
 
-from tinylab.interventions.sites import RESID_POST
+from tinylab.interventions.sites import RESID_POST, RESID_PRE, K, V
 from tinylab.interventions.sources import Donor, Mean, Noise, Reference, Run, RunName, Source, references
 from tinylab.interventions.variants import Each, Intervention, Named, Positions, Variant
 from tinylab.task.tokens import Prompt, TokenPair
@@ -90,14 +91,19 @@ def _prefixes(prompt: Tokens) -> Iterable[Tokens]:
 
 
 def _read_in_last(pairs: Sequence[TokenPair], variants: Sequence[Variant], n_layers: int) -> set[Tokens]:
-    """Whole donor prompts whose last token is taken from inside or behind the last block, and answers' behind them."""
-    return {
-        prompt.tokens + after[:end]
-        for variant in variants if isinstance(variant.source, Donor)
-        if any(i.operation.needs_source and (i.layer, i.site.order) >= (n_layers - 1, 0) for i in variant.interventions)
-        for pair in pairs for prompt in [pair.prompt(variant.source)]
-        for after in _after(pair) for end in range((len(after) if variant.positions == "all" else 0) + 1)
+    """Prefixes of sources that are put in where a row is read, from inside the last block (not its keys, values) or behind it."""
+    taken = {
+        (variant.target, variant.source, variant.positions) for variant in variants for i in variant.interventions
+        if isinstance(variant.source, Run) and i.operation.needs_source
+        if i.layer == n_layers - 1 and i.site not in (RESID_PRE, K, V)
     }
+    found: set[Tokens] = set()
+    for target, source, positions in taken:
+        for pair, after in [(one, after) for one in pairs for after in _after(one)]:
+            prompt, other = pair.prompt(target), pair.prompt(source if isinstance(source, Donor) else source.run)
+            places = zip(_places(prompt, positions, len(after)), _places(other, positions, len(after)), strict=True)
+            found |= {(other.tokens + after)[: place + 1] for here, place in places if here >= len(prompt.tokens) - 1}
+    return found
 
 
 def _references(variants: Sequence[Variant]) -> dict[Reference, set[int]]:

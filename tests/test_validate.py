@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -68,6 +69,18 @@ def test_effects_are_valid_whoever_reads_them(effects: Path, sweep: Path, reader
         validate.validate_effects_schema(READERS[reader](effects))
         for file in sweep.glob("**/effects.parquet"):  # layers too, and cells without labels
             validate.validate_effects_schema(READERS[reader](file))
+
+
+def test_effects_where_a_count_is_undefined_are_valid(effects: Path) -> None:
+    """As where recovery is undefined: pandas then has whole numbers as floats."""
+    table = pq.read_table(effects)
+    place = table.column_names.index("templates_opposite")
+    lacking = pa.array([None, *table["templates_opposite"].to_pylist()[1:]], pa.int64())
+    some = table.set_column(place, "templates_opposite", lacking).to_pandas()
+    assert some["templates_opposite"].dtype == "float64"
+    validate.validate_effects_schema(some)
+    with pytest.raises(SchemaError, match="column 'templates_opposite' is float64, expected int64"):
+        validate.validate_effects_schema(some.assign(templates_opposite=some["templates_opposite"] + 0.5))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import pandas as pd
 import pytest
 
 from conftest import Command, only
+from tinylab.batteries.ablation import Ablation
 from tinylab.batteries.activation_patch import SITE_OF, ActivationPatch
+from tinylab.batteries.base import Battery
 from tinylab.batteries.heads_zero import HeadsZero
+from tinylab.batteries.pairs import HeadsPairZero
+from tinylab.batteries.subset import HeadsSubsetZero
 from tinylab.errors import ConfigError
 from tinylab.interventions.sites import SITES, Sizes
 from tinylab.records.identity import battery_identity
@@ -69,6 +74,22 @@ def test_a_direction_by_its_other_name_is_the_same_battery(word: str, arrow: str
     assert named == drawn and battery_identity(named) == battery_identity(drawn)
     assert (named.source.run, named.target) == (("clean", "corrupt") if word == "denoising" else ("corrupt", "clean"))
     assert arrow in named.describe()
+
+
+def test_the_blocks_output_by_its_other_name_is_the_same_battery() -> None:
+    def both(make: Callable[[str], Battery]) -> list[Battery]:
+        return [make("resid_post"), make("layer_resid")]
+
+    for also, own in (
+        both(lambda name: h2(granularity=name)),
+        both(lambda name: Ablation(name="blocks", site=name, ablation="resample", positions="last")),
+        both(lambda name: HeadsPairZero(name="pairs", site=name, layers=[0, 1])),
+        both(lambda name: HeadsSubsetZero(name="subset", site=name, sets=[[0, 1]])),
+    ):
+        assert also == own and battery_identity(also) == battery_identity(own)
+        assert "layer_resid" in also.describe()
+    with pytest.raises(ConfigError, match="granularity=layer_resid turns the target run into the source run"):
+        h2(granularity="resid_post", positions="all")
 
 
 def test_settings_that_came_later_leave_identities_as_they_were() -> None:

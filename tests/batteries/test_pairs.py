@@ -445,7 +445,10 @@ def test_a_run_that_has_no_heads_of_this_model_to_give_is_refused(
     assert tinylab(*few) == 0
     assert tinylab(*few, "metrics=[kl_div]", "run_name=silent", "battery.heads=[1]") == 0
     assert tinylab(*few, "battery=h2") == 0
-    h1, silent, h2 = (only(tmp_path, f"outputs/runs/{name}_*") for name in ("h1", "silent", "h2"))
+    assert tinylab(*few, "battery.site=v", "run_name=ablated") == 0
+    assert tinylab("battery=keys", *few, "run_name=patched") == 0
+    h1, silent, h2, ablated, patched = (
+        only(tmp_path, f"outputs/runs/{name}_*") for name in ("h1", "silent", "h2", "ablated", "patched"))
     capsys.readouterr()
 
     def said(run: object, *more: str) -> str:
@@ -455,6 +458,7 @@ def test_a_run_that_has_no_heads_of_this_model_to_give_is_refused(
     assert "not the folder of a finished run" in said(tmp_path)
     assert "a run of layers (h2), expected one whose components are layer, head" in said(h2)
     assert "it has no logit_diff" in said(silent)
+    assert "a run of v by key-value head" in said(ablated) and "a run of k by key-value head" in said(patched)
     assert "another model, tiny" in said(h1, "model=planted", "condition=planted_a")
     (h1 / "metrics/effects.parquet").rename(tmp_path / "kept")
     assert "effects.parquet is missing" in said(h1)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tinylab.batteries.ablation import SAME as SAME_ABLATION
+from tinylab.batteries.ablation import USES
 from tinylab.config.composing import config_folder
 from typed import SHORT, composed, type_in
 
@@ -42,6 +44,13 @@ def test_a_shipped_battery_asks_its_question_at_its_place(name: str, manifests: 
     assert manifest["status"] == "complete"
     told = {**manifest["battery"], "table": manifest["table"]}  # type: ignore[dict-item]
     assert {key: told[key] for key in ACT[name]} == ACT[name]
+
+
+@pytest.mark.parametrize("ablation", [*USES, *SAME_ABLATION])
+@pytest.mark.parametrize("name", ["h1", "heads", "mlps", "attention", "neurons", "blocks"])
+def test_a_shipped_ablation_takes_any_other_baseline_in_place_of_its_own(name: str, ablation: str) -> None:
+    battery = composed(f"battery={name}", f"battery.ablation={ablation}").battery
+    assert battery.ablation == SAME_ABLATION.get(ablation, ablation)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -21,8 +21,8 @@ from tinylab.engine.forked.engine import ForkedEngine
 from tinylab.engine.reference import ReferenceEngine
 from tinylab.errors import ConfigError
 from tinylab.interventions.operations import Add, Patch
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, K, Site, V
-from tinylab.interventions.sources import MOST_POSITIONS, Difference, Donor, Mean, Noise, Reference, Source, Vector
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, RESID_PRE, K, Site, V
+from tinylab.interventions.sources import MOST_POSITIONS, Difference, Donor, Mean, Noise, Own, Reference, Source, Vector
 from tinylab.interventions.variants import Each, Intervention, Named, Positions, Variant
 from tinylab.models.network import CausalModel
 from tinylab.task.references import check_vectors
@@ -33,6 +33,7 @@ PROMPTS = (
     ((5, 7, 9, 12, 13, 14), (5, 7, 3, 12, 13, 14)), ((6, 7, 2, 12, 1, 14), (6, 3, 2, 12, 1, 14)), ((5, 7, 9, 11), (5, 7, 2, 11)),
 )
 """Clean and corrupt; the first and the last are the same."""
+LAST = LAYERS - 1
 
 
 def reference(prompts: list[tuple[int, ...]], groups: list[int] | None = None) -> Reference:
@@ -91,6 +92,28 @@ def test_both_engines_put_the_same_in_and_compute_what_they_said_they_would(
         told = engine.plan(pairs, every)
         assert (told.forwards, told.states) == (evaluation.forwards, evaluation.states)
     assert found.states == lower_bound(pairs, every, LAYERS)
+
+
+@pytest.mark.parametrize(("source", "positions", "put_in"), [
+    (Donor(0), "last", 4), (Donor(0), "all", 4), (Donor(0), (0, 2), 0), (Donor(0), Named("part", "last"), 4),
+    (Own("corrupt"), "last", 0), (Own("corrupt"), Named("part", "all"), 3),
+], ids=str)
+def test_of_a_source_the_last_block_has_what_is_put_in_there_where_a_row_is_read(
+    source: Source, positions: Positions, put_in: int
+) -> None:
+    model = family("llama", torch.float64)
+    at_end, before = (("part", (3,)),), (("part", (1,)),)
+    pairs = [replace(pair, donors=(Prompt((20 + b, 7, 9, 11), at_end),), clean_spans=at_end, corrupt_spans=before)
+             for b, pair in enumerate(answered(model, PROMPTS[:4]))]  # donors that are no prompts of the pairs; all are read at 3
+    states = {}
+    for site, layer in ((HEAD_OUT, 0), (RESID_POST, 0), (RESID_PRE, LAST), (V, LAST), (HEAD_OUT, LAST), (RESID_POST, LAST)):
+        variant = Variant((Intervention(site, layer, Patch()),), "clean", source, positions)
+        forked = ForkedEngine(model)
+        found, expected = (engine.evaluate(pairs, [variant], SCORER) for engine in (forked, ReferenceEngine(model)))
+        assert gap(found, expected) <= ROUNDING[torch.float64]
+        assert found.states == forked.plan(pairs, [variant]).states == lower_bound(pairs, [variant], LAYERS)
+        states[site, layer] = found.states
+    assert states[RESID_PRE, LAST] == states[V, LAST] == states[HEAD_OUT, LAST] - put_in
 
 
 @pytest.mark.parametrize("site", [K, V], ids=str)

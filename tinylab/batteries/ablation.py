@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tinylab.batteries.activation_patch import SITE_OF
+from tinylab.batteries.activation_patch import ALSO, SITE_OF
 from tinylab.batteries.base import Battery, Cell, Key, Screen, chosen
 from tinylab.batteries.neurons import check_neurons, described, neurons_of, screen_of
 from tinylab.batteries.positions import EACH, check_positions, meant_positions
@@ -70,7 +70,8 @@ class Ablation(Battery):
 
     def __post_init__(self) -> None:
         """Check the values."""
-        one_of("battery.site", self.site, tuple(SITE_OF))
+        one_of("battery.site", self.site, (*SITE_OF, *ALSO))
+        self.site = ALSO.get(self.site, self.site)
         one_of("battery.ablation", self.ablation, (*USES, *SAME))
         self.ablation = SAME.get(self.ablation, self.ablation)
         for name in ("scales", "layers", "heads"):

@@ -31,6 +31,8 @@ from tinylab.interventions.variants import Intervention, Positions, Variant
 
 SITE_OF: dict[str, Site] = {"layer_resid": RESID_POST, **{name: site for name, site in SITES.items() if site != RESID_POST}}
 """The site that each granularity means: by its own name, or as the block's output has always been called here."""
+ALSO = {"resid_post": "layer_resid"}
+"""Other names of these: the block's output as the field calls it. Settings and tables have the one here."""
 STREAM = ("layer_resid", "resid_pre", "resid_mid")
 """Granularities that are all that a later block gets."""
 PER_HEAD = tuple(name for name, site in SITE_OF.items() if site.units.endswith("heads"))
@@ -60,7 +62,8 @@ class ActivationPatch(Battery):
 
     def __post_init__(self) -> None:
         """Check the values."""
-        one_of("battery.granularity", self.granularity, tuple(SITE_OF))
+        one_of("battery.granularity", self.granularity, (*SITE_OF, *ALSO))
+        self.granularity = ALSO.get(self.granularity, self.granularity)
         self.patch_direction = CALLED.get(self.patch_direction, self.patch_direction)
         one_of("battery.patch_direction", self.patch_direction, (*DIRECTIONS, *CALLED))
         distinct("battery.layers", self.layers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tinylab.batteries.activation_patch import SITE_OF
+from tinylab.batteries.activation_patch import ALSO, SITE_OF
 from tinylab.config.checks import one_of, storable
 from tinylab.errors import ConfigError
 from tinylab.interventions.sites import HEAD_OUT
@@ -25,7 +25,7 @@ def check_joint_site(site: str, keep_value_bias: bool) -> None:
     Raises:
         ConfigError: it is none, or has no value bias.
     """
-    one_of("battery.site", site, JOINT)
+    one_of("battery.site", site, (*JOINT, *ALSO))
     if keep_value_bias and site != HEAD_OUT.name:
         raise ConfigError(f"battery.keep_value_bias=true with battery.site={site}: only a head's output has a value bias that "
                           f"can be kept; use battery.site={HEAD_OUT}, or battery.keep_value_bias=false.")

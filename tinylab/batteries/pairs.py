@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, ClassVar
 
-from tinylab.batteries.activation_patch import SITE_OF
+from tinylab.batteries.activation_patch import ALSO, SITE_OF
 from tinylab.batteries.base import SINGLE, Battery, Cell, Key, OfRun
 from tinylab.batteries.named_heads import Head, head_names, heads_of_model, name_of, numbers_among
 from tinylab.batteries.named_layers import check_joint_site, layer_numbers, layers_of_model
@@ -53,6 +53,7 @@ class HeadsPairZero(Battery):
         distinct("battery.scales", self.scales)
         at_least("battery.k", self.k, 2)
         check_joint_site(self.site, self.keep_value_bias)
+        self.site = ALSO.get(self.site, self.site)
         check_positions(self.positions)
         if self.positions == EACH:
             raise ConfigError(f"battery.positions=each with battery={self.name}: the table of pairs has no column for "

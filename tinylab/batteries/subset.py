@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from tinylab.batteries.activation_patch import SITE_OF
+from tinylab.batteries.activation_patch import ALSO, SITE_OF
 from tinylab.batteries.base import Battery, Cell, Key
 from tinylab.batteries.named_heads import Head, head_names, heads_of_model, numbers_among
 from tinylab.batteries.named_layers import check_joint_site, layer_numbers, layers_of_model
@@ -43,6 +43,7 @@ class HeadsSubsetZero(Battery):
         """Check the values; sets without a name are called set1, set2, …."""
         distinct("battery.scales", self.scales)
         check_joint_site(self.site, self.keep_value_bias)
+        self.site = ALSO.get(self.site, self.site)
         check_positions(self.positions)
         if self.positions == EACH:
             raise ConfigError("battery.positions=each with battery.sets: the table of sets has no column for positions; sweep "

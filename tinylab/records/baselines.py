@@ -42,6 +42,8 @@ class BaselineGroup(OpenRecord):
     """Their model."""
     battery: Name
     """Their battery."""
+    settings: dict[Name, str] = {}
+    """What else the sweep varies, as it is for them, such as battery.site: q."""
     kind: Name
     """What the components are: heads."""
     runs: Annotated[dict[Name, Name], Field(min_length=2)]

@@ -14,6 +14,7 @@ from tinylab.batteries.base import OfRun
 from tinylab.config.groups import FIRST
 from tinylab.errors import ConfigError, OutputError
 from tinylab.interventions.components import TableKind
+from tinylab.interventions.sites import SITES
 from tinylab.measures.metrics import labelled
 from tinylab.models.weights import ModelIdentity
 
@@ -43,6 +44,10 @@ def strongest_of_run(asked: OfRun, output_dir: Path, model: ModelIdentity | None
         like = "battery=h1" if asked.granularity is None else f"battery=mlps battery.site={asked.granularity}"
         raise ConfigError(f"{what}: a run of {kind.plural} ({manifest['battery']['name']}), expected one whose components are "
                           f"{', '.join(asked.component)} each, such as of {like}.")
+    place = str(manifest["battery"].get("site") or manifest["battery"].get("granularity"))
+    if asked.granularity is None and place in SITES and SITES[place].units == "key-value heads":
+        raise ConfigError(f"{what}: a run of {place} by key-value head, which several query heads may share; expected one whose "
+                          "heads are query heads, such as of battery=h1.")
     told = manifest["provenance"]["model"]
     theirs = ModelIdentity(told["name"], told["revision"], told["digest"])
     if model is not None and not _same(theirs, model):

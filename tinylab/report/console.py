@@ -152,7 +152,8 @@ def _print_comparisons(folder: Path, out: Console) -> None:
     if (compared := folder / CROSS_CONDITION / "baselines.json").is_file():
         told = read_json(compared)
         for group in told["groups"]:
-            out.print(shown(baselines_view(group, told["k"])))
+            view = baselines_view(group, told["k"])
+            out.print(shown(view) if view.rows else view.title)
 
 
 def print_selftest(title: str, verdicts: Sequence[Verdict], floors: Sequence[Floor]) -> None:

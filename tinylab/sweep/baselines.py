@@ -83,10 +83,14 @@ def _alike(children: Sequence[Child]) -> list[list[Child]]:
     members: dict[str, list[Child]] = {}
     for child in children:
         battery = {name: value for name, value in child.manifest["battery"].items() if name not in OF_ABLATION}
-        settings = {name: value for name, value in child.settings.items() if name.removeprefix("battery.") not in OF_ABLATION}
-        identity = [child.labels, child.manifest["provenance"]["model"], child.corpus, battery, settings]
+        identity = [child.labels, child.manifest["provenance"]["model"], child.corpus, battery, _apart(child)]
         members.setdefault(json.dumps(identity, sort_keys=True), []).append(child)
     return list(members.values())
+
+
+def _apart(child: Child) -> dict[str, str]:
+    """Swept settings other than the baseline."""
+    return {name: value for name, value in child.settings.items() if name.removeprefix("battery.") not in OF_ABLATION}
 
 
 def _named(children: Sequence[Child]) -> dict[str, Child]:
@@ -105,9 +109,11 @@ def _compared(children: Sequence[Child], k: int) -> dict[str, Any] | None:
     if len(sides) < 2 or any(side.components != sides[0].components for side in sides):
         return None
     first, kind = children[0], children[0].kind
+    named = ("condition", "condition.tag", "battery", "battery.name", "model", "model.name")  # as the group itself is
+    settings = {name: value for name, value in _apart(first).items() if name not in named}
     return {
         "condition": first.manifest["condition"], "model": first.labels["model"], "battery": first.manifest["battery"]["name"],
-        "kind": kind.plural, "runs": {side.name: side.run_id for side in sides}, **compare(sides, k, kind),
+        **({"settings": settings} if settings else {}), "kind": kind.plural, "runs": {side.name: side.run_id for side in sides}, **compare(sides, k, kind),
     }
 
 

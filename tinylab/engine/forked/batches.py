@@ -12,16 +12,21 @@ Letters: N nodes of `both`, R affected states, B examples of a batch, C lines, Q
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tinylab.engine.forked.lines import Lines
 from tinylab.engine.forked.trie import NONE, BoolArray, IntArray, Trie, acted_on, build, edited, padded
+from tinylab.interventions.sites import RESID_PRE, K, V
 from tinylab.interventions.sources import RUNS, Donor, Run, RunName, Source
 from tinylab.interventions.variants import Positions, Variant
 from tinylab.task.tokens import TokenPair
+
+
+EVERY_ROW = (RESID_PRE.order, K.order, V.order)
+"""The sites that the last block has of every row: what enters it, and what reading rows attend to; of others it has only those."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,15 @@ class Setting:
         """The setting of a variant."""
         changes_equal = any(i.operation.changes_equal for i in variant.interventions)
         return Setting(variant.target, variant.source, variant.positions, changes_equal, variant.apart)
+
+
+def taking_late(variants: Iterable[Variant], n_layers: int) -> frozenset[Setting]:
+    """The settings, controls' apart, with a variant that takes from a run what only rows that leave the last block have."""
+    return frozenset(
+        replace(Setting.of(variant), apart=False) for variant in variants if isinstance(variant.source, Run)
+        and any(i.operation.needs_source and i.layer == n_layers - 1 and i.site.order not in EVERY_ROW
+                for i in variant.interventions)
+    )
 
 
 @dataclass(frozen=True)
@@ -83,13 +97,18 @@ class Batch:
 class Layout:
     """All prompt pairs of a call as prefix trees."""
 
-    def __init__(self, pairs: Sequence[TokenPair], settings: Sequence[Setting]) -> None:
+    def __init__(self, pairs: Sequence[TokenPair], settings: Sequence[Setting], late: Collection[Setting] = ()) -> None:
         """Lay out the pairs.
+
+        Args:
+            pairs: the prompt pairs.
+            settings: of all variants.
+            late: those whose sources' rows have to leave the last block where they are read (`taking_late`).
 
         Raises:
             IndexError: a position of a setting lies behind the end of a prompt, or source and target have not as many.
         """
-        self._count, self._lines = len(pairs), Lines.of(pairs)
+        self._count, self._lines, self._late = len(pairs), Lines.of(pairs), late
         donors = sorted({s.source.number for s in settings if isinstance(s.source, Donor) and s.source.number is not None})
         runs: list[RunName | Donor] = [*RUNS, *(Donor(number) for number in donors)]
         lines, everywhere = self._lines, {s.source for s in settings if s.positions == "all"}
@@ -211,7 +230,7 @@ class Layout:
                 there = np.where(there == NONE, NONE, np.searchsorted(nodes, there))
             ends_here = part.paths[read[setting.target]]
             by_setting[setting] = affected = _affected_states(part, there, paths[setting.target], ends_here)
-            if from_run:
+            if from_run and replace(setting, apart=False) in self._late:
                 needed.append(affected.source[np.isin(affected.edited, affected.read)])
         return Batch(examples, first, both, whole(both, np.unique(np.concatenate(needed)), ends), by_setting)
 

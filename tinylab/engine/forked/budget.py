@@ -16,7 +16,7 @@ import torch
 from tinylab.engine.base import Prediction
 from tinylab.engine.cost import FIXED, MIB, Shape, block_numbers, logits_bytes, table_bytes
 from tinylab.engine.donors import needs
-from tinylab.engine.forked.batches import AffectedStates, Layout
+from tinylab.engine.forked.batches import AffectedStates, Layout, taking_late
 from tinylab.engine.forked.cache import CachePlan
 from tinylab.engine.forked.layouts import mlp_rows
 from tinylab.engine.forked.means import parts, read
@@ -103,7 +103,7 @@ def predict(
         budget: what a pass may hold.
     """
     families = Families.of(variants)
-    layout = Layout(list(dict.fromkeys(pairs)), list(families.by_setting))
+    layout = Layout(list(dict.fromkeys(pairs)), list(families.by_setting), taking_late(variants, shape.layers))
     cache_plan = CachePlan.of(variants, layout.has_cached_prefix)
     limits = Limits.of(budget, shape, cache_plan, families.cache_plan)
     forwards = states = nodes = rows = reading = together = 0

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from tinylab.engine.forked.attention import Keys
-from tinylab.engine.forked.batches import AffectedStates
+from tinylab.engine.forked.batches import EVERY_ROW, AffectedStates
 from tinylab.engine.forked.trie import IntArray
-from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, RESID_PRE, K, Module, Side, Site, V
+from tinylab.interventions.sites import HEAD_OUT, MLP_OUT, RESID_POST, RESID_PRE, Module, Side, Site
 from tinylab.interventions.sources import Run
 from tinylab.interventions.variants import Variant
 
@@ -87,8 +87,8 @@ class ActivationCache:
         """A site's activations at some nodes."""
         if site.order in (RESID_PRE.order, RESID_POST.order):
             return self.entry(layer + (site.order == RESID_POST.order), nodes)
-        every = site.order in (K.order, V.order)  # the last block's too: reading rows attend to all of them
-        return self._pick(self.sites[site, layer], nodes, late=layer == self.n_layers - 1 and not every)
+        late = layer == self.n_layers - 1 and site.order not in EVERY_ROW
+        return self._pick(self.sites[site, layer], nodes, late=late)
 
     def _pick(self, values: torch.Tensor, nodes: IntArray, late: bool) -> torch.Tensor:
         return values.index_select(0, torch.from_numpy(self._places[nodes] if late else nodes).to(values.device))

@@ -29,7 +29,7 @@ from tinylab.engine.biases import biases_for
 from tinylab.engine.cost import Shape
 from tinylab.engine.donors import Supply
 from tinylab.engine.forked import hooks
-from tinylab.engine.forked.batches import Batch, Layout
+from tinylab.engine.forked.batches import Batch, Layout, taking_late
 from tinylab.engine.forked.budget import LEAST, SAFE, Budget, Limits, free_memory, out_of_memory, predict
 from tinylab.engine.forked.cache import ALONE, ActivationCache, CachePlan, Keeper, Link
 from tinylab.engine.forked.layouts import PassLayout
@@ -124,7 +124,7 @@ class ForkedEngine:
         if checkpointer is not None:
             state = checkpointer.restore(state)
         families = Families.of(variants)
-        layout = Layout(list(unique), list(families.by_setting))
+        layout = Layout(list(unique), list(families.by_setting), taking_late(variants, self._model.n_layers))
         cache_plan = CachePlan.of(variants, layout.has_cached_prefix)
         limits = Limits.of(self._budget, self._shape, cache_plan, families.cache_plan)
         biases = biases_for(self._model, variants)
