@@ -111,6 +111,14 @@ def test_data_for_other_programs_has_the_users_own_options_first(tinylab: Comman
     assert set(json.loads(capsys.readouterr().out)) == {"models", "conditions", "batteries", "metrics", "experiments", "runs"}
 
 
+@pytest.mark.parametrize("line", ["--version", "help", "list conditions", "help condition=facts"])
+def test_looking_around_imports_nothing_large(line: str, tmp_path: Path) -> None:
+    code = ("import sys\nfrom tinylab.program import main\nassert main() == 0\n"
+            "print({'numpy', 'pyarrow', 'pandas', 'torch', 'pydantic', 'tinylab.app'} & set(sys.modules), file=sys.stderr)")
+    done = type_in_shell(tmp_path, "-c", code, *line.split())
+    assert (done.returncode, done.stderr) == (0, "set()\n")
+
+
 def test_module_and_console_script_are_the_same_program(tmp_path: Path) -> None:
     module = type_in_shell(tmp_path, "-m", "tinylab", "list", "models", "--json", fresh=True)
     entry = "import sys\nfrom tinylab.program import main\nsys.exit(main())"

@@ -18,7 +18,7 @@ from tinylab.models.weights import loaded_bytes
 from tinylab.records.changes import since_earlier_run
 from tinylab.records.identity import Resolved, resolve
 from tinylab.records.manifest import RunFolder
-from tinylab.report.console import console
+from tinylab.report.screen import console
 from tinylab.schema import JSON, Config
 from tinylab.sweep.finished import locate_run
 from tinylab.task.corpus import load_condition

@@ -132,7 +132,7 @@ def _overview(every: dict[str, list[Row]]) -> None:
 def _table(what: str, found: Sequence[Row], output_dir: Path) -> None:
     from rich.table import Table
 
-    from tinylab.report.console import console
+    from tinylab.report.screen import console
 
     if not found:
         sys.stdout.write(f"no {what}{f' in {output_dir}' if what == 'runs' else ''}\n")

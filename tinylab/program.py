@@ -13,14 +13,12 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tinylab import __version__, app
+from tinylab import __version__
 from tinylab.command import COMMANDS, LONGEST, NAME, run_command
 from tinylab.config.composing import Composer, config_folders
 from tinylab.config.hydra_internals import flags_parser
 from tinylab.config.options import called, groups
 from tinylab.errors import ConfigError, options
-from tinylab.first_version.command import is_old_config
-from tinylab.first_version.command import run as run_old_config
 
 MODULES = {
     "aggregate": "tinylab.aggregate",
@@ -53,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return topic
     if "query=" in "".join(words[1:2]) and first in ("-sc", "--shell-completion"):
         _complete_commands(os.environ.get("COMP_LINE", ""))
-    return app.main(words)
+    return _app(words)
 
 
 def _command(name: str, words: Sequence[str]) -> int:
@@ -62,12 +60,26 @@ def _command(name: str, words: Sequence[str]) -> int:
         return command(words, program=f"tinylab {name}")
     if name == "help":
         return _help(words)
-    if name == "run" and any(map(is_old_config, words)):
-        return run_old_config(words)
+    if name == "run" and (done := _old_configs(words)) is not None:
+        return done
     if {"-h", "--help"} & {*words}:
-        return app.main(words)
+        return _app(words)
     flags = ["--multirun"] if name == "sweep" and not {"-m", "--multirun"} & {*words} else []
-    return app.main([*flags, *words])
+    return _app([*flags, *words])
+
+
+def _app(words: Sequence[str]) -> int:
+    """Run a line of overrides and flags; imported here, as --version, list and help do without, in half of the time."""
+    from tinylab import app
+
+    return app.main(words)
+
+
+def _old_configs(words: Sequence[str]) -> int | None:
+    """Run configs of the first version; None where the words have none."""
+    from tinylab.first_version.command import is_old_config, run
+
+    return run(words) if any(map(is_old_config, words)) else None
 
 
 def _version() -> int:
@@ -120,7 +132,7 @@ def _explained(words: Sequence[str]) -> int:
         return _command(topic, ["--help"])
     if topic in COMMANDS:
         sys.stdout.write(overview() if topic == "help" else f"tinylab {topic}: {COMMANDS[topic]}\n\n")
-        return 0 if topic == "help" else app.main(["--help"])
+        return 0 if topic == "help" else _app(["--help"])
     folders = [Path(folder) for folder in config_folders(args) if folder is not None]
     group, _, name = topic.partition("=")
     if group not in (known := groups(folders)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,14 @@ def _line(name: str, files: dict[str, Path], heirs: Sequence[str]) -> Iterator[P
 
 
 def _content(file: Path) -> dict[str, Any]:
+    return _parsed(_text(file))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> dict[str, Any]:
+    """What a file says, for reading only: what others inherit is parsed once for all of them."""
     try:
-        content = yaml.safe_load(_text(file))
+        content = yaml.safe_load(text)
     except yaml.YAMLError:  # composing it says so
         return {}
     return content if isinstance(content, dict) else {}

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from tinylab.checks.published import Comparison, Published
@@ -18,6 +17,7 @@ from tinylab.records.tables import SYNERGY_MATRICES
 from tinylab.report.baselines import baselines_view
 from tinylab.report.joint import synergies_sentence, synergy_view
 from tinylab.report.runs import runs_view, warnings_sentence
+from tinylab.report.screen import console
 from tinylab.report.views import (
     View,
     cross_sentences,
@@ -32,6 +32,8 @@ from tinylab.report.views import (
 from tinylab.sweep.finished import CROSS_CONDITION
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tinylab.checks.soundness import Floor, Verdict
 
 
@@ -39,19 +41,6 @@ CHANGES = ("change", "joint", "single1", "single2")
 """Columns of changes, told with their sign."""
 WITH_INTERVALS = {"effect": 2, "synergy": 3}
 """Columns of numbers with half their interval, and how many digits each is told with."""
-
-
-def console() -> Console:
-    """Standard output; made at each use so that redirection works. A file or pipe is as wide as a table needs.
-
-    Words are printed as they are: square brackets and colons in paths and errors mean nothing.
-    """
-    plain = _plain()
-    return plain if plain.is_terminal else _plain(width=120)
-
-
-def _plain(width: int | None = None) -> Console:
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
 def shown(view: View) -> Table:
