@@ -27,7 +27,8 @@ SENTENCES = {
     "list modles": "did you mean 'models'?",
     "help condtion": "did you mean 'condition'?",
     "--nonsense": "--nonsense: no such flag",
-    "--cfg": "--cfg/-c: expected one argument",
+    "--cfg": "--cfg/-c: expected one argument; tinylab --hydra-help lists the flags.",
+    "--cfg jbo": "--cfg/-c jbo: not an option; did you mean 'job'? known: job, hydra, all.",
     "--resolve": "add --cfg job",
     "--package condition": "add --cfg job",
     "--shell-completion": "install=bash",
@@ -47,6 +48,21 @@ SENTENCES = {
     "sweep condition=nope": "known: cond_a",
 }
 """What is typed, and words of the one sentence that answers with exit code 2."""
+FLAGS = {
+    "aggregate": "FOLDER (a sweep's folder, ",
+    "aggregate x --kk 5": "--kk: no such flag; did you mean '--k'? known: --help, --out, ",
+    "aggregate x --k five": "--k five: expected a whole number of at least 1; tinylab aggregate --help says more.",
+    "aggregate x --at-least 0": "--at-least 0: expected a whole number of at least 1; ",
+    "aggregate x --rank hihgest": "--rank hihgest: not an option; did you mean 'highest'? known: magnitude, highest, lowest.",
+    "aggregate x --metrics": "--metrics: expected at least one argument; ",
+    "list models too": "too: one word too many; tinylab list --help says more.",
+    "validate": "FOLDER (of a run or a sweep) is missing; tinylab validate --help says more.",
+    "convert": "FILE.gguf and FOLDER (new, or empty) are missing; ",
+    "convert old.json": "--out (where the YAMLs go) is missing; ",
+    "reproduce --twice": "--twice: no such flag; ",
+    "selftest --config-dir": "--config-dir: expected one argument; ",
+}
+"""Lines whose flags are wrong, and how the sentence begins that answers them."""
 
 
 @pytest.mark.parametrize("line", SENTENCES)
@@ -56,6 +72,17 @@ def test_a_mistake_is_one_sentence(line: str, tinylab: Command, tmp_path: Path, 
     said = capsys.readouterr()
     assert SENTENCES[line] in said.err, said.err
     assert (said.err.count("\n"), said.out, snapshot(tmp_path)) == (1, "", before)
+
+
+@pytest.mark.parametrize("line", FLAGS)
+def test_a_mistake_in_a_commands_flags_is_one_sentence(
+    line: str, tinylab: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        tinylab(*line.split())
+    said = capsys.readouterr()
+    assert said.err.startswith(f"tinylab {line.split(maxsplit=1)[0]}: {FLAGS[line]}"), said.err
+    assert (end.value.code, said.err.count("\n"), said.out) == (2, 1, "")
 
 
 def test_a_corpus_or_a_folder_without_what_it_is_for_is_answered_with_what_to_type(

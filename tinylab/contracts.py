@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylab.command import run_command
+from tinylab.config.flags import Flags
 from tinylab.errors import OutputError, TinylabError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ GRAVEST_FIRST = (2, 1)
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Check every folder given, whatever the others are; returns the gravest exit code."""
-    parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Flags(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run or a sweep")
     args = parser.parse_args(argv)
     codes = {run_command(program, partial(_one, folder)) for folder in args.folders}

@@ -8,7 +8,6 @@ you can mend; nothing was written.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 from tinylab.command import run_command
 from tinylab.config.checks import one_of
+from tinylab.config.flags import Flags
 from tinylab.config.groups import DTYPES, ModelConfig
 from tinylab.errors import ConfigError, OutputError
 from tinylab.first_version.command import is_old_config
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Convert one file; returns the exit code."""
     if any(map(is_old_config, sys.argv[1:] if argv is None else argv)):
         return convert_configs(argv, program)
-    parser = argparse.ArgumentParser(prog=program, description=__doc__, usage=(
+    parser = Flags(prog=program, description=__doc__, usage=(
         f"{program} [-h] [--dtype DTYPE] FILE.gguf FOLDER\n       {program} FILE.json … [--data-dir DIR] --out CONF_DIR"))
     parser.add_argument("file", type=Path, metavar="FILE.gguf")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new, or empty")

@@ -15,6 +15,7 @@ from typing import Any
 
 from tinylab.command import run_command
 from tinylab.config.composing import config_folders
+from tinylab.config.flags import Flags
 from tinylab.config.options import MISSING, Option, options_of
 from tinylab.errors import ConfigError, options
 
@@ -33,7 +34,7 @@ SHOWN = {
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """List what there is; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Flags(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", metavar="WHAT", help=f"{', '.join(SHOWN)}; without it how many there are of each")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--config-dir", metavar="FOLDER", help="your own YAML files")

@@ -26,6 +26,7 @@ from collections.abc import Sequence
 
 from tinylab.command import run_command
 from tinylab.config.composing import Composer
+from tinylab.config.flags import Flags
 from tinylab.errors import ConfigError
 from tinylab.interventions.sites import HEAD_OUT
 from tinylab.schema import Config
@@ -36,7 +37,7 @@ PROGRAM = "python -m tinylab.selftest"
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Check the model of a command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=program, description=__doc__,
+    parser = Flags(prog=program, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for python -m tinylab")
     parser.add_argument("--config-dir", help="a folder with YAML files of your own")

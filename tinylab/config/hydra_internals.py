@@ -16,7 +16,6 @@ search path of a command line. When a new Hydra breaks one of these (tests/confi
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -31,7 +30,8 @@ from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 
-from tinylab.errors import ConfigError, options
+from tinylab.config.flags import mistake
+from tinylab.errors import ConfigError
 
 
 def flags_parser() -> argparse.ArgumentParser:
@@ -50,10 +50,7 @@ class _Flags(argparse.ArgumentParser):
         Raises:
             ConfigError: a flag that there is not, or without its value.
         """
-        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
-            raise ConfigError(f"{unknown[1]}: no such flag; {options(unknown[1], flags)}.")
-        raise ConfigError(f"{message.removeprefix('argument ')}; tinylab --hydra-help lists the flags.")
+        raise ConfigError(mistake(self, message, "tinylab --hydra-help lists the flags"))
 
 
 def run_hydra(

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from tinylab.app import main as run_tinylab
 from tinylab.command import run_command
 from tinylab.config.composing import Composer
+from tinylab.config.flags import Flags
 from tinylab.config.hydra_internals import flags_parser
 from tinylab.errors import ConfigError, OutputError
 from tinylab.first_version.converting import Conversion, convert_config, dumped
@@ -67,8 +68,8 @@ def run(argv: Sequence[str]) -> int:
     return run_tinylab([*command_of(found[0], args.out), *overrides])
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+def _parser(program: str) -> Flags:
+    parser = Flags(prog=program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--data-dir", type=Path, metavar="DIR",
                         help="where the datasets are, or corpora/ and splits/ with them; else data/ or lab/data/ above the file")
     return parser
