@@ -16,7 +16,7 @@ from tinylab.records.storage import read_json
 from tinylab.records.tables import SYNERGY_MATRICES
 from tinylab.report.baselines import baselines_view
 from tinylab.report.joint import synergies_sentence, synergy_view
-from tinylab.report.runs import runs_view, warnings_sentence
+from tinylab.report.runs import failures_lines, runs_view, warnings_sentence
 from tinylab.report.screen import console
 from tinylab.report.views import (
     View,
@@ -102,7 +102,8 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
     out = console()
     invariants = read_json(folder / manifest["artifacts"]["invariants"])
     runs = runs_view(folder, manifest)
-    out.print(shown(runs))
+    if runs.rows:
+        out.print(shown(runs))
     for group in invariants["groups"]:
         out.print(shown(invariants_view(group, invariants)))
         for line in invariants_sentences(group, invariants):
@@ -113,13 +114,10 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
         if (path := manifest["artifacts"].get(name)) is not None:
             out.print(synergies_sentence(read_table(folder / path).to_pandas(), path))
     _print_comparisons(folder, out)
-    if "withheld" in invariants:
+    if "withheld" in invariants and runs.rows:
         out.print(f"invariants withheld: {invariants['withheld']}")
-    for failure in manifest["failures"]:
-        error = failure["error"]
-        out.print(f"FAILED {failure['condition']} ({failure['battery']}): {error['type']}: {error['message']}")
-        if failure["log"] is not None:
-            out.print(f"  log: {folder / failure['log']}")
+    for line in failures_lines(manifest, folder):
+        out.print(line)
     for condition in manifest["verify_failed"]:
         out.print(f"VERIFY FAILED {condition}")
     if (warned := warnings_sentence(runs)) is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tinylab import errors
 from tinylab.errors import OutputError
 from tinylab.records.storage import read_json
 from tinylab.report.views import View
@@ -65,3 +66,28 @@ def warnings_sentence(view: View) -> str | None:
         return None
     count = sum(row[-1] for row in warned)
     return f"{count} warnings in the run.log of {len(warned)} runs; hydra.verbose=true shows them as they come"
+
+
+def failures_lines(manifest: dict[str, Any], folder: Path) -> list[str]:
+    """What went wrong in the runs of a sweep that are missing, and where their logs are; runs with one error share its lines.
+
+    Args:
+        manifest: of the sweep, joined.
+        folder: of the sweep.
+    """
+    settings = {job["folder"]: job.get("settings") or {} for job in manifest["jobs"]}
+    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for failure in manifest["failures"]:
+        alike.setdefault((failure["error"]["type"], failure["error"]["message"]), []).append(failure)
+    lines = []
+    for (kind, message), runs in alike.items():
+        names = dict.fromkeys(
+            f"{run['condition']} ({', '.join([run['battery'], *(f'{k}={v}' for k, v in settings[run['folder']].items())])})"
+            for run in runs)
+        lines.append(f"FAILED {', '.join(names)}: {kind}: {message}")
+        logs = [str(folder / run["log"]) for run in runs if run["log"] is not None]
+        if logs:
+            traceback = "" if hasattr(errors, kind) else ", with the traceback"
+            others = f" and {len(logs) - 1} more" if len(logs) > 1 else ""
+            lines.append(f"  log: {logs[0]}{others}{traceback}")
+    return lines
