@@ -27,7 +27,7 @@ def mistake(parser: argparse.ArgumentParser, message: str, more: str | None = No
         message: as argparse has it.
         more: what says more; None for the parser's own help.
     """
-    more = f"{parser.prog.removeprefix('python -m ')} --help says more" if more is None else more
+    more = f"{parser.prog} --help says more" if more is None else more
     actions = {name: action for action in parser._actions for name in action.option_strings or (str(action.metavar),)}
     if found := re.match(r"unrecognized arguments: (\S+)", message):
         if found[1].startswith("-"):
