@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +27,7 @@ from tinylab.config.groups import (
     ModelConfig,
     VerifySliceConfig,
 )
+from tinylab.config.messages import wrong_type
 from tinylab.config.trackers import TrackerConfig
 from tinylab.errors import ConfigError, first_sentence, options
 from tinylab.measures.metrics import LOGIT_DIFF, LOGPROB_DIFF, SHIPPED, Metric, available, labelled, nameable, named
@@ -228,10 +229,9 @@ def _typed(group: str, cls: type[T], values: dict[str, Any]) -> T:
         typed = OmegaConf.to_object(OmegaConf.merge(_structured(cls), values))  # type: ignore[arg-type]  # a class is hashable
     except OmegaConfBaseException as error:
         key = (getattr(error, "full_key", None) or "").split("[", maxsplit=1)[0].split(".", maxsplit=1)[0]
-        reason = _first_line(error)
-        if "is not a ListConfig" in reason:
-            reason = f"expected a list, such as {prefix}{key}=[{values.get(key)}]"
-        raise ConfigError(f"{prefix}{key}={values.get(key)}: {reason}.") from error
+        if key not in values:
+            raise ConfigError(f"{prefix.rstrip('.') or 'config'}: {_first_line(error)}.") from error
+        raise ConfigError(wrong_type(f"{prefix}{key}", values[key], get_type_hints(cls)[key])) from error
     assert isinstance(typed, cls)
     for name, value in vars(typed).items():
         storable(f"{prefix}{name}", value)
