@@ -51,6 +51,14 @@ SENTENCES = {
     "battery.heads=[0.1]": "battery.heads=[0.1]: expected a list of whole numbers or null.",
     "condition=jsonl condition.path=[a]": "condition.path=[a]: expected a text.",
     "output_dir=null": "output_dir=null: expected a text.",
+    "models": "did you mean 'list models'?",
+    "condition = facts": "did you mean 'condition=…'?",
+    "dry_run": "did you mean 'dry_run=…'?",
+    "--condition facts": "--condition: settings are typed without dashes; did you mean 'condition=…'?",
+    "battery=h1 --dry-run=true": "did you mean 'dry_run=true'?",
+    "--battery.scales=[0.5] --cfg job": "did you mean 'battery.scales=[0.5]'?",
+    "help scales": "did you mean 'battery.scales'?",
+    "help battery.scals": "battery.scals: unknown key; did you mean 'scales'?",
     "validate nowhere": "no such folder",
     "aggregate nowhere": "no such folder",
     "sweep condition=nope": "known: cond_a",
@@ -119,6 +127,8 @@ def test_what_a_person_types_to_look_around_is_answered(tinylab: Command, capsys
         "--help condition": ["cond_a", "condition.n_examples=null", "rows at random"],
         "help battery=h2": ["battery.patch_direction=clean->corrupt"], "--list-models": ["openai-community/gpt2", "tiny"],
         "list": ["tinylab list conditions"], "list metrics": ["kl_div", "nats"], "list experiments": ["scan_h1"],
+        "help seeds": ["seeds=[0]", "drive what is random"], "help battery.sets": ["battery=subset", "battery.sets=???"],
+        "help condition.n_examples": ["a setting of every condition", "condition.n_examples=null"],
         "list runs": ["no runs in outputs"], "--cfg job --resolve": ["run_name: h1_cond_a"],
     }
     for line, expected in words.items():

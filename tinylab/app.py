@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -19,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tinylab.command import check_flags, hydras_own_errors, run_command
+from tinylab.command import check_dashes, check_flags, hydras_own_errors, run_command
 from tinylab.config.composing import CONFIG_NAME, Composer, config_folders
 from tinylab.config.groups import AUTO
 from tinylab.config.hydra_internals import flags_parser, run_hydra
@@ -51,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.prog = "tinylab"
 
     def command() -> int:
-        args = parser.parse_intermixed_args(None if argv is None else list(argv))
+        words = sys.argv[1:] if argv is None else list(argv)
+        check_dashes(words)
+        args = parser.parse_intermixed_args(words)
         check_flags(args)
         return _command(args, parser)
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -17,7 +18,7 @@ from tinylab import __version__
 from tinylab.command import COMMANDS, LONGEST, NAME, run_command
 from tinylab.config.composing import Composer, config_folders
 from tinylab.config.hydra_internals import flags_parser
-from tinylab.config.options import called, groups
+from tinylab.config.options import called, groups, in_yaml, options_of, root_keys
 from tinylab.errors import ConfigError, options
 
 MODULES = {
@@ -134,21 +135,50 @@ def _explained(words: Sequence[str]) -> int:
         sys.stdout.write(overview() if topic == "help" else f"tinylab {topic}: {COMMANDS[topic]}\n\n")
         return 0 if topic == "help" else _app(["--help"])
     folders = [Path(folder) for folder in config_folders(args) if folder is not None]
-    group, _, name = topic.partition("=")
+    if topic in (roots := root_keys(folders)):
+        value, about = roots[topic]
+        _columns("a setting of the whole experiment, changed with key=value", {f"{topic}={in_yaml(value)}": about})
+        return 0
+    group, dot, key = topic.partition("=")[0].partition(".")
     if group not in (known := groups(folders)):
         meant = called(topic, folders) if NAME.fullmatch(topic) and len(topic) < LONGEST else []
-        raise ConfigError(f"{topic}: nothing of that name to explain; "
-                          f"{f'did you mean {meant[0]!r}? ' if meant else ''}{options(topic, [*COMMANDS, *known])}.")
+        meant += [f"{one}.{topic}" for one in known if any(topic in option.values for option in options_of(one, folders))]
+        hint = f"did you mean {meant[0]!r}?" if meant else f"{options(topic, [*COMMANDS, *known, *roots])}."
+        raise ConfigError(f"{topic}: nothing of that name to explain; {hint}")
+    if dot:
+        _explain_key(group, key, folders)
+    else:
+        _explain_group(group, topic.partition("=")[2] or None, args)
+    return 0
+
+
+def _explain_group(group: str, name: str | None, args: argparse.Namespace) -> None:
+    """Print the options of a group, unless one is named, and the values of that one or the usual one."""
     with Composer(args) as composer:
-        chosen, values = composer.composed_group(group, name or None)
+        chosen, values = composer.composed_group(group, name)
         there = {option.name: option for option in composer.options(group)}
-    if not name:
+    if name is None:
         _columns(f"{group}=…, one of", {option.name: option.about for option in there.values()})
     comments = {} if chosen is None or chosen not in there else there[chosen].comments
     if values:
         told = {f"{group}.{key}={value}": comments.get(key, "") for key, value in values.items()}
         _columns(f"values{'' if chosen is None else f' of {group}={chosen}'}, each changed with key=value", told)
-    return 0
+
+
+def _explain_key(group: str, key: str, folders: Sequence[Path]) -> None:
+    """Print a setting of a group, and which of its options have it.
+
+    Raises:
+        ConfigError: none has.
+    """
+    there = options_of(group, folders)
+    having = [option for option in there if key in option.values]
+    if not having:
+        known = dict.fromkeys(name for option in there for name in option.values)
+        raise ConfigError(f"{group}.{key}: unknown key; {options(key, known)}.")
+    told = {f"{group}.{key}={in_yaml(one.values[key])}": one.comments.get(key, "") for one in reversed(having)}
+    where = f"every {group}" if len(having) == len(there) else ", ".join(f"{group}={one.name}" for one in having)
+    _columns(f"a setting of {where}, changed with key=value", told)
 
 
 def _columns(title: str, lines: dict[str, str]) -> None:

@@ -41,10 +41,18 @@ def groups(folders: Sequence[Path]) -> list[str]:
     return sorted(found)
 
 
+def root_keys(folders: Sequence[Path]) -> dict[str, tuple[Any, str]]:
+    """The keys of the root config outside of groups, each with its value and the comment on it."""
+    text = next((text for folder in folders if (text := _text(folder / "config.yaml"))), "")
+    comments = _comments(text)
+    return {key: (value, comments.get(key, "")) for key, value in _parsed(text).items() if key not in ("defaults", "hydra")}
+
+
 def called(name: str, folders: Sequence[Path]) -> list[str]:
-    """The options of that name, whatever their group, as they are chosen: `battery=h2`."""
-    return [f"{group}={name}" for group in groups(folders)
-            if any((folder / group / f"{name}.yaml").is_file() for folder in folders)]
+    """What is set by that name: `battery=h2` for an option, whatever its group; `seeds=…` for a key, `battery=…` for a group."""
+    known = groups(folders)
+    options = [f"{group}={name}" for group in known if any((folder / group / f"{name}.yaml").is_file() for folder in folders)]
+    return [*options, *([f"{name}=…"] if name in (*known, *root_keys(folders)) else [])]
 
 
 def options_of(group: str, folders: Sequence[Path]) -> list[Option]:
