@@ -75,7 +75,7 @@ def test_the_run_says_its_cost_before_it_starts(tinylab: Command) -> None:
     assert tinylab(FEW) == 0
     log = only(Path("outputs/runs"), "*/run.log").read_text()
     provenance = json.loads(only(Path("outputs/runs"), "*/manifest.json").read_text())["provenance"]
-    assert f"forked engine: {provenance['forwards']:,} forward passes, {provenance['states']:,} states, at most" in log
+    assert f"forked engine: {provenance['forwards']:,} forward passes, {provenance['states']:,} states, 4 MiB" in log
 
 
 def test_a_dry_run_as_data_is_what_the_table_says(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:

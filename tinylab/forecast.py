@@ -40,7 +40,7 @@ class Planned:
     forwards: int
     states: int
     weights_bytes: int
-    activation_bytes: int  # at most, beside the weights
+    activation_bytes: int  # at most, in addition to the weights
     complete: str  # yes, no, or partly: but for metrics
     lacking: list[str]  # metrics that a finished run lacks
     decides: str | None  # what its examples can decide, where it is to be computed
@@ -82,7 +82,7 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
         return
     view = Table(title="dry run: nothing is computed or written", title_justify="left")
     view.add_column("run", no_wrap=True)
-    for name in ("pairs", "cells", "engine", "forward passes", "states", "weights", "beside them, at most"):
+    for name in ("pairs", "cells", "engine", "forward passes", "states", "weights", "activations, at most"):
         view.add_column(name, justify="right")
     view.add_column("already complete")
     decided: dict[str, list[str]] = {}
@@ -105,8 +105,8 @@ def dry_run(configs: Sequence[Config], folders: Sequence[Path]) -> None:
     out.print(f"to compute: {len(due)} of {len(configs)} runs, {sum(one.forwards for one in due):,} forward passes, "
               f"{sum(one.states for one in due):,} states")
     if any(config.engine.name == "auto" for config in configs):
-        out.print("engine=auto: the forked engine's cost; the self-check decides when the run starts, see engine=reference for "
-                  "the plain one's")
+        out.print("engine=auto: the cost is the forked engine's, and a self-check decides when the run starts; engine=reference "
+                  "shows the plain one's")
 
 
 def forecast(config: Config) -> tuple[int, int, Prediction, str | None]:

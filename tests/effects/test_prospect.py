@@ -35,8 +35,8 @@ def test_it_says_how_near_to_the_smallest_effect_examples_decide_and_how_many_de
     distance = resolvable(32, 4, 36, 0.05)
     enough = examples_for(distance / 2, 4, 36, 0.05)
     assert said([*"abcd"] * 8) == (
-        f"32 examples of 4 templates decide an effect that is {distance:.2f} standard deviations (of examples within templates) "
-        f"from the smallest of interest; {enough} would do for half as much"
+        f"32 examples of 4 templates can decide effects {distance:.2f} standard deviations (of examples within templates) away "
+        f"from the smallest effect of interest; half that distance takes {enough} examples"
     )
 
 
@@ -47,8 +47,8 @@ def test_corrections_that_decide_more_cells_are_said_to() -> None:
 def test_examples_that_share_items_count_as_items() -> None:
     found = said([*"abcd"] * 8, None, [f"word {b // 2}" for b in range(32)])
     distance = resolvable(16, 1, 36, 0.05)
-    assert found.startswith(f"32 examples of 16 items (each counts once) decide an effect that is {distance:.2f} standard")
-    assert f"; {examples_for(distance / 2, 1, 36, 0.05)} items would do" in found
+    assert found.startswith(f"32 examples of 16 items (each counts once) can decide effects {distance:.2f} standard")
+    assert found.endswith(f"; half that distance takes {examples_for(distance / 2, 1, 36, 0.05)} items")
     assert said([*"abcd"] * 8, None, [f"word {b}" for b in range(32)]) == said([*"abcd"] * 8)
     assert said([*"ab"] * 2, None, ["word"] * 4) == "4 examples of one item: no labels; at least two items are needed"
 
@@ -76,6 +76,6 @@ def test_where_nothing_is_decided_it_says_why_and_what_it_takes(
 
 def test_one_template_tells_nothing_of_new_ones_and_rows_without_one_are_counted() -> None:
     assert said(["a"] * 9).endswith("; of one template: no conclusions about new ones, which need at least two")
-    assert said(["a"] * 9).startswith("9 examples of 1 template decide")
+    assert said(["a"] * 9).startswith("9 examples of 1 template can decide")
     assert said([*"aabbccdd", None]).endswith("; 1 of 9 examples name no template, so all count as examples of one")
-    assert said([None] * 9).startswith("9 examples decide") and said([None] * 9).endswith("half as much")
+    assert said([None] * 9).startswith("9 examples can decide") and said([None] * 9).endswith(" examples")

@@ -1,4 +1,4 @@
-"""What the examples of a run can decide, told before any number is there."""
+"""What the examples of a run can decide, reported before any number is there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def prospect(prepared: Prepared, effects: EffectsConfig) -> str:
         return f"{what}: no labels; {_mending(prepared)}"
     if count == 1:
         return f"{n} examples of one item: no labels; at least two items are needed"
-    named, unit, subject = None not in names, "", f"{n} examples"
+    named, unit, subject = None not in names, " examples", f"{n} examples"
     groups = len(strata.sizes)
     if count < n:
         groups, unit, subject = 1, " items", f"{n} examples of {count} items (each counts once)"
@@ -37,8 +37,8 @@ def prospect(prepared: Prepared, effects: EffectsConfig) -> str:
     distance = resolvable(count, groups, cells, effects.alpha)
     enough = examples_for(distance / 2, groups, cells, effects.alpha)
     nearer = "" if effects.correction == "holm" else " or less"
-    return (f"{subject} decide an effect that is {_number(distance)} standard deviations{nearer} (of examples within templates) "
-            f"from the smallest of interest; {enough:,}{unit} would do for half as much{_untold(names)}")
+    return (f"{subject} can decide effects {_number(distance)} standard deviations{nearer} (of examples within templates) away "
+            f"from the smallest effect of interest; half that distance takes {enough:,}{unit}{_untold(names)}")
 
 
 def _mending(prepared: Prepared) -> str:
