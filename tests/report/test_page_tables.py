@@ -244,7 +244,7 @@ def test_nothing_that_results_say_ends_a_script_or_makes_an_element(pages: None)
 
 def test_a_missing_run_has_a_row_that_says_why_and_its_log(pages: None) -> None:
     error = {"type": "CorpusError", "message": "no such <file>"}
-    failure = {"condition": "b", "folder": "run_b", "log": "run_b/run.log", "error": error}
+    failure = {"condition": "b", "battery": "h1", "folder": "run_b", "log": "run_b/run.log", "error": error}
     jobs = [{"folder": f"run_{name}", "condition": name, "battery": "h1", "settings": {"model": "tiny"}} for name in "ab"]
     manifest = {"status": "partial", "sweep_name": "made", "jobs": jobs, "failures": [failure], "artifacts": {}}
     invariants = {"k": 10, "rank": "magnitude", "metrics": ["logit_diff"], "groups": []}
@@ -254,4 +254,7 @@ def test_a_missing_run_has_a_row_that_says_why_and_its_log(pages: None) -> None:
     assert '<a href="run_b/run.log">' in text and "model=tiny" in text
     assert 'id="pairs"' not in text, "one condition alone has nothing to be compared with"
     nothing = render(page_of(manifest, invariants, {}, [], metric="logit_diff"))
-    assert "CorpusError" in nothing and 'id="shared"' not in nothing
+    assert "CorpusError" in nothing and "<h1>made: a, b</h1>" in nothing and 'id="shared"' not in nothing
+    assert re.search("<tr>.*<td>failed</td></tr>", text) is not None and text.count("no such &lt;file&gt;") == 1
+    withheld = {**invariants, "withheld": "no complete run of b"}
+    assert "Invariants withheld: no complete run of b." in render(page_of(manifest, withheld, runs, [], metric="logit_diff"))

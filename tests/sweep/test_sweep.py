@@ -302,8 +302,8 @@ def test_each_failure_is_printed_once_when_the_sweep_ends(
     broken = [str(sweep / failure["log"]) for failure in read(sweep / "manifest.json")["failures"]]
     told = said.out[said.out.index("FAILED"):said.out.index("sweep partial: 1 of 4 runs")].splitlines()
     assert told == [
-        "FAILED facts (h1, battery.heads=[0]): RuntimeError: the accelerator fell off",
-        f"  log: {broken[0]}, with the traceback",
+        "FAILED facts (h1, battery.heads=[0]): RuntimeError: the accelerator fell off (the log has the traceback)",
+        f"  log: {broken[0]}",
         "FAILED facts (h1, battery.heads=[99]), cond_a (h1, battery.heads=[99]): ConfigError: battery.heads=[99]: 99 is out of "
         "range, this model has 0 to 7.",
         f"  log: {broken[1]} and 1 more",

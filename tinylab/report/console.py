@@ -16,7 +16,7 @@ from tinylab.records.storage import read_json
 from tinylab.records.tables import SYNERGY_MATRICES
 from tinylab.report.baselines import baselines_view
 from tinylab.report.joint import synergies_sentence, synergy_view
-from tinylab.report.runs import failures_lines, runs_view, warnings_sentence
+from tinylab.report.runs import failures_sentences, runs_view, warnings_sentence
 from tinylab.report.screen import console
 from tinylab.report.views import (
     View,
@@ -116,8 +116,10 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
     _print_comparisons(folder, out)
     if "withheld" in invariants and runs.rows:
         out.print(f"invariants withheld: {invariants['withheld']}")
-    for line in failures_lines(manifest, folder):
-        out.print(line)
+    for sentence_, logs in failures_sentences(manifest).items():
+        out.print(sentence_)
+        if logs:
+            out.print(f"  log: {folder / logs[0]}{f' and {len(logs) - 1} more' if len(logs) > 1 else ''}")
     for condition in manifest["verify_failed"]:
         out.print(f"VERIFY FAILED {condition}")
     if (warned := warnings_sentence(runs)) is not None:

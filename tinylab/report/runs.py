@@ -68,26 +68,22 @@ def warnings_sentence(view: View) -> str | None:
     return f"{count} warnings in the run.log of {len(warned)} runs; hydra.verbose=true shows them as they come"
 
 
-def failures_lines(manifest: dict[str, Any], folder: Path) -> list[str]:
-    """What went wrong in the runs of a sweep that are missing, and where their logs are; runs with one error share its lines.
+def failures_sentences(manifest: dict[str, Any]) -> dict[str, list[str]]:
+    """What went wrong in the runs of a sweep that are missing, each with the logs that say more; what went wrong alike is one.
 
     Args:
         manifest: of the sweep, joined.
-        folder: of the sweep.
     """
     settings = {job["folder"]: job.get("settings") or {} for job in manifest["jobs"]}
     alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for failure in manifest["failures"]:
         alike.setdefault((failure["error"]["type"], failure["error"]["message"]), []).append(failure)
-    lines = []
+    said = {}
     for (kind, message), runs in alike.items():
         names = dict.fromkeys(
-            f"{run['condition']} ({', '.join([run['battery'], *(f'{k}={v}' for k, v in settings[run['folder']].items())])})"
+            f"{run['condition']} ({', '.join([run['battery'], *(f'{k}={v}' for k, v in settings.get(run['folder'], {}).items())])})"
             for run in runs)
-        lines.append(f"FAILED {', '.join(names)}: {kind}: {message}")
-        logs = [str(folder / run["log"]) for run in runs if run["log"] is not None]
-        if logs:
-            traceback = "" if hasattr(errors, kind) else ", with the traceback"
-            others = f" and {len(logs) - 1} more" if len(logs) > 1 else ""
-            lines.append(f"  log: {logs[0]}{others}{traceback}")
-    return lines
+        logs = [run["log"] for run in runs if run["log"] is not None]
+        traceback = " (the log has the traceback)" if logs and not hasattr(errors, kind) else ""
+        said[f"FAILED {', '.join(names)}: {kind}: {message}{traceback}"] = logs
+    return said
