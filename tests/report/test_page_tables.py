@@ -255,6 +255,6 @@ def test_a_missing_run_has_a_row_that_says_why_and_its_log(pages: None) -> None:
     assert 'id="pairs"' not in text, "one condition alone has nothing to be compared with"
     nothing = render(page_of(manifest, invariants, {}, [], metric="logit_diff"))
     assert "CorpusError" in nothing and "<h1>made: a, b</h1>" in nothing and 'id="shared"' not in nothing
-    assert re.search("<tr>.*<td>failed</td></tr>", text) is not None and text.count("no such &lt;file&gt;") == 1
+    assert re.search("<tr>.*<td>failed</td>", text) is not None and text.count("no such &lt;file&gt;") == 1
     withheld = {**invariants, "withheld": "no complete run of b"}
     assert "Invariants withheld: no complete run of b." in render(page_of(manifest, withheld, runs, [], metric="logit_diff"))

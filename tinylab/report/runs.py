@@ -80,9 +80,9 @@ def failures_sentences(manifest: dict[str, Any]) -> dict[str, list[str]]:
         alike.setdefault((failure["error"]["type"], failure["error"]["message"]), []).append(failure)
     said = {}
     for (kind, message), runs in alike.items():
-        names = dict.fromkeys(
-            f"{run['condition']} ({', '.join([run['battery'], *(f'{k}={v}' for k, v in settings.get(run['folder'], {}).items())])})"
-            for run in runs)
+        swept = [[f"{key}={value}" for key, value in settings.get(run["folder"], {}).items()] for run in runs]
+        names = dict.fromkeys(f"{run['condition']} ({', '.join([run['battery'], *own])})"
+                              for run, own in zip(runs, swept, strict=True))
         logs = [run["log"] for run in runs if run["log"] is not None]
         traceback = " (the log has the traceback)" if logs and not hasattr(errors, kind) else ""
         said[f"FAILED {', '.join(names)}: {kind}: {message}{traceback}"] = logs

@@ -31,9 +31,9 @@ from tinylab.sweep.finished import CROSS_CONDITION
 EFFECT = (Column("effect", "effect", 4), Column("ci_low", "95 % from", 4), Column("ci_high", "to", 4))
 OF_RUNS = (
     Column("condition", "condition"), Column("battery", "battery"), Column("settings", "settings"), Column("model", "model"),
-    Column("mean", "clean logit difference", 2), Column("low", "95 % from", 2), Column("high", "to", 2), Column("n", "pairs", 0),
-    Column("clean", "clean right", 2), Column("corrupt", "corrupt right", 2), Column("matter", "matter", 0),
-    Column("mixed", "mixed", 0), Column("seconds", "seconds", 1), Column("status", "status"),
+    Column("status", "status"), Column("mean", "clean logit difference", 2), Column("low", "95 % from", 2),
+    Column("high", "to", 2), Column("n", "pairs", 0), Column("clean", "clean right", 2), Column("corrupt", "corrupt right", 2),
+    Column("matter", "matter", 0), Column("mixed", "mixed", 0), Column("seconds", "seconds", 1),
 )
 GROUP = ("group",)
 NAMED = 6
