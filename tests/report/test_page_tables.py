@@ -25,6 +25,7 @@ from tinylab.report.page.document import Column, Dataset, Page, Section, Table, 
 from tinylab.report.page.run_tables import differing_tokens, prompts_of
 from tinylab.report.page.sweep_page import page_of
 from tinylab.report.page.sweep_tables import Compared
+from tinylab.report.runs import failures_sentences
 from tinylab.results import load_run
 from typed import type_in
 
@@ -258,3 +259,14 @@ def test_a_missing_run_has_a_row_that_says_why_and_its_log(pages: None) -> None:
     assert re.search("<tr>.*<td>failed</td>", text) is not None and text.count("no such &lt;file&gt;") == 1
     withheld = {**invariants, "withheld": "no complete run of b"}
     assert "Invariants withheld: no complete run of b." in render(page_of(manifest, withheld, runs, [], metric="logit_diff"))
+
+
+def test_runs_that_failed_alike_are_named_in_one_sentence() -> None:
+    alike, other = ({"type": kind, "message": "no"} for kind in ("CorpusError", "RuntimeError"))
+    jobs = [{"folder": name, "settings": {"seeds": "[0]"} if name == "b" else {}} for name in "abc"]
+    failures = [{"condition": name, "battery": "h1", "folder": name, "log": f"{name}/run.log", "error": error}
+                for name, error in zip("abc", (alike, alike, other), strict=True)]
+    assert failures_sentences({"jobs": jobs, "failures": failures}) == {
+        "FAILED a (h1), b (h1, seeds=[0]): CorpusError: no": ["a/run.log", "b/run.log"],
+        "FAILED c (h1): RuntimeError: no (the log has the traceback)": ["c/run.log"],
+    }
