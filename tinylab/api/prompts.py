@@ -27,7 +27,10 @@ def write_pairs(pairs: Any, folder: Path) -> Path:
         ConfigError: they are no such rows, or there are none.
     """
     rows = pairs.to_dict("records") if hasattr(pairs, "to_dict") else pairs
-    if isinstance(rows, (str, Mapping)) or not isinstance(rows, Iterable):
+    if isinstance(rows, str):
+        raise ConfigError(f"pairs={rows!r:.60}: expected a table, or a list of rows with {', '.join(FIELDS)}; a file is "
+                          "condition=\"jsonl\" with \"condition.path=FILE\".")
+    if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
         raise ConfigError(f"pairs={type(pairs).__name__}: expected a table, or a list of rows with {', '.join(FIELDS)}.")
     told = [_row(number, row) for number, row in enumerate(rows)]
     if not told:
