@@ -49,7 +49,7 @@ CASES: dict[str, tuple[list[dict[str, Any]], str, str, set[str]]] = {
     "one example": (rows(1, 1), "one example: no labels; the corpus has no second usable row",
                     "one example: no interval, no label",
                     {"ci_low", "p", "label", "new_templates_low", "simultaneous_low", "p_top_k"}),
-    "one of each template": (rows(1, 4), "4 of 4 templates have one example: no labels; of 4 of them the corpus",
+    "one of each template": (rows(1, 4), "4 of 4 templates have one example: no labels; the corpus has no second usable row of 4",
                              "4 of 4 templates have one example", {"ci_low", "p", "label", "p_top_k"}),
     "one template": (rows(5, 1), "5 examples of 1 template can decide effects",
                      "one template: no conclusions about new ones",

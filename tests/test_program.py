@@ -16,6 +16,7 @@ from saved_datasets import save
 from tinylab import __version__, app, program
 from tinylab.command import COMMANDS
 from tinylab.config.options import options_of
+from tinylab.sweep.finished import run_lock
 from tinylab.sweep.single import varied
 from typed import SHORT, composed, snapshot, type_in, type_in_shell
 
@@ -162,6 +163,26 @@ def test_looking_around_imports_nothing_large(line: str, tmp_path: Path) -> None
             "print({'numpy', 'pyarrow', 'pandas', 'torch', 'pydantic', 'tinylab.app'} & set(sys.modules), file=sys.stderr)")
     done = type_in_shell(tmp_path, "-c", code, *line.split())
     assert (done.returncode, done.stderr) == (0, "set()\n")
+
+
+def test_runs_are_listed_a_line_each_with_what_became_of_them(
+    tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tinylab(*SHORT) == 0
+    run = only(tmp_path, "outputs/runs/*")
+    other = run.with_name(f"{'a_long_name_' * 9}0123456789ab")
+    other.mkdir()
+    (other / "manifest.json").write_text(json.dumps({"status": "running", "run_id": "0123456789ab"}))
+    capsys.readouterr()
+    assert tinylab("list", "runs") == 0
+    said = [line.strip("│ ").split() for line in capsys.readouterr().out.splitlines() if "outputs/" in line]
+    started = json.loads((run / "manifest.json").read_text())["provenance"]["started"]
+    assert [line[::2] for line in said] == [
+        [f"outputs/runs/{run.name}", "complete", "h1", "cond_a", "tiny", started[:10]],
+        [f"outputs/runs/{other.name}", "interrupted", "–", "–", "–", "–"]]
+    with run_lock(Path("outputs"), "0123456789ab"):
+        assert tinylab("list", "runs", "--json") == 0
+    assert [row["status"] for row in json.loads(capsys.readouterr().out)] == ["complete", "running"]
 
 
 def test_module_and_console_script_are_the_same_program(tmp_path: Path) -> None:

@@ -140,10 +140,13 @@ def _table(what: str, found: Sequence[Row], output_dir: Path) -> None:
         return
     view = Table(title=f"{len(found)} {what}", title_justify="left")
     for name in SHOWN[what]:
-        view.add_column(name, overflow="fold", no_wrap=name in ("name", "folder", "status", "kind"))
+        view.add_column(name, overflow="fold", no_wrap=name in ("name", "status", "kind", "started"))
     for row in found:
         view.add_row(*(_told(name, row) for name in SHOWN[what]))
-    console().print(view)
+    out = console()
+    if what == "runs" and not out.is_terminal:  # a line each, for other programs too
+        out.width = 10**4
+    out.print(view)
 
 
 def _told(column: str, row: Row) -> str:
@@ -153,7 +156,9 @@ def _told(column: str, row: Row) -> str:
         return "–"
     if value == MISSING:
         return f"yours, {', '.join(row['required'])}=…"
-    return str(value).split(". ", maxsplit=1)[0].rstrip(".") if column == "about" else str(value).removesuffix("+00:00")
+    if column == "started":
+        return str(value)[:len("2026-01-01T00:00")].replace("T", " ")
+    return str(value).split(". ", maxsplit=1)[0].rstrip(".") if column == "about" else str(value)
 
 
 if __name__ == "__main__":

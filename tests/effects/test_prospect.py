@@ -64,8 +64,8 @@ def test_examples_that_share_items_count_as_items() -> None:
         "one without a template": ([None], [None] * 9,
                                    "one example: no labels; it takes condition.n_examples=2 or more"),
         "one of one": (["a"], ["a"], "one example: no labels; the corpus has no second usable row: add rows"),
-        "alone in the corpus": ([*"aabbc"], [*"aaabbc"], "1 of 3 templates have one example: no labels; of 1 of them the corpus "
-                                "has no second usable row: add rows, or leave these out"),
+        "alone in the corpus": ([*"aabbc"], [*"aaabbc"], "1 of 3 templates have one example: no labels; the corpus has no "
+                                "second usable row of 1 of them: add rows, or leave these out"),
     }.values(),
 )
 def test_where_nothing_is_decided_it_says_why_and_what_it_takes(

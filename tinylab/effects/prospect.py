@@ -45,8 +45,8 @@ def _mending(prepared: Prepared) -> str:
     """How many examples would give each template two, if there are as many."""
     lacking = sum(size < 2 for size in prepared.strata.values())
     if lacking or prepared.kept < 2:
-        of, rest = (f"of {lacking} of them ", ", or leave these out") if prepared.kept > 1 else ("", "")
-        return f"{of}the corpus has no second usable row: add rows{rest}"
+        of, rest = (f" of {lacking} of them", ", or leave these out") if prepared.kept > 1 else ("", "")
+        return f"the corpus has no second usable row{of}: add rows{rest}"
     if not prepared.strata:
         return "it takes condition.n_examples=2 or more"
     return f"condition.n_examples={2 * len(prepared.strata)} or more gives each template two"
