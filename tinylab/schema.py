@@ -12,7 +12,6 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -28,8 +27,9 @@ from tinylab.config.groups import (
     VerifySliceConfig,
 )
 from tinylab.config.messages import wrong_type
+from tinylab.config.plugins import imported
 from tinylab.config.trackers import TrackerConfig
-from tinylab.errors import ConfigError, first_sentence, options
+from tinylab.errors import ConfigError, options
 from tinylab.measures.metrics import LOGIT_DIFF, LOGPROB_DIFF, SHIPPED, Metric, available, labelled, nameable, named
 
 if TYPE_CHECKING:
@@ -188,13 +188,15 @@ def _battery(values: dict[str, Any]) -> Battery:
     from tinylab.batteries.base import Battery
 
     target = values.pop("_target_", None)
+    expected = "expected the path of a dataclass that is a tinylab.batteries.base.Battery, as in conf/battery/h1.yaml"
+    if target is None:
+        raise ConfigError(f"battery._target_: is missing; {expected}.")
     try:
-        cls = get_class(str(target))
-        if not (is_dataclass(cls) and issubclass(cls, Battery)):
-            raise ValueError("not a battery")
-    except (ImportError, ValueError) as error:
-        expected = "expected the path of a dataclass that is a tinylab.batteries.base.Battery, as in conf/battery/h1.yaml"
-        raise ConfigError(f"battery._target_={target}: {first_sentence(error)}; {expected}.") from error
+        cls = imported(str(target))
+    except ImportError as error:
+        raise ConfigError(f"battery._target_={target}: {error}; {expected}.") from error
+    if not (isinstance(cls, type) and is_dataclass(cls) and issubclass(cls, Battery)):
+        raise ConfigError(f"battery._target_={target}: not a battery; {expected}.")
     if inspect.isabstract(cls) or "kind" not in vars(cls):
         missing = sorted(getattr(cls, "__abstractmethods__", ())) + ["kind"] * ("kind" not in vars(cls))
         raise ConfigError(f"battery._target_={target}: a battery declares {', '.join(missing)} (tinylab/batteries/base.py).")

@@ -58,6 +58,8 @@ def meant(message: str) -> str:
 def one_sentence(error: Exception) -> str:
     """Hydra's many-line messages as one line: the first, then the options it lists."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if (lacking := re.search(r"Interpolation key '([^']+)' not found", str(error))) is not None:
+        return f"{lacking[1]}: is missing, and other settings are made of it; give it in your YAML, or as {lacking[1]}=…."
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException):
         lines.append(str(cause).splitlines()[0])
