@@ -18,7 +18,7 @@ from tinylab.machine.printing import unfailing
 
 PROGRAM = "python -m tinylab.aggregate"
 GRAVEST_FIRST = (3, 4, 2, 1)
-"""Which exit code stands for several folders."""
+"""Which exit code several folders give."""
 
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:

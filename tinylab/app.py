@@ -106,7 +106,7 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
 
 
 def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:
-    """Run one job; raises what went wrong in it. After a user's mistake no empty folders stay behind."""
+    """Run one job; raises what went wrong in it. After a user's mistake no empty folders are left."""
     folder, key = RunFolder(plan.folders[0]), "hydra.run.dir" if plan.explicit_folder else "output_dir"
     refuse_strangers(folder, "hydra.run.dir")
     _there.clear()
@@ -278,7 +278,7 @@ def _task(cfg: DictConfig) -> None:
         if not multirun:
             _failures.append(error)
         if not multirun and fresh and isinstance(error, UserError):
-            folder.discard(_there)  # nothing was computed, leave nothing behind
+            folder.discard(_there)  # nothing was computed, leave nothing
             return
         kept = keep_failure(folder, run_id, error, again=multirun)
         if multirun:  # where the folder could not take it, of a full disk, say, the log is all there is

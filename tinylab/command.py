@@ -44,7 +44,7 @@ COMMANDS = {
 def run_command(program: str, command: Callable[[], int], interrupted: str = "the same command resumes from here") -> int:
     """Run a command; returns its exit code, and what went wrong is one sentence after the program's name, without `python -m`.
 
-    `interrupted` tells a person who pressed Ctrl-C what became of the work.
+    `interrupted` says to a person who pressed Ctrl-C what became of the work.
     """
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other processes may share the cores
@@ -112,7 +112,7 @@ def check_dashes(words: Sequence[str]) -> None:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    """Refuse flags of Hydra's that would do nothing, and words that are no overrides.
+    """Refuse flags of Hydra's that would do nothing, and words that are not overrides.
 
     Raises:
         ConfigError: there is one.
@@ -135,7 +135,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def _meant(word: str, args: argparse.Namespace) -> str | None:
-    """What was meant by an option without its group, or by a corpus without its key; None where nothing tells."""
+    """What was meant by an option without its group, or by a corpus without its key; None where nothing says so."""
     from tinylab.task.reading import SUFFIXES
     from tinylab.task.saved import is_saved
 

@@ -76,10 +76,10 @@ def compute(
 
     Args:
         resolved: the run.
-        folder: where its checkpoint lies.
+        folder: where its checkpoint is.
         metrics: to compute.
         begin: called when everything is there that the run needs, before it computes.
-        warning: told once the corpus can be read.
+        warning: logged once the corpus can be read.
 
     Raises:
         TinylabError: a corpus, model or device that cannot be used; numbers that are not finite.
@@ -141,11 +141,11 @@ def _checkpoint(
 
 
 def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
-    """Load corpus and model, and choose the engine; mistakes that need no model are told before torch is imported.
+    """Load corpus and model, and choose the engine; mistakes that need no model are reported before torch is imported.
 
     Args:
         resolved: the run.
-        warning: told once the corpus can be read.
+        warning: logged once the corpus can be read.
 
     Raises:
         TinylabError: see `compute`.

@@ -1,7 +1,7 @@
 """`tinylab validate FOLDER …`: is every file of a run or a sweep what was written, and does it keep its contract?
 
-Nothing is written. Exit code 0: each is; 1: a table or document breaks its contract; 2: a folder is no run and no sweep, is not
-complete, or a file of it is missing or not what was written.
+Nothing is written. Exit code 0: each is; 1: a table or document breaks its contract; 2: a folder is neither a run nor a sweep,
+is not complete, or a file of it is missing or not what was written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m tinylab.contracts"
 GRAVEST_FIRST = (2, 1)
-"""Which exit code stands for several folders."""
+"""Which exit code several folders give."""
 
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:

@@ -1,7 +1,7 @@
 """`python -m tinylab.convert FILE.gguf FOLDER`: a GGUF file as a folder that `model=local model.path=FOLDER` loads at once.
 
 The folder has config.json, model.safetensors and the tokenizer's files, with the same numbers. Exit code 2: something that
-you can mend; nothing was written.
+you can fix; nothing was written.
 
 `python -m tinylab.convert FILE.json… --out CONF_DIR`: configs of the first version, see `tinylab.first_version.command`.
 """

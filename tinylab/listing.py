@@ -33,7 +33,7 @@ SHOWN = {
 
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
-    """List what there is; returns the exit code."""
+    """List what is available; returns the exit code."""
     parser = Flags(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", metavar="WHAT", help=f"{', '.join(SHOWN)}; without it how many there are of each")
     parser.add_argument("--json", action="store_true", help="as JSON")

@@ -84,7 +84,7 @@ def _old_configs(words: Sequence[str]) -> int | None:
 
 
 def _version() -> int:
-    """Print our version, and of the packages that matter most beside it."""
+    """Print our version, and of the packages that matter most."""
     others = []
     for name in VERSIONS:
         try:
@@ -96,7 +96,7 @@ def _version() -> int:
 
 
 def _help(words: Sequence[str]) -> int:
-    """`tinylab help [TOPIC]`: what there is, or of a command, a group or an option."""
+    """`tinylab help [TOPIC]`: what is available, or a command, a group or an option."""
     if not words:
         sys.stdout.write(overview())
         return 0
@@ -112,7 +112,7 @@ def _topic(words: Sequence[str], plain: Sequence[str]) -> int | None:
 
 
 def overview() -> str:
-    """What is said of the whole program: a line for each command."""
+    """What `tinylab help` prints: a line for each command."""
     lines = "\n".join(f"  tinylab {name:<11}{about}" for name, about in COMMANDS.items())
     return ("tinylab: which heads and layers of a language model matter for a task, and for the next one too?\n\n"
             f"{lines}\n\n"

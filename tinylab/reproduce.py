@@ -1,7 +1,7 @@
 """`python -m tinylab.reproduce NAME [OVERRIDE …]`: run an experiment and compare it with the published numbers.
 
 Without a name it lists what can be reproduced. A finished run is reused. Exit code 0: all numbers agree; 1: some
-differ, or are not in the run; 2: something that you can mend.
+differ, or are not in the run; 2: something that you can fix.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Sweep:
     matrices: dict[str, pd.DataFrame]
     """Every matrix by name, whatever the kinds of the runs' tables."""
     baselines: dict[str, Any] | None = None
-    """Where baselines disagree (`baselines.json`); None where runs do not differ in what stands in an activation's place."""
+    """Where baselines disagree (`baselines.json`); None where runs do not differ in what replaces an activation."""
     cross_controls: dict[str, Any] | None = None
     """What the components of one condition do to another (`cross_controls.json`); None where that was not tried."""
     synergies: dict[str, pd.DataFrame] = field(default_factory=dict)

@@ -169,7 +169,7 @@ def validate(cfg: DictConfig) -> Config:
 
 
 def _reference(battery: Battery, told: Any, cfg: DictConfig) -> ConditionConfig | None:
-    """The other condition of whose pairs the battery's reference set is made, composed by its name unless it is told."""
+    """The other condition of whose pairs the battery's reference set is made, composed by its name unless it is given."""
     from tinylab.interventions.sources import OWN_SETS
 
     rule = battery.reference_set

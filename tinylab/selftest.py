@@ -15,7 +15,7 @@ passes, 1 if one fails, 2 for a mistake.
 | sites | heads, MLPs and blocks of every layer, tried as before each run |
 | last block | what the last block returns, patched at all positions, and the source run |
 | all heads | a layer with every head at 0, and with its attention's output at its bias |
-| noise floor | per metric, forked against reference and alone against together, beside the largest effect |
+| noise floor | per metric, forked against reference and alone against together, next to the largest effect |
 """
 
 from __future__ import annotations

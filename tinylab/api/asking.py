@@ -113,7 +113,7 @@ def _keys(overrides: Sequence[str]) -> set[str]:
     """The keys of overrides.
 
     Raises:
-        ConfigError: one is no text, or a flag of the command line's.
+        ConfigError: one is not a text, or is a flag of the command line's.
     """
     for one in overrides:
         if not isinstance(one, str) or "=" not in one or one.startswith("-"):

@@ -21,10 +21,10 @@ def write_pairs(pairs: Any, folder: Path) -> Path:
     Args:
         pairs: a table with the columns clean, corrupt, target, foil; or a row each, as a mapping with these keys (and template,
             item, spans, … where rows have them) or as four texts in this order.
-        folder: where corpora lie.
+        folder: where corpora are.
 
     Raises:
-        ConfigError: they are no such rows, or there are none.
+        ConfigError: they are not such rows, or there are none.
     """
     rows = pairs.to_dict("records") if hasattr(pairs, "to_dict") else pairs
     if isinstance(rows, str):

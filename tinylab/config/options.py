@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 KEY = re.compile(r"(\w+):(?:.*?\s#\s(.*))?")
-"""A line with a key of the file, and the comment behind it."""
+"""A line with a key of the file, and the comment after it."""
 MISSING = "???"
 """How a YAML says that a value is for the user to give."""
 
@@ -56,7 +56,7 @@ def called(name: str, folders: Sequence[Path]) -> list[str]:
 
 
 def options_of(group: str, folders: Sequence[Path]) -> list[Option]:
-    """The options of a group, by name; a file that is no YAML has its name alone.
+    """The options of a group, by name; a file that is not YAML has its name alone.
 
     Args:
         group: such as `condition`.
@@ -117,7 +117,7 @@ def _comment(file: Path) -> str:
 
 
 def _comments(text: str) -> dict[str, str]:
-    """The comments behind keys, with the lines that go on below them."""
+    """The comments after keys, with the lines that go on below them."""
     found: dict[str, str] = {}
     key = None
     for line in text.splitlines():

@@ -34,12 +34,12 @@ def imported(path: str) -> Any:
 
 
 def check_plugins(hydra: DictConfig, *, multirun: bool) -> None:
-    """Check the `hydra` node before anything in it is called: each `_target_` stands where Hydra looks for a plugin.
+    """Check the `hydra` node before anything in it is called: each `_target_` is where Hydra looks for a plugin.
 
     Hydra itself takes launchers and sweepers from its plugins only, and restricts what handlers of logs may be.
 
     Raises:
-        ConfigError: a target stands elsewhere or is no callback, a launcher or sweeper is missing, or jobs would change folder.
+        ConfigError: a target is elsewhere or is no callback, a launcher or sweeper is missing, or jobs would change folder.
     """
     for part in ("launcher", "sweeper") if multirun else ():
         if not isinstance(OmegaConf.select(hydra, f"{part}._target_"), str):

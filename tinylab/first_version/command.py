@@ -85,7 +85,7 @@ def convert_files(files: Sequence[Path], data: Path | None, out: Path) -> list[C
 
     Args:
         files: run files and orchestrated files.
-        data: where datasets lie; None for where the first version had them.
+        data: where datasets are; None for where the first version had them.
         out: the folder for --config-dir.
 
     Raises:
@@ -144,7 +144,7 @@ def _check(conversions: Sequence[Conversion], texts: dict[str, str]) -> None:
 
 
 def command_of(conversion: Conversion, out: Path) -> list[str]:
-    """The words that run what was converted, behind `python -m tinylab`."""
+    """The words that run what was converted, after `python -m tinylab`."""
     names = ",".join(one.name for one in conversion.experiments)
     words = ["--config-dir", str(out), f"experiment={names}"]
     return words if conversion.sweep is None else ["-m", *words, f"sweep_name='{conversion.sweep}'"]

@@ -53,7 +53,7 @@ def log_over_bar() -> None:
 
 
 class _Erasing(logging.Formatter):
-    """Another formatter's lines, the first of them in place of what stands on the terminal's line."""
+    """Another formatter's lines, the first of them in place of what is on the terminal's line."""
 
     def __init__(self, inner: logging.Formatter | None) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def _of_the_screen() -> list[logging.StreamHandler[TextIO]]:
 
 @contextmanager
 def jobs_bar(title: str, manifests: Sequence[Path], ended: Callable[[Path], str | None]) -> Iterator[None]:
-    """While open, a bar over the jobs of a sweep and the time that they will take, as the disk tells it.
+    """While open, a bar over the jobs of a sweep and the time that they will take, as the disk has it.
 
     Args:
         title: of the sweep.
@@ -93,7 +93,7 @@ def jobs_bar(title: str, manifests: Sequence[Path], ended: Callable[[Path], str 
             return len(over)
 
         def look() -> None:
-            log_over_bar()  # Hydra sets up logging anew, between jobs too
+            log_over_bar()  # Hydra sets up logging again, between jobs too
             bar.n = count()
             if failed := [*over.values()].count("failed"):
                 bar.set_postfix_str(f"{failed} failed", refresh=False)

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 
 CHANGES = ("change", "joint", "single1", "single2")
-"""Columns of changes, told with their sign."""
+"""Columns of changes, printed with their sign."""
 WITH_INTERVALS = {"effect": 2, "synergy": 3}
-"""Columns of numbers with half their interval, and how many digits each is told with."""
+"""Columns of numbers with half their interval, and how many digits each has."""
 
 
 def shown(view: View) -> Table:
@@ -69,7 +69,7 @@ def _told(column: str, value: Any, view: View) -> str:
 
 
 def print_run(folder: RunFolder) -> None:
-    """Print whether the model can do the task, the strongest components of a finished run, and where it lies."""
+    """Print whether the model can do the task, the strongest components of a finished run, and where it is."""
     manifest = folder.read()
     assert manifest is not None
     out = console()
@@ -176,7 +176,7 @@ def print_published(experiments: Sequence[Published]) -> None:
 
 
 def print_comparison(published: Published, comparisons: Sequence[Comparison]) -> None:
-    """Print each published number beside the run's own, and the verdict."""
+    """Print each published number with the run's own, and the verdict."""
     view = Table(title=f"{published.name}: {published.title}", title_justify="left")
     for name in ("where", "metric", "expected", "found", "difference", "tolerance", "verdict"):
         view.add_column(name, justify="left" if name in ("where", "metric", "verdict") else "right", overflow="fold")

@@ -38,7 +38,7 @@ def runs_view(folder: Path, manifest: dict[str, Any]) -> View:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is told of a run by its manifest, and its summary."""
+    """What a run's manifest says, and its summary."""
     manifest = read_json(folder / "manifest.json")
     try:
         summary = read_json(folder / manifest["summary"])

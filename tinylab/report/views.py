@@ -18,7 +18,7 @@ from tinylab.records.storage import read_json
 from tinylab.report.names import with_names
 
 JUDGED = ("effect", "label", "opposite")
-"""What is told of a cell's effect: a fraction of the whole and half its interval, its label, the share of opposite examples."""
+"""Of a cell's effect: a fraction of the whole and half its interval, its label, the share of opposite examples."""
 STRONGEST = 10
 """How many components of a run are shown."""
 SHOWN_RUNS = 6
@@ -241,7 +241,7 @@ def _ranks_view(group: dict[str, Any], invariants: dict[str, Any], columns: list
 
 
 def invariants_sentences(group: dict[str, Any], invariants: dict[str, Any]) -> list[str]:
-    """What was claimed and how, whose sign depends on the template, and what the k strongest share beside chance.
+    """What was claimed and how, whose sign depends on the template, and what the k strongest share compared with chance.
 
     Args:
         group: of invariants.json.
