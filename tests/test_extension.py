@@ -8,7 +8,7 @@ layer's attention writes at the last position, so a part p of the way from a log
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 import tinylab
-from tinylab.batteries.base import Cell
+from tinylab.batteries.base import Cell, check_cells
 from tinylab.batteries.heads_zero import HeadsZero
+from tinylab.errors import ConfigError
 from tinylab.interventions.components import TableKind
 from tinylab.interventions.sites import Sizes
 from tinylab.report.plots import draw
@@ -152,6 +153,46 @@ class Third(Battery):
     done = type_in_shell(tmp_path, "-m", "tinylab", "--config-dir", "conf", "-m", "condition=cond_a,cond_b", *few)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     assert "sweep complete: 2 of 2 runs" in done.stdout
+
+
+MISTAKES = {
+    "no cells": (lambda cells: [], "lists no cells for this model"),
+    "another key": (lambda cells: [replace(cells[0], key={"lyer": 0, "head": 0, "scale": 0.0})],
+                    "a cell's key is lyer, head, scale, without layer; expected the columns of head_impact: layer, head, scale"),
+    "a cell twice": (lambda cells: [*cells, cells[1]], "lists the cell layer=0, head=1, scale=0.0 twice"),
+    "a layer too many": (lambda cells: HeadsZero(name="more").cells(9, 1),
+                         "a cell acts in layer 4; expected layers of this model, 0 to 3"),
+}
+"""What a battery of one's own may list by mistake, and what it is told."""
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_battery_that_lists_something_else_than_cells_of_its_table_is_refused(what: str) -> None:
+    spoil, said = MISTAKES[what]
+    battery = HeadsZero(name="mine")
+    cells = battery.cells(4, 8)
+    check_cells(battery, cells, 4)
+    with pytest.raises(ConfigError, match="battery=mine: ") as refused:
+        check_cells(battery, spoil(cells), 4)
+    assert said in str(refused.value)
+
+
+def test_a_battery_whose_module_breaks_is_one_sentence_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("import a_package_not_there\n")
+    folder = tmp_path / "conf/battery"
+    folder.mkdir(parents=True)
+    answers = {
+        "name: mine\n_target_: broken.Mine\n": "_target_=broken.Mine: ModuleNotFoundError: No module named 'a_package_not_there'",
+        "name: mine\n_target_: gone.Mine\n": "_target_=gone.Mine: ModuleNotFoundError: No module named 'gone'; expected the path",
+        "name: mine\n_target_: pathlib.Path\n": "_target_=pathlib.Path: not a battery; expected the path of",
+        "name: mine\n": "_target_: is missing; expected the path of",
+        "_target_: broken.Mine\n": "name: is missing",
+    }
+    for content, said in answers.items():
+        (folder / "mine.yaml").write_text(content)
+        done = type_in_shell(tmp_path, "-m", "tinylab", "--config-dir", "conf", "battery=mine")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+        assert done.stderr.startswith(f"tinylab: battery.{said}"), done.stderr
 
 
 def test_a_battery_that_extends_one_of_ours_is_asked_for_its_own_cells() -> None:

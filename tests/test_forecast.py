@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Command, only
+from conftest import Command, only, write_jsonl
 from tinylab import app
 from typed import snapshot
 
@@ -66,6 +66,23 @@ def test_a_dry_run_of_a_sweep_tells_what_is_complete_and_sums_up_the_rest(
     assert snapshot(Path("outputs")) == before
 
 
+def test_a_dry_run_warns_of_rows_as_the_run_then_does(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"clean": "The capital of Iraq is", "corrupt": "The capital of Egypt is", "target": " Baghdad", "foil": " Cairo"}
+    write_jsonl(Path("mine.jsonl"), [row, {**row, "foil": " Baghdad"}, row])
+    line = ("condition=jsonl", "condition.path=mine.jsonl", "battery.layers=[0]", "plots=false")
+    assert tinylab(*line, "dry_run=true") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert tinylab(*line, "dry_run=json") == 0
+    (planned,) = json.loads(capsys.readouterr().out)
+    assert tinylab(*line) == 0
+    log = only(Path("outputs/runs"), "*/run.log").read_text()
+    assert planned["warnings"] == [
+        "1 of 3 rows: the same row stands in the corpus before: it counts each time",
+        "1 of 3 rows dropped (target and foil begin with the same token: 1)"]
+    for warning in planned["warnings"]:
+        assert f"warning: {warning}" in said and f"WARNING tinylab.computing: {warning}" in log
+
+
 def test_a_dry_run_makes_a_users_mistake_as_plain_as_a_run(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:
     assert tinylab("condition=jsonl", "condition.path=nowhere.jsonl", "condition.tag=mine", "dry_run=true") == 2
     assert "nowhere.jsonl" in capsys.readouterr().err
@@ -75,7 +92,7 @@ def test_the_run_says_its_cost_before_it_starts(tinylab: Command) -> None:
     assert tinylab(FEW) == 0
     log = only(Path("outputs/runs"), "*/run.log").read_text()
     provenance = json.loads(only(Path("outputs/runs"), "*/manifest.json").read_text())["provenance"]
-    assert f"forked engine: {provenance['forwards']:,} forward passes, {provenance['states']:,} states, at most" in log
+    assert f"forked engine: {provenance['forwards']:,} forward passes, {provenance['states']:,} states, 4 MiB" in log
 
 
 def test_a_dry_run_as_data_is_what_the_table_says(tinylab: Command, capsys: pytest.CaptureFixture[str]) -> None:

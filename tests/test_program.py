@@ -16,6 +16,7 @@ from saved_datasets import save
 from tinylab import __version__, app, program
 from tinylab.command import COMMANDS
 from tinylab.config.options import options_of
+from tinylab.sweep.finished import run_lock
 from tinylab.sweep.single import varied
 from typed import SHORT, composed, snapshot, type_in, type_in_shell
 
@@ -27,7 +28,8 @@ SENTENCES = {
     "list modles": "did you mean 'models'?",
     "help condtion": "did you mean 'condition'?",
     "--nonsense": "--nonsense: no such flag",
-    "--cfg": "--cfg/-c: expected one argument",
+    "--cfg": "--cfg/-c: expected one argument; tinylab --hydra-help lists the flags.",
+    "--cfg jbo": "--cfg/-c jbo: not an option; did you mean 'job'? known: job, hydra, all.",
     "--resolve": "add --cfg job",
     "--package condition": "add --cfg job",
     "--shell-completion": "install=bash",
@@ -42,11 +44,42 @@ SENTENCES = {
     "run facts": "did you mean 'condition=facts'?",
     "-m condition=glob(zzz*)": "no condition that can run by itself has such a name",
     "-m seeds=glob(*)": "a sweep over nothing",
+    "plots=maybe": "plots=maybe: expected true or false.",
+    "report=maybe": "report=maybe: expected true, false or null.",
+    "threads=two": "threads=two: expected a whole number or null.",
+    "effects.alpha=low": "effects.alpha=low: expected a number.",
+    "seeds=0": "seeds=0: expected a list of whole numbers, such as seeds=[0].",
+    "battery.heads=[0.1]": "battery.heads=[0.1]: expected a list of whole numbers or null.",
+    "condition=jsonl condition.path=[a]": "condition.path=[a]: expected a text.",
+    "output_dir=null": "output_dir=null: expected a text.",
+    "models": "did you mean 'list models'?",
+    "condition = facts": "did you mean 'condition=…'?",
+    "dry_run": "did you mean 'dry_run=…'?",
+    "--condition facts": "--condition: settings are typed without dashes; did you mean 'condition=…'?",
+    "battery=h1 --dry-run=true": "did you mean 'dry_run=true'?",
+    "--battery.scales=[0.5] --cfg job": "did you mean 'battery.scales=[0.5]'?",
+    "help scales": "did you mean 'battery.scales'?",
+    "help battery.scals": "battery.scals: unknown key; did you mean 'scales'?",
     "validate nowhere": "no such folder",
     "aggregate nowhere": "no such folder",
     "sweep condition=nope": "known: cond_a",
 }
 """What is typed, and words of the one sentence that answers with exit code 2."""
+FLAGS = {
+    "aggregate": "FOLDER (a sweep's folder, ",
+    "aggregate x --kk 5": "--kk: no such flag; did you mean '--k'? known: --help, --out, ",
+    "aggregate x --k five": "--k five: expected a whole number of at least 1; tinylab aggregate --help says more.",
+    "aggregate x --at-least 0": "--at-least 0: expected a whole number of at least 1; ",
+    "aggregate x --rank hihgest": "--rank hihgest: not an option; did you mean 'highest'? known: magnitude, highest, lowest.",
+    "aggregate x --metrics": "--metrics: expected at least one argument; ",
+    "list models too": "too: one word too many; tinylab list --help says more.",
+    "validate": "FOLDER (of a run or a sweep) is missing; tinylab validate --help says more.",
+    "convert": "FILE.gguf and FOLDER (new, or empty) are missing; ",
+    "convert old.json": "--out (where the YAMLs go) is missing; ",
+    "reproduce --twice": "--twice: no such flag; ",
+    "selftest --config-dir": "--config-dir: expected one argument; ",
+}
+"""Lines whose flags are wrong, and how the sentence begins that answers them."""
 
 
 @pytest.mark.parametrize("line", SENTENCES)
@@ -56,6 +89,17 @@ def test_a_mistake_is_one_sentence(line: str, tinylab: Command, tmp_path: Path, 
     said = capsys.readouterr()
     assert SENTENCES[line] in said.err, said.err
     assert (said.err.count("\n"), said.out, snapshot(tmp_path)) == (1, "", before)
+
+
+@pytest.mark.parametrize("line", FLAGS)
+def test_a_mistake_in_a_commands_flags_is_one_sentence(
+    line: str, tinylab: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        tinylab(*line.split())
+    said = capsys.readouterr()
+    assert said.err.startswith(f"tinylab {line.split(maxsplit=1)[0]}: {FLAGS[line]}"), said.err
+    assert (end.value.code, said.err.count("\n"), said.out) == (2, 1, "")
 
 
 def test_a_corpus_or_a_folder_without_what_it_is_for_is_answered_with_what_to_type(
@@ -84,6 +128,8 @@ def test_what_a_person_types_to_look_around_is_answered(tinylab: Command, capsys
         "--help condition": ["cond_a", "condition.n_examples=null", "rows at random"],
         "help battery=h2": ["battery.patch_direction=clean->corrupt"], "--list-models": ["openai-community/gpt2", "tiny"],
         "list": ["tinylab list conditions"], "list metrics": ["kl_div", "nats"], "list experiments": ["scan_h1"],
+        "help seeds": ["seeds=[0]", "drive what is random"], "help battery.sets": ["battery=subset", "battery.sets=???"],
+        "help condition.n_examples": ["a setting of every condition", "condition.n_examples=null"],
         "list runs": ["no runs in outputs"], "--cfg job --resolve": ["run_name: h1_cond_a"],
     }
     for line, expected in words.items():
@@ -109,6 +155,34 @@ def test_data_for_other_programs_has_the_users_own_options_first(tinylab: Comman
             assert composed(f"condition={row['name']}").condition.tag == row["tag"]
     assert tinylab("list", "--json") == 0
     assert set(json.loads(capsys.readouterr().out)) == {"models", "conditions", "batteries", "metrics", "experiments", "runs"}
+
+
+@pytest.mark.parametrize("line", ["--version", "help", "list conditions", "help condition=facts"])
+def test_looking_around_imports_nothing_large(line: str, tmp_path: Path) -> None:
+    code = ("import sys\nfrom tinylab.program import main\nassert main() == 0\n"
+            "print({'numpy', 'pyarrow', 'pandas', 'torch', 'pydantic', 'tinylab.app'} & set(sys.modules), file=sys.stderr)")
+    done = type_in_shell(tmp_path, "-c", code, *line.split())
+    assert (done.returncode, done.stderr) == (0, "set()\n")
+
+
+def test_runs_are_listed_a_line_each_with_what_became_of_them(
+    tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tinylab(*SHORT) == 0
+    run = only(tmp_path, "outputs/runs/*")
+    other = run.with_name(f"{'a_long_name_' * 9}0123456789ab")
+    other.mkdir()
+    (other / "manifest.json").write_text(json.dumps({"status": "running", "run_id": "0123456789ab"}))
+    capsys.readouterr()
+    assert tinylab("list", "runs") == 0
+    said = [line.strip("│ ").split() for line in capsys.readouterr().out.splitlines() if "outputs/" in line]
+    started = json.loads((run / "manifest.json").read_text())["provenance"]["started"]
+    assert [line[::2] for line in said] == [
+        [f"outputs/runs/{run.name}", "complete", "h1", "cond_a", "tiny", started[:10]],
+        [f"outputs/runs/{other.name}", "interrupted", "–", "–", "–", "–"]]
+    with run_lock(Path("outputs"), "0123456789ab"):
+        assert tinylab("list", "runs", "--json") == 0
+    assert [row["status"] for row in json.loads(capsys.readouterr().out)] == ["complete", "running"]
 
 
 def test_module_and_console_script_are_the_same_program(tmp_path: Path) -> None:

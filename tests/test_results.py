@@ -12,7 +12,7 @@ import pytest
 
 import tinylab as package
 from conftest import only
-from tinylab.errors import OutputError
+from tinylab.errors import ConfigError, OutputError
 from typed import SHORT, type_in, type_in_shell
 
 HEAVY: Final = {"torch", "transformers", "pandas", "numpy", "pyarrow", "hydra", "matplotlib", "pydantic"}
@@ -88,10 +88,20 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_sweeps_folder_is_no_run_and_a_runs_folder_no_sweep(sweep: Path) -> None:
-    with pytest.raises(OutputError, match="expected the folder of a complete run"):
+    with pytest.raises(OutputError, match="a sweep's folder; use load_sweep"):
         package.load_run(str(sweep))
     with pytest.raises(OutputError, match="not a sweep's folder"):
         package.load_sweep(str(only(sweep, "h1_cond_a_*")))
+
+
+def test_a_pivot_of_what_a_sweep_does_not_have_is_refused_with_what_it_has(sweep: Path) -> None:
+    loaded = package.load_sweep(str(sweep))
+    for wrong, words in ({"metric": "logit"}, "metric=logit: not an option; did you mean 'logit_diff'?"), (
+            {"columns": "conditions"}, "column=conditions: not an option; did you mean 'condition'?"), (
+            {"where": {"batery": "h1"}}, "column=batery: not an option; did you mean 'battery'?"):
+        with pytest.raises(ConfigError) as refused:
+            loaded.pivot(**wrong)
+        assert words in str(refused.value)
 
 
 def test_a_sweep_that_was_not_joined_is_told_the_command(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from tinylab.config.flags import Flags
 from tinylab.config.groups import RANKS, SETS, check_set
 from tinylab.errors import ConfigError, TinylabError
 from tinylab.machine.printing import unfailing
 
 PROGRAM = "python -m tinylab.aggregate"
 GRAVEST_FIRST = (3, 4, 2, 1)
-"""Which exit code stands for several folders."""
+"""Which exit code several folders give."""
 
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 
     3: missing runs, 4: a strict verify slice failed, 2: not the folder of a sweep, or one that cannot be written.
     """
-    parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Flags(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
                         help="a sweep's folder, or its artifacts/cross_condition; or the folders of two runs or more")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="of runs that are compared: where their tables go")
@@ -45,10 +46,9 @@ def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number of at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected a whole number of at least 1")
+    return int(text)
 
 
 def _commands(args: argparse.Namespace) -> list[Callable[[], int]]:

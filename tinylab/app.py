@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
@@ -19,15 +20,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tinylab.command import check_flags, hydras_own_errors, run_command
+from tinylab.command import check_dashes, check_flags, hydras_own_errors, run_command
 from tinylab.config.composing import CONFIG_NAME, Composer, config_folders
 from tinylab.config.groups import AUTO
 from tinylab.config.hydra_internals import flags_parser, run_hydra
-from tinylab.errors import ConfigError, OutputError, SchemaError, TinylabError, UserError, VerifyFailed
+from tinylab.errors import ConfigError, OutputError, TinylabError, UserError
 from tinylab.machine.interrupts import end_children, uninterrupted
 from tinylab.machine.parent import end_with_parent, name_parent
 from tinylab.machine.printing import unfailing
-from tinylab.machine.progress import jobs_bar, log_over_bar, one_of_many
+from tinylab.machine.progress import AT_THE_END, jobs_bar, log_over_bar, one_of_many
 from tinylab.models.weights import check_reachable
 from tinylab.records.manifest import RunFolder
 from tinylab.records.storage import check_writable
@@ -51,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.prog = "tinylab"
 
     def command() -> int:
-        args = parser.parse_intermixed_args(None if argv is None else list(argv))
+        words = sys.argv[1:] if argv is None else list(argv)
+        check_dashes(words)
+        args = parser.parse_intermixed_args(words)
         check_flags(args)
         return _command(args, parser)
 
@@ -103,7 +106,7 @@ def carry_out(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: P
 
 
 def _run(args: argparse.Namespace, parser: argparse.ArgumentParser, plan: Plan) -> int:
-    """Run one job; raises what went wrong in it. After a user's mistake no empty folders stay behind."""
+    """Run one job; raises what went wrong in it. After a user's mistake no empty folders are left."""
     folder, key = RunFolder(plan.folders[0]), "hydra.run.dir" if plan.explicit_folder else "output_dir"
     refuse_strangers(folder, "hydra.run.dir")
     _there.clear()
@@ -250,6 +253,7 @@ def _task(cfg: DictConfig) -> None:
     from tinylab.schema import validate
     from tinylab.sweep.attempts import attempt
     from tinylab.sweep.finished import locate_run, run_lock
+    from tinylab.sweep.jobs import keep_failure
 
     logging.raiseExceptions = False  # a log that cannot be written, on a full disk, must not fill the screen with tracebacks
     hydra = HydraConfig.get()
@@ -273,21 +277,9 @@ def _task(cfg: DictConfig) -> None:
     except Exception as error:  # whatever it is: it must reach the manifest
         if not multirun:
             _failures.append(error)
-        try:
-            _record(folder, run_id, error, multirun=multirun, fresh=fresh)
-        except (OutputError, SchemaError) as unwritable:  # of a full disk, say: then the log is all there is
-            log.error("%s", unwritable)
-        if multirun:
-            log.error("%s failed: %s", folder.path, error, exc_info=not isinstance(error, TinylabError))
-
-
-def _record(folder: RunFolder, run_id: str | None, error: Exception, *, multirun: bool, fresh: bool) -> None:
-    """Leave word of a failure in a run's folder; finished work stays what it was."""
-    if not multirun and fresh and isinstance(error, UserError):
-        folder.discard(_there)  # nothing was computed, leave nothing behind
-    elif folder.holds_another(run_id):
-        pass  # the log has it
-    elif (finished := folder.finished()) is None:
-        folder.fail(run_id, error)
-    elif multirun and not isinstance(error, VerifyFailed):  # the manifest has that verdict already
-        folder.note_failed_attempt(finished, error)
+        if not multirun and fresh and isinstance(error, UserError):
+            folder.discard(_there)  # nothing was computed, leave nothing
+            return
+        kept = keep_failure(folder, run_id, error, again=multirun)
+        if multirun:  # where the folder could not take it, of a full disk, say, the log is all there is
+            log.error("%s failed: %s", folder.path, error, exc_info=not isinstance(error, TinylabError), extra={AT_THE_END: kept})

@@ -1,7 +1,7 @@
 """The user's cache folder: what was costly to find out, one small file each.
 
-It lies at `TINYLAB_CACHE`, else at `XDG_CACHE_HOME/tinylab`, else at `~/.cache/tinylab`; whoever deletes it loses time, nothing
-else. A file that cannot be read counts for nothing, one that cannot be written is told in the log, and several processes at
+It is at `TINYLAB_CACHE`, else at `XDG_CACHE_HOME/tinylab`, else at `~/.cache/tinylab`; whoever deletes it loses time, nothing
+else. A file that cannot be read counts for nothing, one that cannot be written is logged, and several processes at
 once are fine: each file is put in its place in one step.
 """
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Where the cache lies, whether it is there or not.
+    """Where the cache is, whether it is there or not.
 
     Raises:
         RuntimeError: this user has no home folder, and no variable names another one.

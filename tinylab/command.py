@@ -8,16 +8,16 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from tinylab.config.composing import BROKEN_CONFIG, config_folders
+from tinylab.config.composing import BROKEN_CONFIG, config_folder, config_folders
 from tinylab.config.messages import one_sentence
-from tinylab.config.options import called
+from tinylab.config.options import called, groups, root_keys
 from tinylab.errors import ConfigError, OutputError, TinylabError, first_sentence, options
 from tinylab.machine.interrupts import exit_code, terminable
 from tinylab.machine.printing import unfailing
@@ -44,7 +44,7 @@ COMMANDS = {
 def run_command(program: str, command: Callable[[], int], interrupted: str = "the same command resumes from here") -> int:
     """Run a command; returns its exit code, and what went wrong is one sentence after the program's name, without `python -m`.
 
-    `interrupted` tells a person who pressed Ctrl-C what became of the work.
+    `interrupted` says to a person who pressed Ctrl-C what became of the work.
     """
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: other processes may share the cores
@@ -97,8 +97,22 @@ def _say(program: str, message: str, code: int) -> int:
     return code
 
 
+def check_dashes(words: Sequence[str]) -> None:
+    """Refuse settings that are typed as flags, as other programs have them.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    dashed = [word for word in words if word.startswith("--")]
+    known = {*groups([config_folder()]), *root_keys([config_folder()])} if dashed else set()
+    for word in dashed:
+        key, _, value = word.removeprefix("--").partition("=")
+        if (key := key.replace("-", "_")).partition(".")[0] in known:
+            raise ConfigError(f"{word}: settings are typed without dashes; did you mean '{key}={value or '…'}'?")
+
+
 def check_flags(args: argparse.Namespace) -> None:
-    """Refuse flags of Hydra's that would do nothing, and words that are no overrides.
+    """Refuse flags of Hydra's that would do nothing, and words that are not overrides.
 
     Raises:
         ConfigError: there is one.
@@ -121,7 +135,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def _meant(word: str, args: argparse.Namespace) -> str | None:
-    """What was meant by an option without its group, or by a corpus without its key; None where nothing tells."""
+    """What was meant by an option without its group, or by a corpus without its key; None where nothing says so."""
     from tinylab.task.reading import SUFFIXES
     from tinylab.task.saved import is_saved
 
@@ -129,6 +143,8 @@ def _meant(word: str, args: argparse.Namespace) -> str | None:
     found = called(word, folders) if NAME.fullmatch(word) and len(word) < LONGEST else []
     if os.path.exists(word) and (word.endswith(SUFFIXES) or is_saved(Path(word))):
         found.append(f"condition=jsonl condition.path={word}")
+    if word in COMMANDS["list"].split(", "):
+        found.append(f"list {word}")
     return f"did you mean {' or '.join(map(repr, found))}?" if found else None
 
 

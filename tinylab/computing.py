@@ -30,8 +30,8 @@ from tinylab.records.identity import IDENTITY_VERSION, RESULTS_VERSION, Resolved
 from tinylab.records.manifest import RunFolder
 from tinylab.records.provenance import package_versions, peak_memory_bytes, provenance
 from tinylab.schema import Config
-from tinylab.task.corpus import Condition, load_condition
-from tinylab.task.notes import ADVICE, look_swapped
+from tinylab.task.corpus import load_condition
+from tinylab.task.notes import about_rows, look_swapped
 from tinylab.task.preparation import Prepared, prepare
 
 if TYPE_CHECKING:
@@ -76,10 +76,10 @@ def compute(
 
     Args:
         resolved: the run.
-        folder: where its checkpoint lies.
+        folder: where its checkpoint is.
         metrics: to compute.
         begin: called when everything is there that the run needs, before it computes.
-        warning: told once the corpus can be read.
+        warning: logged once the corpus can be read.
 
     Raises:
         TinylabError: a corpus, model or device that cannot be used; numbers that are not finite.
@@ -141,11 +141,11 @@ def _checkpoint(
 
 
 def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
-    """Load corpus and model, and choose the engine; mistakes that need no model are told before torch is imported.
+    """Load corpus and model, and choose the engine; mistakes that need no model are reported before torch is imported.
 
     Args:
         resolved: the run.
-        warning: told once the corpus can be read.
+        warning: logged once the corpus can be read.
 
     Raises:
         TinylabError: see `compute`.
@@ -167,7 +167,8 @@ def get_ready(resolved: Resolved, warning: str | None = None) -> Ready:
     model = kept_model(config.model, device, identity)
     prepared = prepare(config, condition, model)
     _tell_bos(model, prepared.chat)
-    _tell_dropped(prepared, condition)
+    for said in about_rows(prepared.condition, condition.rows):
+        log.warning("%s", said)
     if some := prepared.lacking.any(axis=1).sum():
         log.warning("positions=each: %d of %d cells act at a position that some prompts do not have: their numbers are in "
                     "per_example, and are left out of other tables", some, len(prepared.cells))
@@ -191,18 +192,6 @@ def _tell_bos(model: CausalModel, chat: dict[str, Any] | None) -> None:
     elif (bos := model.describe_bos())["policy"] == AUTO:
         log.info("model.add_bos=auto: the tokenizer of %s itself puts %s before a text, and so does tinylab before every prompt",
                  model.identity.name, bos["token"] or "nothing")
-
-
-def _tell_dropped(prepared: Prepared, condition: Condition) -> None:
-    """Warn of rows that this model or task cannot use, and of what is to be known of those that it uses."""
-    dropped = prepared.condition.dropped
-    rows = len(condition.pairs) + sum(condition.dropped.values())
-    for note, count in prepared.condition.noted.items():
-        example = f" ({shown})" if (shown := prepared.condition.shown.get(note)) is not None else ""
-        log.warning("%d of %d rows: %s: %s%s", count, rows, note, ADVICE[note], example)
-    if dropped:
-        told = ", ".join(f"{reason}: {count}" for reason, count in dropped.items())
-        log.warning("%d of %d rows dropped (%s)", sum(dropped.values()), rows, told)
 
 
 def _evaluate(config: Config, ready: Ready, checkpointer: Checkpointer, names: tuple[str, ...]) -> Evaluation:

@@ -1,7 +1,7 @@
 """`tinylab validate FOLDER …`: is every file of a run or a sweep what was written, and does it keep its contract?
 
-Nothing is written. Exit code 0: each is; 1: a table or document breaks its contract; 2: a folder is no run and no sweep, is not
-complete, or a file of it is missing or not what was written.
+Nothing is written. Exit code 0: each is; 1: a table or document breaks its contract; 2: a folder is neither a run nor a sweep,
+is not complete, or a file of it is missing or not what was written.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylab.command import run_command
+from tinylab.config.flags import Flags
 from tinylab.errors import OutputError, TinylabError
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m tinylab.contracts"
 GRAVEST_FIRST = (2, 1)
-"""Which exit code stands for several folders."""
+"""Which exit code several folders give."""
 
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Check every folder given, whatever the others are; returns the gravest exit code."""
-    parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Flags(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run or a sweep")
     args = parser.parse_args(argv)
     codes = {run_command(program, partial(_one, folder)) for folder in args.folders}

@@ -1,14 +1,13 @@
 """`python -m tinylab.convert FILE.gguf FOLDER`: a GGUF file as a folder that `model=local model.path=FOLDER` loads at once.
 
 The folder has config.json, model.safetensors and the tokenizer's files, with the same numbers. Exit code 2: something that
-you can mend; nothing was written.
+you can fix; nothing was written.
 
 `python -m tinylab.convert FILE.json… --out CONF_DIR`: configs of the first version, see `tinylab.first_version.command`.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 from tinylab.command import run_command
 from tinylab.config.checks import one_of
+from tinylab.config.flags import Flags
 from tinylab.config.groups import DTYPES, ModelConfig
 from tinylab.errors import ConfigError, OutputError
 from tinylab.first_version.command import is_old_config
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Convert one file; returns the exit code."""
     if any(map(is_old_config, sys.argv[1:] if argv is None else argv)):
         return convert_configs(argv, program)
-    parser = argparse.ArgumentParser(prog=program, description=__doc__, usage=(
+    parser = Flags(prog=program, description=__doc__, usage=(
         f"{program} [-h] [--dtype DTYPE] FILE.gguf FOLDER\n       {program} FILE.json … [--data-dir DIR] --out CONF_DIR"))
     parser.add_argument("file", type=Path, metavar="FILE.gguf")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new, or empty")

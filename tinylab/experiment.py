@@ -53,14 +53,14 @@ def run_experiment(resolved: Resolved, folder: RunFolder, *, alone: bool = True)
     Args:
         resolved: the checked config, and what it names.
         folder: where the run's files go.
-        alone: whether it is told on the screen what came of it; of a sweep's runs together is, when the last has ended.
+        alone: whether its results are printed; those of a sweep's runs are printed together, when the last has ended.
 
     Raises:
         TinylabError: see `tinylab.errors`.
     """
     config = resolved.config
     if config.verify_slice.asked:
-        filled_in(config.verify_slice, config)  # a device that is not there is told before anything is computed
+        filled_in(config.verify_slice, config)  # a device that is not there is reported before anything is computed
     settle(folder)
     folder.tidy()
     if (damaged := folder.set_aside()) is not None:
@@ -103,7 +103,7 @@ def _compute(resolved: Resolved, folder: RunFolder) -> None:
 
 
 def _finished(run_id: str, folder: RunFolder) -> dict[str, Any] | None:
-    """The manifest of the run if it is finished; one whose files are not what it wrote is told, and counts for nothing."""
+    """The manifest of the run if it is finished; one whose files are not what it wrote is reported, and counts for nothing."""
     finished = folder.claimed(run_id)
     if finished is not None and (fault := folder.fault(finished)) is not None:
         log.warning("run %s was complete, but %s: computing it again", run_id, fault)
@@ -119,7 +119,7 @@ def _reuse(folder: RunFolder, finished: dict[str, Any]) -> None:
 
 
 def _tell_lacking_shams(config: Config, folder: RunFolder) -> None:
-    """Say how a finished run gets shams that it lacks: they stand among its cells, which are not computed again."""
+    """Say how a finished run gets shams that it lacks: they are among its cells, which are not computed again."""
     if config.controls.sham is not True:
         return
     layer = config.battery.table.component[0]

@@ -15,6 +15,7 @@ from typing import Any
 
 from tinylab.command import run_command
 from tinylab.config.composing import config_folders
+from tinylab.config.flags import Flags
 from tinylab.config.options import MISSING, Option, options_of
 from tinylab.errors import ConfigError, options
 
@@ -32,8 +33,8 @@ SHOWN = {
 
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
-    """List what there is; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """List what is available; returns the exit code."""
+    parser = Flags(prog=program, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", metavar="WHAT", help=f"{', '.join(SHOWN)}; without it how many there are of each")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.add_argument("--config-dir", metavar="FOLDER", help="your own YAML files")
@@ -132,17 +133,20 @@ def _overview(every: dict[str, list[Row]]) -> None:
 def _table(what: str, found: Sequence[Row], output_dir: Path) -> None:
     from rich.table import Table
 
-    from tinylab.report.console import console
+    from tinylab.report.screen import console
 
     if not found:
         sys.stdout.write(f"no {what}{f' in {output_dir}' if what == 'runs' else ''}\n")
         return
     view = Table(title=f"{len(found)} {what}", title_justify="left")
     for name in SHOWN[what]:
-        view.add_column(name, overflow="fold", no_wrap=name in ("name", "folder", "status", "kind"))
+        view.add_column(name, overflow="fold", no_wrap=name in ("name", "status", "kind", "started"))
     for row in found:
         view.add_row(*(_told(name, row) for name in SHOWN[what]))
-    console().print(view)
+    out = console()
+    if what == "runs" and not out.is_terminal:  # a line each, for other programs too
+        out.width = 10**4
+    out.print(view)
 
 
 def _told(column: str, row: Row) -> str:
@@ -152,7 +156,9 @@ def _told(column: str, row: Row) -> str:
         return "–"
     if value == MISSING:
         return f"yours, {', '.join(row['required'])}=…"
-    return str(value).split(". ", maxsplit=1)[0].rstrip(".") if column == "about" else str(value).removesuffix("+00:00")
+    if column == "started":
+        return str(value)[:len("2026-01-01T00:00")].replace("T", " ")
+    return str(value).split(". ", maxsplit=1)[0].rstrip(".") if column == "about" else str(value)
 
 
 if __name__ == "__main__":

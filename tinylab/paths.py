@@ -1,4 +1,4 @@
-"""Where a config's `path` lies: a file or folder of the user's, or one inside an installed package."""
+"""Where a config's `path` is: a file or folder of the user's, or one inside an installed package."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PACKAGE_SCHEME = "pkg://"
 
 
 def locate(path: str) -> Path:
-    """The file or folder that a config's `path` means; `pkg://package/rest` lies inside an installed package."""
+    """The file or folder that a config's `path` means; `pkg://package/rest` is inside an installed package."""
     if path.startswith(PACKAGE_SCHEME):
         package, _, rest = path.removeprefix(PACKAGE_SCHEME).partition("/")
         try:

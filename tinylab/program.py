@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import sys
@@ -13,14 +14,12 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from tinylab import __version__, app
+from tinylab import __version__
 from tinylab.command import COMMANDS, LONGEST, NAME, run_command
 from tinylab.config.composing import Composer, config_folders
 from tinylab.config.hydra_internals import flags_parser
-from tinylab.config.options import called, groups
+from tinylab.config.options import called, groups, in_yaml, options_of, root_keys
 from tinylab.errors import ConfigError, options
-from tinylab.first_version.command import is_old_config
-from tinylab.first_version.command import run as run_old_config
 
 MODULES = {
     "aggregate": "tinylab.aggregate",
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return topic
     if "query=" in "".join(words[1:2]) and first in ("-sc", "--shell-completion"):
         _complete_commands(os.environ.get("COMP_LINE", ""))
-    return app.main(words)
+    return _app(words)
 
 
 def _command(name: str, words: Sequence[str]) -> int:
@@ -62,16 +61,30 @@ def _command(name: str, words: Sequence[str]) -> int:
         return command(words, program=f"tinylab {name}")
     if name == "help":
         return _help(words)
-    if name == "run" and any(map(is_old_config, words)):
-        return run_old_config(words)
+    if name == "run" and (done := _old_configs(words)) is not None:
+        return done
     if {"-h", "--help"} & {*words}:
-        return app.main(words)
+        return _app(words)
     flags = ["--multirun"] if name == "sweep" and not {"-m", "--multirun"} & {*words} else []
-    return app.main([*flags, *words])
+    return _app([*flags, *words])
+
+
+def _app(words: Sequence[str]) -> int:
+    """Run a line of overrides and flags; imported here, as --version, list and help do without, in half of the time."""
+    from tinylab import app
+
+    return app.main(words)
+
+
+def _old_configs(words: Sequence[str]) -> int | None:
+    """Run configs of the first version; None where the words have none."""
+    from tinylab.first_version.command import is_old_config, run
+
+    return run(words) if any(map(is_old_config, words)) else None
 
 
 def _version() -> int:
-    """Print our version, and of the packages that matter most beside it."""
+    """Print our version, and of the packages that matter most."""
     others = []
     for name in VERSIONS:
         try:
@@ -83,7 +96,7 @@ def _version() -> int:
 
 
 def _help(words: Sequence[str]) -> int:
-    """`tinylab help [TOPIC]`: what there is, or of a command, a group or an option."""
+    """`tinylab help [TOPIC]`: what is available, or a command, a group or an option."""
     if not words:
         sys.stdout.write(overview())
         return 0
@@ -99,7 +112,7 @@ def _topic(words: Sequence[str], plain: Sequence[str]) -> int | None:
 
 
 def overview() -> str:
-    """What is said of the whole program: a line for each command."""
+    """What `tinylab help` prints: a line for each command."""
     lines = "\n".join(f"  tinylab {name:<11}{about}" for name, about in COMMANDS.items())
     return ("tinylab: which heads and layers of a language model matter for a task, and for the next one too?\n\n"
             f"{lines}\n\n"
@@ -120,23 +133,52 @@ def _explained(words: Sequence[str]) -> int:
         return _command(topic, ["--help"])
     if topic in COMMANDS:
         sys.stdout.write(overview() if topic == "help" else f"tinylab {topic}: {COMMANDS[topic]}\n\n")
-        return 0 if topic == "help" else app.main(["--help"])
+        return 0 if topic == "help" else _app(["--help"])
     folders = [Path(folder) for folder in config_folders(args) if folder is not None]
-    group, _, name = topic.partition("=")
+    if topic in (roots := root_keys(folders)):
+        value, about = roots[topic]
+        _columns("a setting of the whole experiment, changed with key=value", {f"{topic}={in_yaml(value)}": about})
+        return 0
+    group, dot, key = topic.partition("=")[0].partition(".")
     if group not in (known := groups(folders)):
         meant = called(topic, folders) if NAME.fullmatch(topic) and len(topic) < LONGEST else []
-        raise ConfigError(f"{topic}: nothing of that name to explain; "
-                          f"{f'did you mean {meant[0]!r}? ' if meant else ''}{options(topic, [*COMMANDS, *known])}.")
+        meant += [f"{one}.{topic}" for one in known if any(topic in option.values for option in options_of(one, folders))]
+        hint = f"did you mean {meant[0]!r}?" if meant else f"{options(topic, [*COMMANDS, *known, *roots])}."
+        raise ConfigError(f"{topic}: nothing of that name to explain; {hint}")
+    if dot:
+        _explain_key(group, key, folders)
+    else:
+        _explain_group(group, topic.partition("=")[2] or None, args)
+    return 0
+
+
+def _explain_group(group: str, name: str | None, args: argparse.Namespace) -> None:
+    """Print the options of a group, unless one is named, and the values of that one or the usual one."""
     with Composer(args) as composer:
-        chosen, values = composer.composed_group(group, name or None)
+        chosen, values = composer.composed_group(group, name)
         there = {option.name: option for option in composer.options(group)}
-    if not name:
+    if name is None:
         _columns(f"{group}=…, one of", {option.name: option.about for option in there.values()})
     comments = {} if chosen is None or chosen not in there else there[chosen].comments
     if values:
         told = {f"{group}.{key}={value}": comments.get(key, "") for key, value in values.items()}
         _columns(f"values{'' if chosen is None else f' of {group}={chosen}'}, each changed with key=value", told)
-    return 0
+
+
+def _explain_key(group: str, key: str, folders: Sequence[Path]) -> None:
+    """Print a setting of a group, and which of its options have it.
+
+    Raises:
+        ConfigError: none has.
+    """
+    there = options_of(group, folders)
+    having = [option for option in there if key in option.values]
+    if not having:
+        known = dict.fromkeys(name for option in there for name in option.values)
+        raise ConfigError(f"{group}.{key}: unknown key; {options(key, known)}.")
+    told = {f"{group}.{key}={in_yaml(one.values[key])}": one.comments.get(key, "") for one in reversed(having)}
+    where = f"every {group}" if len(having) == len(there) else ", ".join(f"{group}={one.name}" for one in having)
+    _columns(f"a setting of {where}, changed with key=value", told)
 
 
 def _columns(title: str, lines: dict[str, str]) -> None:

@@ -1,18 +1,18 @@
 """`python -m tinylab.reproduce NAME [OVERRIDE …]`: run an experiment and compare it with the published numbers.
 
 Without a name it lists what can be reproduced. A finished run is reused. Exit code 0: all numbers agree; 1: some
-differ, or are not in the run; 2: something that you can mend.
+differ, or are not in the run; 2: something that you can fix.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from tinylab.app import carry_out, planned
 from tinylab.checks import published
 from tinylab.command import run_command
+from tinylab.config.flags import Flags
 from tinylab.config.hydra_internals import flags_parser
 from tinylab.errors import ConfigError
 
@@ -22,7 +22,7 @@ PROGRAM = "python -m tinylab.reproduce"
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Reproduce one experiment, or list them; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=program, description=__doc__)
+    parser = Flags(prog=program, description=__doc__)
     parser.add_argument("words", nargs="*", metavar="NAME OVERRIDE",
                         help="the experiment, then overrides as python -m tinylab takes them: model=local model.path=my_model")
     parser.add_argument("--config-dir", metavar="FOLDER", help="your own YAML files")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from tinylab.config.checks import one_of
 from tinylab.errors import ConfigError, OutputError
 from tinylab.interventions.components import HEAD_IMPACT, LAYER_IMPACT
 from tinylab.records.baselines import Baselines
@@ -62,7 +63,7 @@ class Sweep:
     matrices: dict[str, pd.DataFrame]
     """Every matrix by name, whatever the kinds of the runs' tables."""
     baselines: dict[str, Any] | None = None
-    """Where baselines disagree (`baselines.json`); None where runs do not differ in what stands in an activation's place."""
+    """Where baselines disagree (`baselines.json`); None where runs do not differ in what replaces an activation."""
     cross_controls: dict[str, Any] | None = None
     """What the components of one condition do to another (`cross_controls.json`); None where that was not tried."""
     synergies: dict[str, pd.DataFrame] = field(default_factory=dict)
@@ -81,14 +82,18 @@ class Sweep:
             where: columns of the matrix with the value that a row must have, such as {"battery": "h1"}.
 
         Raises:
-            ConfigError: rows that would be averaged differ in more than their seed, such as two batteries or a swept setting.
+            ConfigError: there is no such metric or column; or rows that would be averaged differ in more than their seed, such as
+                two batteries or a swept setting.
         """
         name = self.chosen_matrix(matrix)
+        columns = [columns] if isinstance(columns, str) else list(columns)
+        columns_of_all = list(self.matrices[name].columns)
+        one_of("metric", metric, [*self.matrices[name]["metric"].unique()])
+        for column in (*columns, *(where or {})):
+            one_of("column", column, columns_of_all)
         rows = self.matrices[name].query("metric == @metric")
         for column, value in (where or {}).items():
             rows = rows[rows[column] == value]
-        columns = [columns] if isinstance(columns, str) else list(columns)
-        columns_of_all = list(self.matrices[name].columns)
         labels = columns_of_all[columns_of_all.index("condition"):]
         index = [key for key in columns_of_all[2:columns_of_all.index("metric")] if key not in columns]
         hidden = {column: sorted(map(str, rows[column].unique())) for column in labels
@@ -123,7 +128,9 @@ def load_run(path: str | os.PathLike[str]) -> Run:
     with suppress(OutputError):  # in an archive that cannot be written files are read as they are, and checked
         settle(folder)
     content = read_json(folder.manifest) if os.path.lexists(folder.manifest) else None
-    if content is None or content.get("status") != "complete" or "jobs" in content:
+    if content is not None and "jobs" in content:
+        raise OutputError(f"{path}: a sweep's folder; use load_sweep, or name one of the runs in it.")
+    if content is None or content.get("status") != "complete":
         status = "no manifest" if content is None else f"not a complete run (status {content.get('status')})"
         raise OutputError(f"{path}: {status}; expected the folder of a complete run, such as outputs/runs/NAME.")
     manifest = read_document(RunManifest, folder.manifest)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import inspect
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -27,8 +26,10 @@ from tinylab.config.groups import (
     ModelConfig,
     VerifySliceConfig,
 )
+from tinylab.config.messages import wrong_type
+from tinylab.config.plugins import imported
 from tinylab.config.trackers import TrackerConfig
-from tinylab.errors import ConfigError, first_sentence, options
+from tinylab.errors import ConfigError, options
 from tinylab.measures.metrics import LOGIT_DIFF, LOGPROB_DIFF, SHIPPED, Metric, available, labelled, nameable, named
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def validate(cfg: DictConfig) -> Config:
 
 
 def _reference(battery: Battery, told: Any, cfg: DictConfig) -> ConditionConfig | None:
-    """The other condition of whose pairs the battery's reference set is made, composed by its name unless it is told."""
+    """The other condition of whose pairs the battery's reference set is made, composed by its name unless it is given."""
     from tinylab.interventions.sources import OWN_SETS
 
     rule = battery.reference_set
@@ -187,13 +188,15 @@ def _battery(values: dict[str, Any]) -> Battery:
     from tinylab.batteries.base import Battery
 
     target = values.pop("_target_", None)
+    expected = "expected the path of a dataclass that is a tinylab.batteries.base.Battery, as in conf/battery/h1.yaml"
+    if target is None:
+        raise ConfigError(f"battery._target_: is missing; {expected}.")
     try:
-        cls = get_class(str(target))
-        if not (is_dataclass(cls) and issubclass(cls, Battery)):
-            raise ValueError("not a battery")
-    except (ImportError, ValueError) as error:
-        expected = "expected the path of a dataclass that is a tinylab.batteries.base.Battery, as in conf/battery/h1.yaml"
-        raise ConfigError(f"battery._target_={target}: {first_sentence(error)}; {expected}.") from error
+        cls = imported(str(target))
+    except ImportError as error:
+        raise ConfigError(f"battery._target_={target}: {error}; {expected}.") from error
+    if not (isinstance(cls, type) and is_dataclass(cls) and issubclass(cls, Battery)):
+        raise ConfigError(f"battery._target_={target}: not a battery; {expected}.")
     if inspect.isabstract(cls) or "kind" not in vars(cls):
         missing = sorted(getattr(cls, "__abstractmethods__", ())) + ["kind"] * ("kind" not in vars(cls))
         raise ConfigError(f"battery._target_={target}: a battery declares {', '.join(missing)} (tinylab/batteries/base.py).")
@@ -228,10 +231,9 @@ def _typed(group: str, cls: type[T], values: dict[str, Any]) -> T:
         typed = OmegaConf.to_object(OmegaConf.merge(_structured(cls), values))  # type: ignore[arg-type]  # a class is hashable
     except OmegaConfBaseException as error:
         key = (getattr(error, "full_key", None) or "").split("[", maxsplit=1)[0].split(".", maxsplit=1)[0]
-        reason = _first_line(error)
-        if "is not a ListConfig" in reason:
-            reason = f"expected a list, such as {prefix}{key}=[{values.get(key)}]"
-        raise ConfigError(f"{prefix}{key}={values.get(key)}: {reason}.") from error
+        if key not in values:
+            raise ConfigError(f"{prefix.rstrip('.') or 'config'}: {_first_line(error)}.") from error
+        raise ConfigError(wrong_type(f"{prefix}{key}", values[key], get_type_hints(cls)[key])) from error
     assert isinstance(typed, cls)
     for name, value in vars(typed).items():
         storable(f"{prefix}{name}", value)

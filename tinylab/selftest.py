@@ -15,7 +15,7 @@ passes, 1 if one fails, 2 for a mistake.
 | sites | heads, MLPs and blocks of every layer, tried as before each run |
 | last block | what the last block returns, patched at all positions, and the source run |
 | all heads | a layer with every head at 0, and with its attention's output at its bias |
-| noise floor | per metric, forked against reference and alone against together, beside the largest effect |
+| noise floor | per metric, forked against reference and alone against together, next to the largest effect |
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from collections.abc import Sequence
 
 from tinylab.command import run_command
 from tinylab.config.composing import Composer
+from tinylab.config.flags import Flags
 from tinylab.errors import ConfigError
 from tinylab.interventions.sites import HEAD_OUT
 from tinylab.schema import Config
@@ -36,7 +37,7 @@ PROGRAM = "python -m tinylab.selftest"
 
 def main(argv: Sequence[str] | None = None, program: str = PROGRAM) -> int:
     """Check the model of a command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog=program, description=__doc__,
+    parser = Flags(prog=program, description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for python -m tinylab")
     parser.add_argument("--config-dir", help="a folder with YAML files of your own")

@@ -69,7 +69,7 @@ def validate_head_impact_schema(df: pd.DataFrame) -> None:
 
     Raises:
         SchemaError: a column missing, in excess, out of order or of the wrong type, a missing value, a negative
-            index, a cell that stands twice, an empty table.
+            index, a cell that is there twice, an empty table.
     """
     _table(df, impact_columns(HEAD_IMPACT), "head_impact", HEAD_IMPACT)
     _keys(df, HEAD_IMPACT, [])
@@ -109,7 +109,7 @@ def validate_subset_impact_schema(df: pd.DataFrame) -> None:
 
 
 def validate_synergy_schema(df: pd.DataFrame) -> None:
-    """Check a `synergy` table, which stands beside a `pair_impact` table.
+    """Check a `synergy` table, which goes with a `pair_impact` table.
 
     Raises:
         SchemaError: as for `validate_pair_impact_schema`; a synergy that is not joint − (single1 + single2), or not within its
@@ -192,12 +192,12 @@ def validate_cross_condition_matrix(df: pd.DataFrame, conditions: Sequence[str])
 
 
 def validate_effects_schema(df: pd.DataFrame) -> None:
-    """Check an `effects` table beside one of the shipped impact tables.
+    """Check an `effects` table that goes with one of the shipped impact tables.
 
     Raises:
         SchemaError: a column missing, in excess, out of order or of the wrong type; a number that is not finite (what is
             undefined is null); an unknown label; an interval that does not hold its effect; a probability beyond 0 and 1; a row
-            that stands twice; an empty table.
+            that is there twice; an empty table.
     """
     check_frame(df, "effects")
     kind = _kind(df)
@@ -220,7 +220,7 @@ def validate_examples_schema(df: pd.DataFrame) -> None:
 
     Raises:
         SchemaError: a column missing, in excess, out of order or of the wrong type; a missing value (but a template or item); a
-            negative row number or one that stands twice; a prompt without tokens; a probability beyond 0 and 1; an empty table.
+            negative row number or one that is there twice; a prompt without tokens; a probability beyond 0 and 1; an empty table.
     """
     check_columns(df, EXAMPLES, "examples", EXAMPLES_MAY_LACK)
     if (df["example"] < 0).any():
@@ -247,7 +247,7 @@ def validate_invariants_json(data: dict[str, Any]) -> None:
     """Check the content of invariants.json.
 
     Raises:
-        SchemaError: a key missing or of the wrong type, a component that stands twice, more than k components.
+        SchemaError: a key missing or of the wrong type, a component that is there twice, more than k components.
     """
     check_read(Invariants, data, "invariants", SchemaError)
 

@@ -20,8 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import tinylab as package
 from conftest import only
 from tinylab.api import running
-from tinylab.errors import ConfigError, CorpusError, ModelError, TinylabError
+from tinylab.errors import ConfigError, CorpusError, ModelError, OutputError, TinylabError
 from tinylab.records.identity import Resolved
+from tinylab.records.manifest import RunFolder
 from typed import type_in, type_in_shell
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +130,9 @@ def test_a_sweep_vanishes_with_the_last_of_its_runs(elsewhere: Path) -> None:
     assert left(elsewhere) == []
 
 
-def test_whatever_one_run_dies_of_the_others_of_its_sweep_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whatever_one_run_dies_of_the_others_of_its_sweep_are_joined(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     compute = running.run_experiment
 
     def dying(resolved: Resolved, *args: Any, **options: Any) -> None:
@@ -141,8 +144,25 @@ def test_whatever_one_run_dies_of_the_others_of_its_sweep_are_joined(monkeypatch
     sweep = package.sweep("condition=cond_a,cond_b", *SHORT)
     assert [run.manifest["condition"] for run in sweep.runs] == ["cond_b"]
     assert "can't allocate memory" in str(sweep.manifest["failures"][0]["error"])
+    (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert told.getMessage().startswith("cond_a (h1) failed: [enforce fail") and "dying" in caplog.text
     with pytest.raises(RuntimeError, match="allocate memory"):
         package.sweep("condition=cond_a", "battery.scales=[0.0],[0.5]", *SHORT)
+
+
+def test_a_disk_that_is_full_when_a_failure_is_noted_does_not_keep_a_sweep_from_being_joined(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("manifest.json: cannot be written (No space left on device).")
+
+    monkeypatch.setattr(RunFolder, "fail", full)
+    sweep = package.sweep("battery.heads=[99],[0]", *SHORT, output_dir="outputs")
+    assert [run.manifest["battery"]["heads"] for run in sweep.runs] == [[0]]
+    assert ["99 is out of range" in failure["error"]["message"] for failure in sweep.manifest["failures"]] == [True]
+    assert [record.getMessage()[:40] for record in caplog.records if record.levelname == "ERROR"] == [
+        "manifest.json: cannot be written (No spa", "cond_a (h1) failed: battery.heads=[99]: "]
+    assert sweep.head_matrix["head"].unique().tolist() == [0]
 
 
 def test_what_is_kept_lies_where_the_command_line_would_put_it_and_is_reused() -> None:
@@ -251,7 +271,8 @@ WRONG: dict[str, tuple[type[TinylabError], str, Callable[[Any, Any], Any]]] = {
     "another dtype": (ConfigError, "leave it out", lambda m, t: package.run("model.dtype=float64", model=m, tokenizer=t)),
     "no pairs": (ConfigError, "there are none", lambda m, t: package.run(pairs=[])),
     "pairs that are none": (ConfigError, r"pairs\[0\]", lambda m, t: package.run(pairs=["a", "b"])),
-    "pairs that are a text": (ConfigError, "pairs=str", lambda m, t: package.run(pairs="my.jsonl")),
+    "one pair": (ConfigError, r"as in pairs=\[pair\]", lambda m, t: package.run(pairs=ROWS[0])),
+    "pairs that are a text": (ConfigError, r"='my.jsonl'.*\"condition.path=FILE\"", lambda m, t: package.run(pairs="my.jsonl")),
     "a pair without a foil": (CorpusError, "no field 'foil'", lambda m, t: package.run(pairs=[{"clean": "a", "corrupt": "b",
                                                                                              "target": " c"}])),
     "pairs and a condition": (ConfigError, "prompt pairs are given", lambda m, t: package.run("condition=ioi", pairs=ROWS)),

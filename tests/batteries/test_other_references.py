@@ -151,7 +151,7 @@ def test_a_sweep_takes_the_users_own_beside_ours_and_says_where_they_disagree(ti
 def test_a_dry_run_counts_the_pass_over_the_other_pairs(engine: str, tinylab: Command, tmp_path: Path) -> None:
     folder = str(own(tmp_path, "mine", [PAIR, OTHER]))
     asked = (*MEAN, "battery.reference=mine", f"engine={engine}", *FEW)
-    _, _, cost, _ = forecast(composed(*asked, flags=("--config-dir", folder)))
+    _, _, cost, *_ = forecast(composed(*asked, flags=("--config-dir", folder)))
     plain = forecast(composed("battery=heads", "battery.layers=[0]", "battery.ablation=zero", f"engine={engine}", *FEW))[2]
     assert tinylab("--config-dir", folder, *asked) == 0
     provenance = json.loads(only(tmp_path, "outputs/runs/*/manifest.json").read_text())["provenance"]

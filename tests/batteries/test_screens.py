@@ -131,7 +131,7 @@ def test_a_run_says_what_was_chosen_and_later_commands_keep_to_it(
     tinylab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ("battery=h2", "battery.granularity=mlp_neurons", "battery.top_neurons=2", *FEW)
-    _, cells, cost, _ = forecast(composed(*asked, "metrics=[logit_diff]"))
+    _, cells, cost, *_ = forecast(composed(*asked, "metrics=[logit_diff]"))
     assert tinylab(*asked, "metrics=[logit_diff]") == 0
     folder = only(tmp_path, "outputs/runs/*")
     provenance = json.loads((folder / "manifest.json").read_text())["provenance"]

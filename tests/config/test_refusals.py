@@ -142,7 +142,7 @@ def test_a_target_that_is_no_battery_is_refused_and_not_called(
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     (tmp_path / "conf/battery").mkdir(parents=True)
     (tmp_path / "conf/battery/mine.yaml").write_text(f"name: mine\n_target_: {TARGETS[what]}\n")
-    assert "battery._target_=" in refused(tinylab, capsys, tmp_path, "--config-dir", "conf", "battery=mine")
+    assert "battery._target_" in refused(tinylab, capsys, tmp_path, "--config-dir", "conf", "battery=mine")
 
 
 def test_a_factory_of_log_handlers_is_refused(tinylab: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,8 @@ def test_means_over_all_and_over_those_of_each_template() -> None:
     }
     assert by_template(found) is None
     assert by_template(ability(columns, pairs("a", "b", "a"))) == "by template, clean/corrupt: a 1.00/0.50, b 0.00/0.00"
+    alike = {"clean": columns["clean"][[0, 2]], "corrupt": columns["corrupt"][[0, 1]]}
+    assert by_template(ability(alike, pairs("a", "b"))) == "by template, clean/corrupt: 1.00/0.00 in each of 2"
 
 
 @pytest.mark.parametrize(("clean", "corrupt", "poor"), [(0.5, 0.5, False), (0.49, 1.0, True), (1.0, 0.49, True)])

@@ -17,7 +17,7 @@ from tinylab import aggregate
 from tinylab.errors import OutputError
 from tinylab.machine.printing import unfailing
 from tinylab.records.manifest import RunFolder
-from tinylab.report.console import console
+from tinylab.report.screen import console
 from typed import SHORT
 
 

@@ -11,7 +11,7 @@ import pytest
 import tinylab
 from terminal import seen, typed_on_a_terminal
 
-BAR = re.compile(r"^mine +(\d+)%\|[^|]*\| (\d)/3 runs, \d\d:\d\d so far, (\?|\d\d:\d\d) left$")
+BAR = re.compile(r"^mine +(\d+)%\|[^|]*\| (\d)/3 runs, \d\d:\d\d so far, (\?|\d\d:\d\d) left(, \d failed)?$")
 JOBS = f"""
 import logging, subprocess, sys, time
 from pathlib import Path
@@ -26,11 +26,12 @@ if len(sys.argv) > 1:  # a worker: it shares the terminal with the process that 
     progress.log_over_bar()
     logging.getLogger().warning("not for the screen")
     logging.getLogger().error("job %s failed: for a reason", sys.argv[1])
+    logging.getLogger().error("printed when the sweep ends", extra={{progress.AT_THE_END: True}})
     Path(sys.argv[1]).touch()
 else:
     jobs = [Path(name) for name in "012"]
     jobs[0].touch()  # it has ended already
-    with progress.jobs_bar("mine", jobs, lambda path: True):
+    with progress.jobs_bar("mine", jobs, lambda path: "failed" if path.name == "1" else "complete"):
         for job in jobs[1:]:
             time.sleep(0.2)
             subprocess.run([sys.executable, __file__, str(job)], check=True)
@@ -48,9 +49,11 @@ def test_one_bar_counts_the_jobs_and_what_workers_say_stands_on_lines_of_its_own
     assert said == ["ERROR job 1 failed: for a reason", "ERROR job 2 failed: for a reason"]
     assert (joined, nothing) == ("joined", "") and len(bar) < columns
     last = BAR.match(bar)
-    assert last is not None and last.groups() == ("100", "3", "00:00")
+    assert last is not None and last.groups() == ("100", "3", "00:00", ", 1 failed")
     drawn = [found for one in re.split(r"[\r\n]+", text) if (found := BAR.match(one.strip())) is not None]
     assert [*dict.fromkeys(found[2] for found in drawn)] == ["0", "1", "2", "3"]
+    assert [*dict.fromkeys((found[2], found[4]) for found in drawn)] == [
+        ("0", None), ("1", None), ("2", ", 1 failed"), ("3", ", 1 failed")]
     assert {found[3] for found in drawn if found[2] == "1"} == {"?"}  # a job that was there says nothing of the others' time
     assert all(found[3] != "?" for found in drawn if found[2] == "2")
 
@@ -70,4 +73,6 @@ def test_a_sweep_in_several_processes_has_one_bar_and_whole_lines(tmp_path: Path
     assert code == 3
     lines = seen(text)
     assert sum(BAR.match(one) is not None for one in lines) == 1
-    assert sum(re.fullmatch(r"ERROR tinylab\.app: \S+ failed: battery\.heads=\[99\]: .*", one) is not None for one in lines) == 3
+    assert [one.partition(": ConfigError: battery.heads=[99]: ")[0] for one in lines if "out of range" in one] == [
+        "FAILED cond_a (h1), facts (h1), negation (h1)"]
+    assert "3 failed" in next(one for one in lines if BAR.match(one))

@@ -25,6 +25,7 @@ from tinylab.report.page.document import Column, Dataset, Page, Section, Table, 
 from tinylab.report.page.run_tables import differing_tokens, prompts_of
 from tinylab.report.page.sweep_page import page_of
 from tinylab.report.page.sweep_tables import Compared
+from tinylab.report.runs import failures_sentences
 from tinylab.results import load_run
 from typed import type_in
 
@@ -244,7 +245,7 @@ def test_nothing_that_results_say_ends_a_script_or_makes_an_element(pages: None)
 
 def test_a_missing_run_has_a_row_that_says_why_and_its_log(pages: None) -> None:
     error = {"type": "CorpusError", "message": "no such <file>"}
-    failure = {"condition": "b", "folder": "run_b", "log": "run_b/run.log", "error": error}
+    failure = {"condition": "b", "battery": "h1", "folder": "run_b", "log": "run_b/run.log", "error": error}
     jobs = [{"folder": f"run_{name}", "condition": name, "battery": "h1", "settings": {"model": "tiny"}} for name in "ab"]
     manifest = {"status": "partial", "sweep_name": "made", "jobs": jobs, "failures": [failure], "artifacts": {}}
     invariants = {"k": 10, "rank": "magnitude", "metrics": ["logit_diff"], "groups": []}
@@ -254,4 +255,18 @@ def test_a_missing_run_has_a_row_that_says_why_and_its_log(pages: None) -> None:
     assert '<a href="run_b/run.log">' in text and "model=tiny" in text
     assert 'id="pairs"' not in text, "one condition alone has nothing to be compared with"
     nothing = render(page_of(manifest, invariants, {}, [], metric="logit_diff"))
-    assert "CorpusError" in nothing and 'id="shared"' not in nothing
+    assert "CorpusError" in nothing and "<h1>made: a, b</h1>" in nothing and 'id="shared"' not in nothing
+    assert re.search("<tr>.*<td>failed</td>", text) is not None and text.count("no such &lt;file&gt;") == 1
+    withheld = {**invariants, "withheld": "no complete run of b"}
+    assert "Invariants withheld: no complete run of b." in render(page_of(manifest, withheld, runs, [], metric="logit_diff"))
+
+
+def test_runs_that_failed_alike_are_named_in_one_sentence() -> None:
+    alike, other = ({"type": kind, "message": "no"} for kind in ("CorpusError", "RuntimeError"))
+    jobs = [{"folder": name, "settings": {"seeds": "[0]"} if name == "b" else {}} for name in "abc"]
+    failures = [{"condition": name, "battery": "h1", "folder": name, "log": f"{name}/run.log", "error": error}
+                for name, error in zip("abc", (alike, alike, other), strict=True)]
+    assert failures_sentences({"jobs": jobs, "failures": failures}) == {
+        "FAILED a (h1), b (h1, seeds=[0]): CorpusError: no": ["a/run.log", "b/run.log"],
+        "FAILED c (h1): RuntimeError: no (the log has the traceback)": ["c/run.log"],
+    }

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from conftest import Command, only, write_jsonl
-from tinylab import aggregate
+from tinylab import aggregate, computing
 from tinylab.config.composing import Composer
 from tinylab.config.hydra_internals import flags_parser
 from tinylab.paths import locate
+from tinylab.schema import Config
 from tinylab.sweep.plan import make_plan
 from typed import SHORT, snapshot, type_in, type_in_shell
 
@@ -285,6 +286,34 @@ def test_a_sweep_in_which_all_fail_is_failed(tinylab: Command, tmp_path: Path) -
     assert set(content["artifacts"]) == {"summary", "invariants"}
 
 
+def test_each_failure_is_printed_once_when_the_sweep_ends(
+    tinylab: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    evaluate = computing._evaluate
+
+    def dying(config: Config, *rest: Any) -> Any:
+        if config.condition.tag == "facts":
+            raise RuntimeError("the accelerator fell off")
+        return evaluate(config, *rest)
+
+    monkeypatch.setattr(computing, "_evaluate", dying)
+    assert tinylab("-m", "condition=facts,cond_a", "battery.heads=[0],[99]", "report=false", *SHORT) == 3
+    sweep, said = only(Path("outputs/sweeps"), "*"), capfd.readouterr()
+    broken = [str(sweep / failure["log"]) for failure in read(sweep / "manifest.json")["failures"]]
+    told = said.out[said.out.index("FAILED"):said.out.index("sweep partial: 1 of 4 runs")].splitlines()
+    assert told == [
+        "FAILED facts (h1, battery.heads=[0]): RuntimeError: the accelerator fell off (the log has the traceback)",
+        f"  log: {broken[0]}",
+        "FAILED facts (h1, battery.heads=[99]), cond_a (h1, battery.heads=[99]): ConfigError: battery.heads=[99]: 99 is out of "
+        "range, this model has 0 to 7.",
+        f"  log: {broken[1]} and 1 more",
+    ]
+    assert [(said.out + said.err).count(words) for words in ("accelerator fell off", "out of range", "Traceback")] == [1, 1, 0]
+    for log, errors in zip(broken, ("the accelerator fell off", "out of range", "out of range"), strict=True):
+        content = Path(log).read_text()
+        assert errors in content and ("Traceback" in content) == (log == broken[0])
+
+
 # --- python -m tinylab.aggregate ---
 
 
@@ -416,7 +445,7 @@ def test_wrong_arguments_are_exit_code_2(args: list[str], sweep: Path, capsys: p
     with pytest.raises(SystemExit) as ended:
         aggregated(*([sweep, *args] if args else []))
     assert ended.value.code == 2
-    assert "usage" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_what_is_no_metric_is_refused_and_the_sweep_stays_as_it_was(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -113,7 +113,7 @@ def _keys(overrides: Sequence[str]) -> set[str]:
     """The keys of overrides.
 
     Raises:
-        ConfigError: one is no text, or a flag of the command line's.
+        ConfigError: one is not a text, or is a flag of the command line's.
     """
     for one in overrides:
         if not isinstance(one, str) or "=" not in one or one.startswith("-"):
@@ -168,6 +168,8 @@ def _of_pairs(pairs: Any, keys: set[str], folder: Path) -> list[str]:
         return []
     if clash := sorted(keys & {*CONDITION_KEYS}):
         raise ConfigError(f"{clash[0]}=…: prompt pairs are given themselves; leave it out, or pairs.")
+    if isinstance(pairs, Mapping) and isinstance(pairs.get("clean"), str):
+        raise ConfigError("pairs: a single pair; expected a list, as in pairs=[pair].")
     if not isinstance(pairs, Mapping):
         named = [] if "condition.tag" in keys else ["condition.tag=pairs"]
         return ["condition=jsonl", _quoted("condition.path", write_pairs(pairs, folder).resolve()), *named]

@@ -21,13 +21,16 @@ def write_pairs(pairs: Any, folder: Path) -> Path:
     Args:
         pairs: a table with the columns clean, corrupt, target, foil; or a row each, as a mapping with these keys (and template,
             item, spans, … where rows have them) or as four texts in this order.
-        folder: where corpora lie.
+        folder: where corpora are.
 
     Raises:
-        ConfigError: they are no such rows, or there are none.
+        ConfigError: they are not such rows, or there are none.
     """
     rows = pairs.to_dict("records") if hasattr(pairs, "to_dict") else pairs
-    if isinstance(rows, (str, Mapping)) or not isinstance(rows, Iterable):
+    if isinstance(rows, str):
+        raise ConfigError(f"pairs={rows!r:.60}: expected a table, or a list of rows with {', '.join(FIELDS)}; a file is "
+                          "condition=\"jsonl\" with \"condition.path=FILE\".")
+    if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
         raise ConfigError(f"pairs={type(pairs).__name__}: expected a table, or a list of rows with {', '.join(FIELDS)}.")
     told = [_row(number, row) for number, row in enumerate(rows)]
     if not told:

@@ -31,6 +31,7 @@ from tinylab.sweep.cross_controls import add_cross_controls
 from tinylab.sweep.finished import locate_run, run_lock
 from tinylab.sweep.globs import without_globs
 from tinylab.sweep.invariants import Settings
+from tinylab.sweep.jobs import keep_failure
 from tinylab.sweep.plan import Plan, make_plan
 
 log = logging.getLogger(__name__)
@@ -103,11 +104,16 @@ def _sweep(plan: Plan, what: Asked) -> Sweep:
         refuse_strangers(RunFolder(path), "output_dir", own=path.resolve() in own)
     check_writable(place, "output_dir")
     plan.write_manifest()
-    errors = [error for config, path in zip(plan.configs, plan.folders, strict=True)
-              if (error := _job(config, path)) is not None]
-    manifest = aggregate(place, Settings.of(plan.first.invariants))
-    if len(errors) == len(plan.configs):
-        raise errors[0]
+    errors = {path.name: error for config, path in zip(plan.configs, plan.folders, strict=True)
+              if (error := _job(config, path)) is not None}
+    first = next(iter(errors.values()), None)
+    manifest = aggregate(place, Settings.of(plan.first.invariants), first)
+    for failure in manifest["failures"]:
+        error = errors.get(Path(failure["folder"]).name)
+        log.error("%s (%s) failed: %s", failure["condition"], failure["battery"], failure["error"]["message"],
+                  exc_info=None if isinstance(error, TinylabError) else error)
+    if first is not None and len(errors) == len(plan.configs):
+        raise first
     sweep_joined(place, manifest)
     add_cross_controls(place, plan.first.controls.cross)
     if plan.first.report:
@@ -117,15 +123,14 @@ def _sweep(plan: Plan, what: Asked) -> Sweep:
 
 def _job(config: Config, path: Path) -> Exception | None:
     """Compute one run of a sweep, if it is not finished anywhere; what it dies of is in its manifest, and returned."""
-    resolved = resolve(config, job_threads(config.threads, multirun=True))
-    folder = locate_run(RunFolder(path), resolved.run_id, config.overwrite)
+    folder, run_id = RunFolder(path), None
     try:
+        resolved = resolve(config, job_threads(config.threads, multirun=True))
+        run_id = resolved.run_id
+        folder = locate_run(folder, run_id, config.overwrite)
         _compute(resolved, folder)
     except Exception as error:  # whatever it is: the other runs go on
-        if not folder.holds_another(resolved.run_id) and folder.finished() is None:
-            folder.fail(resolved.run_id, error)
-        if not isinstance(error, TinylabError):
-            log.exception("%s failed", path)
+        keep_failure(folder, run_id, error, again=True)
         return error
     return None
 

@@ -182,6 +182,29 @@ def default_of(field: Field[Any]) -> Any:
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
+def check_cells(battery: Battery, cells: Sequence[Cell], n_layers: int) -> None:
+    """Check what a battery lists: one cell at least, each with the columns of its table, once, in layers that are there.
+
+    Raises:
+        ConfigError: a battery of the user's own lists something else.
+    """
+    what, kind = f"battery={battery.name}", battery.table
+    if not cells:
+        raise ConfigError(f"{what}: lists no cells for this model; expected one or more.")
+    seen: set[tuple[object, ...]] = set()
+    for cell in cells:
+        if lacking := [name for name in kind.keys if name not in cell.key]:
+            raise ConfigError(f"{what}: a cell's key is {', '.join(cell.key)}, without {', '.join(lacking)}; expected the "
+                              f"columns of {kind.name}: {', '.join(kind.keys)}.")
+        if beyond := [one.layer for one in cell.variant.interventions if not 0 <= one.layer < n_layers]:
+            raise ConfigError(f"{what}: a cell acts in layer {beyond[0]}; expected layers of this model, 0 to {n_layers - 1}.")
+        place = (*(cell.key[name] for name in kind.keys), cell.control, cell.seed, cell.draw)
+        if place in seen:
+            told = ", ".join(f"{name}={cell.key[name]}" for name in kind.keys)
+            raise ConfigError(f"{what}: lists the cell {told} twice; expected each once.")
+        seen.add(place)
+
+
 def chosen(key: str, wanted: Sequence[int] | None, available: int) -> list[int]:
     """The layers or heads to use, sorted.
 

@@ -42,7 +42,7 @@ SOURCES = {"model.name": ("model", "hf"), "model.path": ("model", "local"), "con
 
 
 def config_folder() -> Path:
-    """The shipped `conf/`: inside the package in a wheel, beside it in a checkout."""
+    """The shipped `conf/`: inside the package in a wheel, next to it in a checkout."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parent / "conf"
@@ -52,7 +52,7 @@ def config_folders(args: argparse.Namespace) -> tuple[str, str | None]:
     """Where configs are looked for: the user's own folder before the shipped one, or before the one of --config-path.
 
     Returns:
-        The folder that goes first, and the one behind it, if there is one.
+        The folder that goes first, and the one after it, if there is one.
 
     Raises:
         ConfigError: a folder given by a flag does not exist.
@@ -218,7 +218,7 @@ class Composer:
         return cfg.hydra.runtime.choices.get(group), {str(key): in_yaml(value) for key, value in values.items()}
 
     def _check_used(self, given: str, folder: str, before: Sequence[ConfigSource]) -> None:
-        """Refuse a folder of the user's with a file that would be ignored: one of its name lies in a source that goes before.
+        """Refuse a folder of the user's with a file that would be ignored: a source that goes before has one of its name.
 
         Raises:
             ConfigError: there is one.

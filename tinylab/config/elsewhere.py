@@ -22,7 +22,7 @@ def other_condition(key: str, name: str, own: tuple[str, ...], composed: DictCon
     Args:
         key: of the setting that names it, for messages.
         name: of a file of `conf/condition`, the user's own folders first.
-        own: what the setting can be beside such a name, for messages.
+        own: what the setting can be in place of such a name, for messages.
         composed: the config that names it; where its `hydra` node is not in it, Hydra's own copy of the job's is looked at.
 
     Raises:
@@ -51,7 +51,7 @@ def other_condition(key: str, name: str, own: tuple[str, ...], composed: DictCon
 
 
 def _hydra_of(composed: DictConfig) -> Any:
-    """The `hydra` node that a config was composed with; None where nothing tells."""
+    """The `hydra` node that a config was composed with; None where nothing says so."""
     if "hydra" in composed:
         return composed.hydra
     return HydraConfig.get() if HydraConfig.initialized() else None

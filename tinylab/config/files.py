@@ -19,7 +19,7 @@ MOST_VALUES = 100_000
 DEEPEST = 4
 """Folders below the given one in which configs are looked for here."""
 ALIASED = re.compile(rb"(?:^|[\s\[{,])&[\w-]+(?:$|[\s\[{]).*(?:^|[\s\[{,])\*[\w-]+(?:$|[\s,\]}])", re.DOTALL | re.MULTILINE)
-"""An anchor, and behind it an alias."""
+"""An anchor, and after it an alias."""
 
 
 def check_aliases(folder: str) -> None:
@@ -70,7 +70,7 @@ def _yaml_files(folder: Path) -> Iterator[tuple[Path, bytes]]:
 
 
 def _values(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node stands for, with every alias written out; a node inside itself stands for too many."""
+    """How many values a node means, with every alias written out; a node inside itself means too many."""
     if id(node) not in known:
         known[id(node)] = MOST_VALUES + 1
         inside = [] if isinstance(node, yaml.ScalarNode) else [

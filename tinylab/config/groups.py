@@ -43,7 +43,7 @@ PARTIAL_CONJUNCTION, INTERSECTION, UNION = SETS = ("partial_conjunction", "inter
 """Of invariants.set: see `tinylab.sweep.invariants`."""
 
 TAG_BYTES = 200
-"""Of a condition's tag: file names have at most 255, and a run's has its battery and its identity beside the tag."""
+"""Of a condition's tag: file names have at most 255, and a run's has its battery and its identity in addition to the tag."""
 
 VARIANTS = ("ledger", "gates", "twins", "llama")
 """Of model=planted: folders of `tinylab/assets/planted`."""
@@ -234,7 +234,7 @@ class EffectsConfig:
 
 @dataclass(kw_only=True)
 class ControlsConfig:
-    """What is computed beside a battery so that its numbers can be believed: true, false, or auto (where it costs little)."""
+    """What is computed so that a battery's numbers can be believed: true, false, or auto (where it costs little)."""
 
     sham: Any = AUTO
     random_sets: Any = AUTO
@@ -275,7 +275,7 @@ def check_set(name: str, conditions: int | None) -> None:
     """Check what invariants are claimed by, and in how many conditions they have to be found.
 
     Raises:
-        ConfigError: it is no option, or the number is not for it.
+        ConfigError: it is not an option, or the number is not for it.
     """
     one_of("invariants.set", name, SETS)
     at_least("invariants.at_least", conditions, 1)

@@ -6,7 +6,7 @@ search path of a command line. When a new Hydra breaks one of these (tests/confi
 | name | what it is for | what must stay true |
 |---|---|---|
 | `flags_parser` | Hydra's own flags | `parse_args` gives overrides, multirun, cfg, info, config_dir and so on |
-| `run_hydra` | the entry point behind `hydra.main` | takes parsed flags, a task; looks in `config_path` before `config_dir` |
+| `run_hydra` | the entry point of `hydra.main` | takes parsed flags, a task; looks in `config_path` before `config_dir` |
 | `_knowing` | a composition less before each run | only the entry point asks `Hydra.get_mode`, for `hydra.mode` |
 | `search_path`, `main_hydra` | composing as the entry point will | as in `hydra._internal.utils._run_hydra` |
 | `split_arguments` | the jobs of a multirun | as `BasicSweeper` splits them |
@@ -16,7 +16,6 @@ search path of a command line. When a new Hydra breaks one of these (tests/confi
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -31,7 +30,8 @@ from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 
-from tinylab.errors import ConfigError, options
+from tinylab.config.flags import mistake
+from tinylab.errors import ConfigError
 
 
 def flags_parser() -> argparse.ArgumentParser:
@@ -48,12 +48,9 @@ class _Flags(argparse.ArgumentParser):
         """Raise what was found.
 
         Raises:
-            ConfigError: a flag that there is not, or without its value.
+            ConfigError: an unknown flag, or one without its value.
         """
-        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
-        if unknown := re.match(r"unrecognized arguments: (\S+)", message):
-            raise ConfigError(f"{unknown[1]}: no such flag; {options(unknown[1], flags)}.")
-        raise ConfigError(f"{message.removeprefix('argument ')}; tinylab --hydra-help lists the flags.")
+        raise ConfigError(mistake(self, message, "tinylab --hydra-help lists the flags"))
 
 
 def run_hydra(
@@ -93,7 +90,7 @@ def _knowing(mode: RunMode | None) -> Iterator[None]:
 
 
 def search_path(first: str, second: str | None = None) -> ConfigSearchPath:
-    """Where configs are looked for: in a folder, then in another, beside what Hydra brings."""
+    """Where configs are looked for: in a folder, then in another, in addition to what Hydra brings."""
     path = create_config_search_path(first)
     if second is not None:
         path.prepend("command-line", f"file://{second}", SearchPathQuery(provider="schema"))

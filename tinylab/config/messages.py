@@ -6,12 +6,38 @@ import os
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from tinylab.config.options import in_yaml
 from tinylab.errors import options
+
+NOUNS = {int: "whole number", float: "number", str: "text"}
+"""What a value of a type is called."""
+
+
+def wrong_type(key: str, value: Any, kind: Any) -> str:
+    """The message for a value that is not of its key's type.
+
+    Args:
+        key: whole, as on the command line.
+        value: as it was read.
+        kind: the declared type.
+    """
+    kinds = [*get_args(kind)] if get_origin(kind) in (Union, UnionType) else [kind]
+    listed = next((get_args(one)[0] for one in kinds if get_origin(one) is list), None)
+    null = " or null" if NoneType in kinds else ""
+    got = " ".join(in_yaml(value).split())
+    if listed is not None:
+        like = "" if value is None or isinstance(value, (list, dict)) else f", such as {key}=[{got}]"
+        return f"{key}={got}: expected a list of {NOUNS.get(listed, 'value')}s{null}{like}."
+    if bool in kinds:
+        return f"{key}={got}: expected {'true, false or null' if null else 'true or false'}."
+    what = next((f"a {NOUNS[one]}" for one in kinds if one in NOUNS), "keys with values")
+    return f"{key}={got}: expected {what}{null}."
 
 
 def meant(message: str) -> str:
@@ -32,6 +58,8 @@ def meant(message: str) -> str:
 def one_sentence(error: Exception) -> str:
     """Hydra's many-line messages as one line: the first, then the options it lists."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if (lacking := re.search(r"Interpolation key '([^']+)' not found", str(error))) is not None:
+        return f"{lacking[1]}: is missing, and other settings are made of it; give it in your YAML, or as {lacking[1]}=…."
     cause = error.__cause__
     if isinstance(cause, OmegaConfBaseException):
         lines.append(str(cause).splitlines()[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 KEY = re.compile(r"(\w+):(?:.*?\s#\s(.*))?")
-"""A line with a key of the file, and the comment behind it."""
+"""A line with a key of the file, and the comment after it."""
 MISSING = "???"
 """How a YAML says that a value is for the user to give."""
 
@@ -40,14 +41,22 @@ def groups(folders: Sequence[Path]) -> list[str]:
     return sorted(found)
 
 
+def root_keys(folders: Sequence[Path]) -> dict[str, tuple[Any, str]]:
+    """The keys of the root config outside of groups, each with its value and the comment on it."""
+    text = next((text for folder in folders if (text := _text(folder / "config.yaml"))), "")
+    comments = _comments(text)
+    return {key: (value, comments.get(key, "")) for key, value in _parsed(text).items() if key not in ("defaults", "hydra")}
+
+
 def called(name: str, folders: Sequence[Path]) -> list[str]:
-    """The options of that name, whatever their group, as they are chosen: `battery=h2`."""
-    return [f"{group}={name}" for group in groups(folders)
-            if any((folder / group / f"{name}.yaml").is_file() for folder in folders)]
+    """What is set by that name: `battery=h2` for an option, whatever its group; `seeds=…` for a key, `battery=…` for a group."""
+    known = groups(folders)
+    options = [f"{group}={name}" for group in known if any((folder / group / f"{name}.yaml").is_file() for folder in folders)]
+    return [*options, *([f"{name}=…"] if name in (*known, *root_keys(folders)) else [])]
 
 
 def options_of(group: str, folders: Sequence[Path]) -> list[Option]:
-    """The options of a group, by name; a file that is no YAML has its name alone.
+    """The options of a group, by name; a file that is not YAML has its name alone.
 
     Args:
         group: such as `condition`.
@@ -81,8 +90,14 @@ def _line(name: str, files: dict[str, Path], heirs: Sequence[str]) -> Iterator[P
 
 
 def _content(file: Path) -> dict[str, Any]:
+    return _parsed(_text(file))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> dict[str, Any]:
+    """What a file says, for reading only: what others inherit is parsed once for all of them."""
     try:
-        content = yaml.safe_load(_text(file))
+        content = yaml.safe_load(text)
     except yaml.YAMLError:  # composing it says so
         return {}
     return content if isinstance(content, dict) else {}
@@ -102,7 +117,7 @@ def _comment(file: Path) -> str:
 
 
 def _comments(text: str) -> dict[str, str]:
-    """The comments behind keys, with the lines that go on below them."""
+    """The comments after keys, with the lines that go on below them."""
     found: dict[str, str] = {}
     key = None
     for line in text.splitlines():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from hydra.utils import get_class
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from tinylab.errors import ConfigError, first_sentence, options
@@ -15,13 +15,31 @@ from tinylab.errors import ConfigError, first_sentence, options
 LAUNCHERS = ("basic", "joblib", "ray", "submitit_local", "submitit_slurm")
 
 
+def imported(path: str) -> Any:
+    """What a path names in a module that Python finds.
+
+    Raises:
+        ImportError: nothing, or its module breaks; the message is one sentence.
+    """
+    logger = logging.getLogger("hydra.utils")
+    before, logger.disabled = logger.disabled, True  # it would print what is raised, on several lines
+    try:
+        return get_object(path)
+    except (ImportError, ValueError) as error:
+        cause = error.__cause__
+        why = first_sentence(error) if cause is None else f"{type(cause).__name__}: {first_sentence(cause)}"
+        raise ImportError(why) from error
+    finally:
+        logger.disabled = before
+
+
 def check_plugins(hydra: DictConfig, *, multirun: bool) -> None:
-    """Check the `hydra` node before anything in it is called: each `_target_` stands where Hydra looks for a plugin.
+    """Check the `hydra` node before anything in it is called: each `_target_` is where Hydra looks for a plugin.
 
     Hydra itself takes launchers and sweepers from its plugins only, and restricts what handlers of logs may be.
 
     Raises:
-        ConfigError: a target stands elsewhere or is no callback, a launcher or sweeper is missing, or jobs would change folder.
+        ConfigError: a target is elsewhere or is no callback, a launcher or sweeper is missing, or jobs would change folder.
     """
     for part in ("launcher", "sweeper") if multirun else ():
         if not isinstance(OmegaConf.select(hydra, f"{part}._target_"), str):
@@ -55,17 +73,18 @@ def _makes_a_log(key: str, value: Any) -> bool:
     if not key.endswith(".()") or key.partition(".")[0] not in ("job_logging", "hydra_logging"):
         return False
     try:
-        return issubclass(get_class(str(value)), logging.Formatter | logging.Filter | logging.Handler)
-    except (ImportError, ValueError):
+        made = imported(str(value))
+    except ImportError:
         return False
+    return isinstance(made, type) and issubclass(made, logging.Formatter | logging.Filter | logging.Handler)
 
 
 def _check_callback(key: str, node: Any) -> None:
     target = node.get("_target_") if isinstance(node, dict) else node
     try:
-        fine = issubclass(get_class(str(target)), Callback)
-        why = "is no callback"
-    except (ImportError, ValueError) as error:
-        fine, why = False, first_sentence(error)
+        found = imported(str(target))
+        fine, why = isinstance(found, type) and issubclass(found, Callback), "is no callback"
+    except ImportError as error:
+        fine, why = False, str(error)
     if not fine:
         raise ConfigError(f"{key}._target_={target}: {why}; expected the path of a hydra.experimental.callback.Callback.")

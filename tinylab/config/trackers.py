@@ -1,4 +1,4 @@
-"""The type of the config group tracker: where a run that ends is logged beside its folder."""
+"""The type of the config group tracker: where a run that ends is logged in addition to its folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODES = ("online", "offline")
 
 @dataclass(kw_only=True)
 class TrackerConfig:
-    """Where a run that ends is logged beside its folder, and under which project."""
+    """Where a run that ends is logged in addition to its folder, and under which project."""
 
     name: str = NONE
     project: str = "tinylab"

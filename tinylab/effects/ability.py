@@ -68,7 +68,10 @@ def by_template(told: Mapping[str, Any]) -> str | None:
     clean, corrupt = (told[run]["by_template"] for run in RUNS)
     if len(clean) < 2:
         return None
-    every = [f"{name} {clean[name]['accuracy']:.2f}/{corrupt[name]['accuracy']:.2f}" for name in clean]
+    told = {name: f"{clean[name]['accuracy']:.2f}/{corrupt[name]['accuracy']:.2f}" for name in clean}
+    if len(same := {*told.values()}) == 1:
+        return f"by template, clean/corrupt: {same.pop()} in each of {len(told)}"
+    every = [f"{name} {both}" for name, both in told.items()]
     more = f", and {len(every) - TEMPLATES} more in summary.json" if len(every) > TEMPLATES else ""
     return f"by template, clean/corrupt: {', '.join(every[:TEMPLATES])}{more}"
 

@@ -1,4 +1,4 @@
-"""What the examples of a run can decide, told before any number is there."""
+"""What the examples of a run can decide, reported before any number is there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def prospect(prepared: Prepared, effects: EffectsConfig) -> str:
         return f"{n} examples of one item: no labels; at least two items are needed"
     if (alone := Parts.of(strata, items).alone):
         return f"{alone} of {len(strata.sizes)} templates have one item: no labels; add rows of other items, or leave these out"
-    named, unit, subject = None not in names, "", f"{n} examples"
+    named, unit, subject = None not in names, " examples", f"{n} examples"
     groups = len(strata.sizes)
     if count < n:
         groups, unit, subject = 1, " items", f"{n} examples of {count} items (each counts once)"
@@ -39,26 +39,27 @@ def prospect(prepared: Prepared, effects: EffectsConfig) -> str:
     distance = resolvable(count, groups, cells, effects.alpha)
     enough = examples_for(distance / 2, groups, cells, effects.alpha)
     nearer = "" if effects.correction == "holm" else " or less"
-    return (f"{subject} decide an effect that is {_number(distance)} standard deviations{nearer} (of examples within templates) "
-            f"from the smallest of interest; {enough:,}{unit} would do for half as much{_of_new(names, cells, effects.alpha)}")
+    return (f"{subject} can decide effects {_number(distance)} standard deviations{nearer} (of examples within templates) away "
+            f"from the smallest effect of interest; half that distance takes {enough:,}{unit}"
+            f"{_of_new(names, cells, effects.alpha)}")
 
 
 def _of_new(names: Sequence[str | None], cells: int, alpha: float) -> str:
-    """How near to the smallest effect templates decide for new ones; none where there are fewer than two."""
+    """How far over the smallest effect templates show effects for new ones; none where there are fewer than two."""
     count = len(set(names))
     if None in names or count < 2:
         return _untold(names)
     distance = resolvable(count, 1, cells, alpha)
-    return (f"; for new templates these {count} show one that is {_number(distance)} standard deviations (of template means) "
-            f"over it, and {examples_for(distance / 2, 1, cells, alpha):,} would do for half as much")
+    return (f"; for new templates these {count} can show effects {_number(distance)} standard deviations (of template means) "
+            f"over it; half that distance takes {examples_for(distance / 2, 1, cells, alpha):,} templates")
 
 
 def _mending(prepared: Prepared) -> str:
     """How many examples would give each template two, if there are as many."""
     lacking = sum(size < 2 for size in prepared.strata.values())
     if lacking or prepared.kept < 2:
-        of, rest = (f"of {lacking} of them ", ", or leave these out") if prepared.kept > 1 else ("", "")
-        return f"{of}the corpus has no second usable row: add rows{rest}"
+        of, rest = (f" of {lacking} of them", ", or leave these out") if prepared.kept > 1 else ("", "")
+        return f"the corpus has no second usable row{of}: add rows{rest}"
     if not prepared.strata:
         return "it takes condition.n_examples=2 or more"
     return f"condition.n_examples={2 * len(prepared.strata)} or more gives each template two"

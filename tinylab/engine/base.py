@@ -73,12 +73,12 @@ class Prediction:
     forwards: int
     states: int
     weights: int  # bytes
-    activations: int  # bytes at most, beside the weights
+    activations: int  # bytes at most, in addition to the weights
 
     def sentence(self) -> str:
         """For people."""
-        return (f"{self.forwards:,} forward passes, {self.states:,} states, at most {readable(self.activations)} beside "
-                f"{readable(self.weights)} of weights")
+        return (f"{self.forwards:,} forward passes, {self.states:,} states, {readable(self.weights)} of weights, at most "
+                f"{readable(self.activations)} of activations")
 
 
 def readable(size: int) -> str:

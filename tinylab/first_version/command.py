@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from tinylab.app import main as run_tinylab
 from tinylab.command import run_command
 from tinylab.config.composing import Composer
+from tinylab.config.flags import Flags
 from tinylab.config.hydra_internals import flags_parser
 from tinylab.errors import ConfigError, OutputError
 from tinylab.first_version.converting import Conversion, convert_config, dumped
@@ -67,8 +68,8 @@ def run(argv: Sequence[str]) -> int:
     return run_tinylab([*command_of(found[0], args.out), *overrides])
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+def _parser(program: str) -> Flags:
+    parser = Flags(prog=program, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--data-dir", type=Path, metavar="DIR",
                         help="where the datasets are, or corpora/ and splits/ with them; else data/ or lab/data/ above the file")
     return parser
@@ -84,7 +85,7 @@ def convert_files(files: Sequence[Path], data: Path | None, out: Path) -> list[C
 
     Args:
         files: run files and orchestrated files.
-        data: where datasets lie; None for where the first version had them.
+        data: where datasets are; None for where the first version had them.
         out: the folder for --config-dir.
 
     Raises:
@@ -143,7 +144,7 @@ def _check(conversions: Sequence[Conversion], texts: dict[str, str]) -> None:
 
 
 def command_of(conversion: Conversion, out: Path) -> list[str]:
-    """The words that run what was converted, behind `python -m tinylab`."""
+    """The words that run what was converted, after `python -m tinylab`."""
     names = ",".join(one.name for one in conversion.experiments)
     words = ["--config-dir", str(out), f"experiment={names}"]
     return words if conversion.sweep is None else ["-m", *words, f"sweep_name='{conversion.sweep}'"]

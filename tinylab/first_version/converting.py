@@ -22,7 +22,7 @@ PROFILING = ("interval_s", "powermetrics")
 
 @dataclass
 class Experiment:
-    """An experiment that says what an old config said, and the files that it needs beside it."""
+    """An experiment that says what an old config said, and the files that it needs."""
 
     name: str
     content: dict[str, Any]  # of its YAML
@@ -58,7 +58,7 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Source:
-    """An old config's file, where its datasets may lie, and the folder in which its corpora will."""
+    """An old config's file, where its datasets may be, and the folder in which its corpora will."""
 
     file: Path
     folders: Sequence[Path]
@@ -70,11 +70,11 @@ def convert_config(file: Path, folders: Sequence[Path], corpora: Path) -> Conver
 
     Args:
         file: a run file or an orchestrated file.
-        folders: where datasets lie; none for where the first version had them.
-        corpora: the folder in which the corpora will lie.
+        folders: where datasets are; none for where the first version had them.
+        corpora: the folder in which the corpora will be.
 
     Raises:
-        ConfigError: it is no config of the first version, or says something that cannot be expressed.
+        ConfigError: it is not a config of the first version, or says something that cannot be expressed.
     """
     content = read_config(file)
     source = Source(file, folders or data_folders(file), corpora)

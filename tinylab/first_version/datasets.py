@@ -34,7 +34,7 @@ def read_dataset(section: Section, folders: Sequence[Path]) -> Dataset:
 
     Args:
         section: `dataset` of an old config.
-        folders: where datasets lie, or their folders `corpora` and `splits`.
+        folders: where datasets are, or their folders `corpora` and `splits`.
 
     Raises:
         ConfigError: a file is missing or not what it should be, or its text is not the one that was split.
@@ -77,7 +77,7 @@ def _found(section: Section, file: str, folders: Sequence[Path], below: Sequence
 
 
 def _split_file(corpus: Path, name: str, folders: Sequence[Path]) -> Path | None:
-    """The split file of a dataset: of its name, with `split` behind it, beside the corpus or in a folder of splits."""
+    """The split file of a dataset: of its name, with `split` after it, next to the corpus or in a folder of splits."""
     places = [corpus.parent, *(folder / part for folder in folders for part in ("", "splits"))]
     found = [file for place in dict.fromkeys(places) for file in sorted(place.glob("*.json"))
              if re.fullmatch(rf"{re.escape(Path(name).name)}[._-]splits?\.json", file.name)]
@@ -143,7 +143,7 @@ def unread_note(keys: Sequence[str], file: str) -> list[str]:
 
 
 def _check_hash(section: Section, corpus: Path) -> list[str]:
-    """Check that a split file is of this text, whatever its line ends were; a note where that cannot be told.
+    """Check that a split file is of this text, whatever its line ends were; a note where that cannot be known.
 
     Raises:
         ConfigError: it is of another text.

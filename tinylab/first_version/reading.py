@@ -24,7 +24,7 @@ class Section:
             prefix: of its keys, such as `model.`.
 
         Raises:
-            ConfigError: it is no object.
+            ConfigError: it is not an object.
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{place}: {prefix.rstrip('.') or 'the file'} is a {type(values).__name__}, expected an object "
@@ -81,7 +81,7 @@ class Section:
         return ConfigError(f"{self.place}: {self._prefix}{key}={self._values.get(key)!r} cannot be expressed: {why}.")
 
     def unread(self) -> list[str]:
-        """The keys that were never read, those of its parts behind their own."""
+        """The keys that were never read, those of its parts after their own."""
         own = [f"{self._prefix}{key}" for key in self._values if key not in self._read]
         return [*own, *(key for part in self._parts for key in part.unread())]
 
@@ -123,6 +123,6 @@ def find_beside(file: Path, named: str) -> Path:
 
 
 def data_folders(file: Path) -> list[Path]:
-    """Where an old config's datasets may lie, if that is not given: `data` or `lab/data` in a folder above it."""
+    """Where an old config's datasets may be, if that is not given: `data` or `lab/data` in a folder above it."""
     own = file.resolve().parent
     return [place for folder in (own, *own.parents) for name in ("data", "lab/data") if (place := folder / name).is_dir()]

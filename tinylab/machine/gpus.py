@@ -24,7 +24,7 @@ _held: list[FileLock] = []
 
 
 def lots_folder() -> Path:
-    """Where the lots of this user lie, on this machine."""
+    """Where the lots of this user are, on this machine."""
     return Path(tempfile.gettempdir()) / f"tinylab-gpus-{getpass.getuser()}"
 
 
@@ -33,7 +33,7 @@ def draw(names: Sequence[str], folder: Path) -> int:
 
     Args:
         names: of the things, the same in every process that shares them.
-        folder: where the lots lie; it is made.
+        folder: where the lots are; it is made.
 
     Returns:
         The index of what was drawn.

@@ -98,7 +98,7 @@ def end_children() -> None:
 def children() -> list[psutil.Process]:
     """Every process that this one has started, and theirs, but for joblib's resource tracker.
 
-    It ends by itself behind its parent, when it has removed what workers left.
+    It ends by itself after its parent, when it has removed what workers left.
     """
     return [child for child in psutil.Process().children(recursive=True) if not _tracks_resources(child)]
 

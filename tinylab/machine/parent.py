@@ -38,7 +38,7 @@ def end_with_parent() -> None:
 def _watch(pid: int) -> None:
     while _descends_from(pid):
         time.sleep(POLL_SECONDS)
-    os._exit(EXIT_ORPHAN)  # what is half written stays behind, as when it is killed: the next command goes on from there
+    os._exit(EXIT_ORPHAN)  # what is half written stays, as when it is killed: the next command goes on from there
 
 
 def _descends_from(pid: int) -> bool:

@@ -1,6 +1,6 @@
-"""What is printed is for people. That it cannot be written, or that nobody reads it any more, is no part of any work.
+"""What is printed is for people. That it cannot be written, or that nobody reads it any more, is not part of any work.
 
-A full disk behind `>`, a pipe whose reader has gone (`… | head -1`), a stream that was closed (`>&-`), letters that a stream
+A full disk after `>`, a pipe whose reader has gone (`… | head -1`), a stream that was closed (`>&-`), letters that a stream
 lacks: the words are lost or written in another way, and no status and no exit code is another one.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, TextIO, cast
 
 
 class Unfailing:
-    """A text stream whose writes never fail; in everything else it is the one behind it."""
+    """A text stream whose writes never fail; in everything else it is the one that it wraps."""
 
     def __init__(self, stream: TextIO) -> None:
         """In place of a stream."""

@@ -14,9 +14,11 @@ from typing import TextIO
 from tqdm import tqdm
 
 POLL_SECONDS = 0.5
-LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs, {elapsed} so far, {remaining} left"
+LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} runs, {elapsed} so far, {remaining} left{postfix}"
 ERASE = "\r\x1b[K"
 """What a terminal takes for the line where its cursor is being empty again."""
+AT_THE_END = "at_the_end"
+"""Attribute of what is logged in a job and printed when its sweep ends: the screen gets it once."""
 _of_a_sweep: list[bool] = []
 
 
@@ -36,6 +38,11 @@ def one_of_many(*, verbose: bool) -> None:
     for handler in _of_the_screen():
         if not verbose:
             handler.setLevel(logging.ERROR)
+            handler.addFilter(_is_for_now)
+
+
+def _is_for_now(record: logging.LogRecord) -> bool:
+    return not getattr(record, AT_THE_END, False)
 
 
 def log_over_bar() -> None:
@@ -46,7 +53,7 @@ def log_over_bar() -> None:
 
 
 class _Erasing(logging.Formatter):
-    """Another formatter's lines, the first of them in place of what stands on the terminal's line."""
+    """Another formatter's lines, the first of them in place of what is on the terminal's line."""
 
     def __init__(self, inner: logging.Formatter | None) -> None:
         super().__init__()
@@ -62,32 +69,34 @@ def _of_the_screen() -> list[logging.StreamHandler[TextIO]]:
 
 
 @contextmanager
-def jobs_bar(title: str, manifests: Sequence[Path], ended: Callable[[Path], bool]) -> Iterator[None]:
-    """While open, a bar over the jobs of a sweep and the time that they will take, as the disk tells it.
+def jobs_bar(title: str, manifests: Sequence[Path], ended: Callable[[Path], str | None]) -> Iterator[None]:
+    """While open, a bar over the jobs of a sweep and the time that they will take, as the disk has it.
 
     Args:
         title: of the sweep.
         manifests: each job's own, whether or not it is there.
-        ended: whether a manifest that is there tells of a job that has ended.
+        ended: how a manifest that is there says that its job has ended; None if it has not.
     """
     if not sys.stderr.isatty():
         yield
         return
     with tqdm(total=len(manifests), desc=title, bar_format=LAYOUT, dynamic_ncols=True) as bar:
         seen: dict[Path, int] = {}
-        over: set[Path] = set()
+        over: dict[Path, str] = {}
 
         def count() -> int:
             for file in manifests:
                 if file not in over and (written := _written(file)) is not None and seen.get(file) != written:
                     seen[file] = written
-                    if ended(file):
-                        over.add(file)
+                    if (how := ended(file)) is not None:
+                        over[file] = how
             return len(over)
 
         def look() -> None:
-            log_over_bar()  # Hydra sets up logging anew, between jobs too
+            log_over_bar()  # Hydra sets up logging again, between jobs too
             bar.n = count()
+            if failed := [*over.values()].count("failed"):
+                bar.set_postfix_str(f"{failed} failed", refresh=False)
             bar.refresh()
 
         bar.initial = count()  # reused runs say nothing about how long the others take

@@ -34,7 +34,7 @@ import numpy as np
 
 from tinylab.arrays import FloatArray
 from tinylab.config.groups import ANSWERS, FIRST
-from tinylab.errors import ConfigError, first_sentence, options
+from tinylab.errors import ConfigError, options
 from tinylab.measures.ability import answered, answered_whole
 from tinylab.measures.readings import CleanRun, Reading, precise, read
 from tinylab.measures.recovery import recovery, same_preference
@@ -189,13 +189,13 @@ def named(name: str) -> Metric:
         return METRICS[name]
     found: object = None
     if "." in name:
-        from hydra.utils import get_object
+        from tinylab.config.plugins import imported
 
         try:
-            found = get_object(name)
-        except (ImportError, ValueError) as error:
-            raise ConfigError(f"metrics={name}: cannot be imported ({first_sentence(error)}); expected a metric of tinylab, or "
-                              "the path of one in a module that Python finds (PYTHONPATH).") from error
+            found = imported(name)
+        except ImportError as error:
+            raise ConfigError(f"metrics={name}: cannot be imported ({error}); expected a metric of tinylab, or the path of one "
+                              "in a module that Python finds (PYTHONPATH).") from error
     if not isinstance(found, Metric):
         known = [one.name for one in METRICS.values() if one.chosen]
         raise ConfigError(f"metrics={name}: not an option; {options(name, known)}, or module.name of your own.")

@@ -104,7 +104,7 @@ def _check(model: Any, tokenizer: Any, name: str) -> str:
                          "AutoModelForCausalLM.from_pretrained gives, or the name of an option of model=….")
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ModelError(f"tokenizer={type(tokenizer).__name__}: expected the tokenizer of {name}, such as "
-                         "AutoTokenizer.from_pretrained gives, beside a model that is in memory.")
+                         "AutoTokenizer.from_pretrained gives, together with a model that is in memory.")
     if (attention := model.config._attn_implementation) not in loading.ATTENTIONS:
         raise ModelError(f"{name}: its attention is {attention}, and interventions need torch's own; load it with "
                          "attn_implementation=\"sdpa\" or \"eager\".")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.table import Table
 
 from tinylab.checks.published import Comparison, Published
@@ -17,7 +16,8 @@ from tinylab.records.storage import read_json
 from tinylab.records.tables import SYNERGY_MATRICES
 from tinylab.report.baselines import baselines_view
 from tinylab.report.joint import synergies_sentence, synergy_view
-from tinylab.report.runs import runs_view, warnings_sentence
+from tinylab.report.runs import failures_sentences, runs_view, warnings_sentence
+from tinylab.report.screen import console
 from tinylab.report.views import (
     View,
     cross_sentences,
@@ -33,26 +33,15 @@ from tinylab.report.views import (
 from tinylab.sweep.finished import CROSS_CONDITION
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tinylab.checks.soundness import Floor, Verdict
 
 
 CHANGES = ("change", "joint", "single1", "single2")
-"""Columns of changes, told with their sign."""
+"""Columns of changes, printed with their sign."""
 WITH_INTERVALS = {"effect": 2, "synergy": 3}
-"""Columns of numbers with half their interval, and how many digits each is told with."""
-
-
-def console() -> Console:
-    """Standard output; made at each use so that redirection works. A file or pipe is as wide as a table needs.
-
-    Words are printed as they are: square brackets and colons in paths and errors mean nothing.
-    """
-    plain = _plain()
-    return plain if plain.is_terminal else _plain(width=120)
-
-
-def _plain(width: int | None = None) -> Console:
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
+"""Columns of numbers with half their interval, and how many digits each has."""
 
 
 def shown(view: View) -> Table:
@@ -81,7 +70,7 @@ def _told(column: str, value: Any, view: View) -> str:
 
 
 def print_run(folder: RunFolder) -> None:
-    """Print whether the model can do the task, the strongest components of a finished run, and where it lies."""
+    """Print whether the model can do the task, the strongest components of a finished run, and where it is."""
     manifest = folder.read()
     assert manifest is not None
     out = console()
@@ -115,7 +104,8 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
     out = console()
     invariants = read_json(folder / manifest["artifacts"]["invariants"])
     runs = runs_view(folder, manifest)
-    out.print(shown(runs))
+    if runs.rows:
+        out.print(shown(runs))
     for group in invariants["groups"]:
         out.print(shown(invariants_view(group, invariants)))
         for line in invariants_sentences(group, invariants):
@@ -126,13 +116,12 @@ def print_sweep(folder: Path, manifest: dict[str, Any]) -> None:
         if (path := manifest["artifacts"].get(name)) is not None:
             out.print(synergies_sentence(read_table(folder / path).to_pandas(), path))
     _print_comparisons(folder, out)
-    if "withheld" in invariants:
+    if "withheld" in invariants and runs.rows:
         out.print(f"invariants withheld: {invariants['withheld']}")
-    for failure in manifest["failures"]:
-        error = failure["error"]
-        out.print(f"FAILED {failure['condition']} ({failure['battery']}): {error['type']}: {error['message']}")
-        if failure["log"] is not None:
-            out.print(f"  log: {folder / failure['log']}")
+    for sentence_, logs in failures_sentences(manifest).items():
+        out.print(sentence_)
+        if logs:
+            out.print(f"  log: {folder / logs[0]}{f' and {len(logs) - 1} more' if len(logs) > 1 else ''}")
     for condition in manifest["verify_failed"]:
         out.print(f"VERIFY FAILED {condition}")
     if (warned := warnings_sentence(runs)) is not None:
@@ -190,7 +179,7 @@ def print_published(experiments: Sequence[Published]) -> None:
 
 
 def print_comparison(published: Published, comparisons: Sequence[Comparison]) -> None:
-    """Print each published number beside the run's own, and the verdict."""
+    """Print each published number with the run's own, and the verdict."""
     view = Table(title=f"{published.name}: {published.title}", title_justify="left")
     for name in ("where", "metric", "expected", "found", "difference", "tolerance", "verdict"):
         view.add_column(name, justify="left" if name in ("where", "metric", "verdict") else "right", overflow="fold")

@@ -1,6 +1,6 @@
 """What happens when a run or a sweep has ended: a picture, words on the screen.
 
-The results are on disk by then. What goes wrong here is told, and fails nothing.
+The results are on disk by then. What goes wrong here is logged, and fails nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 def run_ended(folder: RunFolder, *, plots: bool, report: bool | None, printed: bool, tracker: TrackerConfig) -> None:
-    """A finished run: picture and page, if asked for and not there; its strongest components, unless a sweep tells of it."""
+    """A finished run: picture and page, if asked for and not there; its strongest components, unless a sweep prints it."""
     if plots and not folder.file("heatmap").is_file():
         _observe(f"the picture of {folder.path}", lambda: _draw(folder))
     if report and not folder.file("report").is_file():
@@ -81,7 +81,7 @@ def _write_page(folder: Path, sweep: dict[str, Any] | None = None) -> None:
 
     Args:
         folder: of a run or a sweep.
-        sweep: its manifest, which is told; None for a run.
+        sweep: its manifest, which gets its name; None for a run.
     """
     from tinylab.report.page.document import check_installed
     from tinylab.report.page.writing import NAME, write_report

@@ -44,7 +44,7 @@ def heatmap(
         baselines: metric → {"mean": …} of the unmodified target run.
         title: what the picture shows.
         patched: whether activations were replaced by the source's.
-        labels: the label of each cell by the first metric, in `label` beside the table's keys; None where there are none.
+        labels: the label of each cell by the first metric, in `label` next to the table's keys; None where there are none.
         limit: the change at which colours end, so that pictures can be compared; None for the largest of this one.
         tokens: at each position, where all prompts have the same.
     """

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tinylab import errors
 from tinylab.errors import OutputError
 from tinylab.records.storage import read_json
 from tinylab.report.views import View
@@ -37,7 +38,7 @@ def runs_view(folder: Path, manifest: dict[str, Any]) -> View:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is told of a run by its manifest, and its summary."""
+    """What a run's manifest says, and its summary."""
     manifest = read_json(folder / "manifest.json")
     try:
         summary = read_json(folder / manifest["summary"])
@@ -65,3 +66,24 @@ def warnings_sentence(view: View) -> str | None:
         return None
     count = sum(row[-1] for row in warned)
     return f"{count} warnings in the run.log of {len(warned)} runs; hydra.verbose=true shows them as they come"
+
+
+def failures_sentences(manifest: dict[str, Any]) -> dict[str, list[str]]:
+    """What went wrong in the runs of a sweep that are missing, each with the logs that say more; what went wrong alike is one.
+
+    Args:
+        manifest: of the sweep, joined.
+    """
+    settings = {job["folder"]: job.get("settings") or {} for job in manifest["jobs"]}
+    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for failure in manifest["failures"]:
+        alike.setdefault((failure["error"]["type"], failure["error"]["message"]), []).append(failure)
+    said = {}
+    for (kind, message), runs in alike.items():
+        swept = [[f"{key}={value}" for key, value in settings.get(run["folder"], {}).items()] for run in runs]
+        names = dict.fromkeys(f"{run['condition']} ({', '.join([run['battery'], *own])})"
+                              for run, own in zip(runs, swept, strict=True))
+        logs = [run["log"] for run in runs if run["log"] is not None]
+        traceback = " (the log has the traceback)" if logs and not hasattr(errors, kind) else ""
+        said[f"FAILED {', '.join(names)}: {kind}: {message}{traceback}"] = logs
+    return said

@@ -19,7 +19,7 @@ from tinylab.records.storage import read_json, read_yaml
 RUN_ID = "tinylab.run_id"
 """The tag by which a run is found again in MLflow."""
 DOCUMENTS = ("summary", "verify", "heatmap", "report")
-"""The files of a run that are logged where they are there, beside its manifest and its config."""
+"""The files of a run that are logged if they exist, in addition to its manifest and its config."""
 _AT_ONCE = 100
 """Parameters that MLflow takes in one request."""
 

@@ -18,7 +18,7 @@ from tinylab.records.storage import read_json
 from tinylab.report.names import with_names
 
 JUDGED = ("effect", "label", "opposite")
-"""What is told of a cell's effect: a fraction of the whole and half its interval, its label, the share of opposite examples."""
+"""Of a cell's effect: a fraction of the whole and half its interval, its label, the share of opposite examples."""
 STRONGEST = 10
 """How many components of a run are shown."""
 SHOWN_RUNS = 6
@@ -92,10 +92,11 @@ def effects_sentence(told: dict[str, Any], plural: str) -> str:
     counts = told["counts"]
     if counts is None:
         return f"no labels: {'; '.join(told['notes'])}"
-    smallest = f"{told['smallest']:g} of {abs(told['whole']):.2f} {named(told['metric']).unit}"
+    smallest = f"{100 * told['smallest']:g} % of {abs(told['whole']):.2f} {named(told['metric']).unit}"
+    mixed = " (one sign in some templates, the other in others)" if counts["mixed"] else ""
     more = f" (about {told['examples_to_decide']} examples would decide half of these)" if told["examples_to_decide"] else ""
-    return (f"of {told['cells']} {plural}, {counts['matters']} matter (all of the interval is beyond {smallest}), "
-            f"{counts['mixed']} are mixed (one sign in some templates, the other in others), {counts['negligible']} negligible, "
+    return (f"of {told['cells']} {plural}, {counts['matters']} matter (the whole interval is beyond {smallest}), "
+            f"{counts['mixed']} are mixed{mixed}, {counts['negligible']} negligible, "
             f"{counts['undecided']} undecided{more}; {told['correction']}, alpha {told['alpha']:g}, {told['n']} examples of "
             f"{told['templates'] or 'no'} templates")
 
@@ -117,9 +118,10 @@ def ranking_sentence(told: dict[str, Any]) -> str | None:
     if ranked is None or ranked["stability"] is None or ranked["k"] >= told["cells"]:
         return None
     held = "" if ranked["held_out"] is None else (
-        f"; chosen on half of the examples they change {_difference(told['metric'])} by {ranked['naive']:.2f} there, on the "
-        f"other half by {ranked['held_out']:.2f}")
-    return f"the {ranked['k']} strongest: lists of other samples agree by {ranked['stability']:.2f} (1 the same, 0 chance){held}"
+        f"; chosen on half of the examples, they change {_difference(told['metric'])} by {ranked['naive']:.2f} on that half, by "
+        f"{ranked['held_out']:.2f} on the other")
+    return (f"the list of the {ranked['k']} strongest: {ranked['stability']:.2f} alike in other samples (1: the same, "
+            f"0: by chance){held}")
 
 
 def random_sets_sentence(told: dict[str, Any] | None, alpha: float) -> str | None:
@@ -250,7 +252,7 @@ def _ranks_view(group: dict[str, Any], invariants: dict[str, Any], columns: list
 
 
 def invariants_sentences(group: dict[str, Any], invariants: dict[str, Any]) -> list[str]:
-    """What was claimed and how, whose sign depends on the template, and what the k strongest share beside chance.
+    """What was claimed and how, whose sign depends on the template, and what the k strongest share compared with chance.
 
     Args:
         group: of invariants.json.

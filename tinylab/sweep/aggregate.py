@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,7 +21,6 @@ from tinylab.sweep.jobs import Outcome, explained, failure_of, found_jobs, outco
 from tinylab.sweep.joining import Child, Unreadable
 
 __all__ = ["Settings", "aggregate", "sweep_folder"]
-log = logging.getLogger(__name__)
 
 
 def sweep_folder(path: Path) -> Path:
@@ -84,7 +82,7 @@ def aggregate(
     for one in outcomes:
         if one.error is not None:
             error = explained(one.error, one.job, launcher_error) if one.child is None else one.error
-            failures.append(_fail(folder, one, error))
+            failures.append(failure_of(folder, one, error))
     _check_asked(asked, children)
     check_at_least(settings.at_least, [_condition(one) for one in outcomes])
     written = None
@@ -95,7 +93,7 @@ def aggregate(
             children.remove(broken.child)
             one = next(one for one in outcomes if one.child is broken.child)
             failures = [failure for failure in failures if failure["folder"] != one.job["folder"]]
-            failures.append(_fail(folder, one, describe(OutputError(str(broken)))))
+            failures.append(failure_of(folder, one, describe(OutputError(str(broken)))))
     manifest = {
         **before,
         "status": "complete" if not failures else "partial" if children else "failed",
@@ -120,11 +118,6 @@ def _checked_jobs(folder: Path, manifest: dict[str, Any]) -> list[dict[str, Any]
     jobs: list[dict[str, Any]] = manifest.get("jobs") or []
     check_read(SweepPlan, {**manifest, "jobs": jobs}, str(folder / "manifest.json"))
     return jobs
-
-
-def _fail(folder: Path, outcome: Outcome, error: dict[str, str]) -> dict[str, Any]:
-    log.error("%s (%s): %s: %s", outcome.job["condition"], outcome.job["battery"], error["type"], error["message"])
-    return failure_of(folder, outcome, error)
 
 
 def _condition(outcome: Outcome) -> ConditionRun:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tinylab.errors import OutputError
 from tinylab.records.storage import read_json
-from tinylab.sweep.finished import run_folders
+from tinylab.sweep.finished import is_computed, run_folders
 
 
 def found_runs(root: Path) -> list[dict[str, Any]]:
@@ -17,19 +17,23 @@ def found_runs(root: Path) -> list[dict[str, Any]]:
     Args:
         root: the output folder.
     """
-    found = [_told(path) for paths in run_folders(root).values() for path in paths if os.path.isfile(path / "manifest.json")]
+    found = [_told(path, root) for paths in run_folders(root).values() for path in paths
+             if os.path.isfile(path / "manifest.json")]
     return sorted(found, key=lambda run: (run["started"] or "", run["folder"]), reverse=True)
 
 
-def _told(path: Path) -> dict[str, Any]:
+def _told(path: Path, root: Path) -> dict[str, Any]:
     try:
         manifest = read_json(path / "manifest.json")
     except OutputError:
         manifest = {"status": "damaged"}
+    status = manifest.get("status")
+    if status == "running" and not is_computed(root, str(manifest.get("run_id"))):
+        status = "interrupted"
     provenance, battery = manifest.get("provenance") or {}, manifest.get("battery") or {}
     return {
         "folder": str(path),
-        "status": manifest.get("status"),
+        "status": status,
         "run_id": manifest.get("run_id"),
         "condition": manifest.get("condition"),
         "battery": battery.get("name"),

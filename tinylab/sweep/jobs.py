@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tinylab.errors import Interrupted, NotRun, OutputError, StillRunning
+from tinylab.errors import Interrupted, NotRun, OutputError, SchemaError, StillRunning, VerifyFailed
 from tinylab.records.checking import read_document
 from tinylab.records.documents import RunSummary
 from tinylab.records.manifest import RunFolder, describe
@@ -21,6 +22,7 @@ from tinylab.sweep.finished import is_computed
 from tinylab.sweep.joining import Child
 
 AGAIN = "the same command computes it again"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,31 @@ def failure_of(folder: Path, outcome: Outcome, error: dict[str, str]) -> dict[st
             "log": own if os.path.isfile(folder / own) else job.get("output"), "error": error}
 
 
+def keep_failure(folder: RunFolder, run_id: str | None, error: Exception, *, again: bool) -> bool:
+    """Write into a run's folder that computing it failed; finished work stays what it was.
+
+    Args:
+        folder: of the run.
+        run_id: its identity, None where that is what failed.
+        error: what it died of.
+        again: whether a finished run keeps that computing it again failed.
+
+    Returns:
+        Whether the folder says so; a disk that is full, say, is logged.
+    """
+    try:
+        if folder.holds_another(run_id):
+            return True
+        if (finished := folder.finished()) is None:
+            folder.fail(run_id, error)
+        elif again and not isinstance(error, VerifyFailed):  # the manifest has that verdict already
+            folder.note_failed_attempt(finished, error)
+    except (OutputError, SchemaError) as unwritable:
+        log.error("%s", unwritable)
+        return False
+    return True
+
+
 def found_jobs(folder: Path) -> list[dict[str, Any]]:
     """Jobs read off the run folders, for a sweep whose own manifest is lost."""
     return [_found_job(file.parent) for file in sorted(folder.glob("*/manifest.json"))]
@@ -134,20 +161,20 @@ def _found_job(folder: Path) -> dict[str, Any]:
             "battery": str(battery.get("name", "")) if isinstance(battery, dict) else ""}
 
 
-def ended_since(began: float, *, overwrite: bool) -> Callable[[Path], bool]:
-    """Whether a run's manifest tells that a command's job has ended: complete, or failed since the command began.
+def ended_since(began: float, *, overwrite: bool) -> Callable[[Path], str | None]:
+    """How a run's manifest says that a command's job has ended: complete, or failed since the command began; None if not yet.
 
     Args:
         began: when the command began, in seconds of the epoch.
         overwrite: whether it computes complete runs again.
     """
 
-    def ended(manifest: Path) -> bool:
+    def ended(manifest: Path) -> str | None:
         try:
             status, fresh = read_json(manifest).get("status"), manifest.stat().st_mtime >= began
         except (OutputError, OSError):
-            return False
-        return (status == "complete" and (fresh or not overwrite)) or (status == "failed" and fresh)
+            return None
+        return status if (status == "complete" and (fresh or not overwrite)) or (status == "failed" and fresh) else None
 
     return ended
 

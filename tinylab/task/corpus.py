@@ -74,6 +74,11 @@ class Condition:
     noted: dict[str, int] = field(default_factory=dict)  # of the pairs that are used all the same (`tinylab.task.notes`)
     shown: dict[str, str] = field(default_factory=dict)  # an example of what is noted
 
+    @property
+    def rows(self) -> int:
+        """How many rows the corpus has in this split, used or not."""
+        return len(self.pairs) + sum(self.dropped.values())
+
 
 def load_condition(config: ConditionConfig) -> Condition:
     """Read the corpus, keep the rows of the active split, drop what cannot be used with a counted reason.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from tinylab.task.corpus import PromptPair
+from tinylab.task.corpus import Condition, PromptPair
 
 SAME = "clean and corrupt are the same prompt"
 AGAIN = "the same row stands in the corpus before"
@@ -45,6 +45,23 @@ def text_notes(pairs: Sequence[PromptPair]) -> dict[int, list[str]]:
         notes[pair.row] = [SAME] * (pair.clean == pair.corrupt) + [AGAIN] * (row in seen)
         seen.add(row)
     return notes
+
+
+def about_rows(condition: Condition, rows: int) -> list[str]:
+    """What a user should know of the rows of a condition as a model sees it, a sentence each: notes, and what is dropped.
+
+    Args:
+        condition: as the model sees it.
+        rows: how many the corpus has.
+    """
+    said = []
+    for note, count in condition.noted.items():
+        example = f" ({shown})" if (shown := condition.shown.get(note)) is not None else ""
+        said.append(f"{count} of {rows} rows: {note}: {ADVICE[note]}{example}")
+    if condition.dropped:
+        told = ", ".join(f"{reason}: {count}" for reason, count in condition.dropped.items())
+        said.append(f"{sum(condition.dropped.values())} of {rows} rows dropped ({told})")
+    return said
 
 
 def look_swapped(clean: Float64[np.ndarray, " B"], corrupt: Float64[np.ndarray, " B"]) -> bool:

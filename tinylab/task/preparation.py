@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from tinylab.batteries.base import Battery, Cell
+from tinylab.batteries.base import Battery, Cell, check_cells
 from tinylab.batteries.shams import shams
 from tinylab.config.groups import AUTO, ConditionConfig
 from tinylab.errors import CorpusError
@@ -89,6 +89,7 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     cut = replace(condition, pairs=tuple(condition.pairs[b] for b in used))
     if config.battery.each:
         cells = at_each_position(cells, max(len(tokens[b].prompt(config.battery.target).tokens) for b in used))
+    check_cells(config.battery, cells, model.n_layers)
     cells = [*cells, *shams(cells, config.controls.sham)]
     filled = fill_in(config.battery, cells, (condition, tokens), drawn, whole)
     tokens = filled.tokens

@@ -61,6 +61,15 @@ def test_a_pass_that_begins_behind_an_mlp_returns_what_its_block_expects() -> No
         assert gap(found, expected) <= ROUNDING[torch.float32]
 
 
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_the_shortest_prompts_agree_too(name: str, length: int) -> None:
+    model = family(name)
+    pairs = answered(model, tuple((clean[-length:], corrupt[-length:]) for clean, corrupt in ALIGNED[2:4]))
+    chosen = [cell for cell in h1_cells() if cell.key["scale"] == 0]
+    found, expected = (one.evaluate(pairs, variants_of(chosen), LOGITS) for one in (ForkedEngine(model), ReferenceEngine(model)))
+    assert gap(found, expected) <= ROUNDING[torch.float32]
+
+
 @pytest.mark.parametrize("max_states", [1, 12, 40])
 def test_many_small_passes_give_the_numbers_of_one_large_pass(name: str, max_states: int, within: Within) -> None:
     model = family(name)

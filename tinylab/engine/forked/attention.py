@@ -83,7 +83,7 @@ class TreeAttention:
         """
         self._most = most
         longest = int(affected.depth.max())
-        width = max(WIDTH, 1 << max(0, longest // 2).bit_length() - 1)  # long prompts: fewer keys gathered twice
+        width = max(WIDTH, 1 << max(0, (longest // 2).bit_length() - 1))  # long prompts: fewer keys gathered twice
         self._affected = affected
         self._queries = queries
         self._device = device

@@ -24,15 +24,16 @@ from tinylab.report.page import sweep_tables as tables
 from tinylab.report.page.cells import NO, SIGN, axes_of
 from tinylab.report.page.document import Chart, Column, Control, Dataset, Page, Section, Table
 from tinylab.report.page.sweep_tables import Compared, Member
+from tinylab.report.runs import failures_sentences
 from tinylab.report.views import invariants_sentences
 from tinylab.sweep.finished import CROSS_CONDITION
 
 EFFECT = (Column("effect", "effect", 4), Column("ci_low", "95 % from", 4), Column("ci_high", "to", 4))
 OF_RUNS = (
     Column("condition", "condition"), Column("battery", "battery"), Column("settings", "settings"), Column("model", "model"),
-    Column("mean", "clean logit difference", 2), Column("low", "95 % from", 2), Column("high", "to", 2), Column("n", "pairs", 0),
-    Column("clean", "clean right", 2), Column("corrupt", "corrupt right", 2), Column("matter", "matter", 0),
-    Column("mixed", "mixed", 0), Column("seconds", "seconds", 1), Column("status", "status"),
+    Column("status", "status"), Column("mean", "clean logit difference", 2), Column("low", "95 % from", 2),
+    Column("high", "to", 2), Column("n", "pairs", 0), Column("clean", "clean right", 2), Column("corrupt", "corrupt right", 2),
+    Column("matter", "matter", 0), Column("mixed", "mixed", 0), Column("seconds", "seconds", 1),
 )
 GROUP = ("group",)
 NAMED = 6
@@ -90,9 +91,9 @@ def page_of(
     sections.append(_files(manifest, runs))
     done = len(manifest["jobs"]) - len(manifest["failures"])
     lead = (f"{manifest['status']}: {done} of {len(manifest['jobs'])} runs.", *_said(invariants))
-    names = list(dict.fromkeys(member.name for group in groups for member in group.members))
+    names = list(dict.fromkeys(member.name for group in groups for member in group.members) or dict.fromkeys(told["condition"]))
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    title = f"{manifest.get('sweep_name') or 'sweep'}: {', '.join(names[:NAMED]) or 'no run'}{more}"
+    title = f"{manifest.get('sweep_name') or 'sweep'}: {', '.join(names[:NAMED])}{more}"
     return Page(title, lead, tuple(sections), datasets, state=state)
 
 
@@ -165,7 +166,9 @@ def _found(
 
 
 def _said(invariants: dict[str, Any]) -> list[str]:
-    """What was found, as the console says it."""
+    """What was found, as the console says it; or why invariants are withheld."""
+    if "withheld" in invariants:
+        return [f"Invariants withheld: {invariants['withheld']}."]
     several = len(invariants["groups"]) > 1
     return [f"{group.get('described', group['battery'])}: {one}." if several else f"{one[0].upper()}{one[1:]}."
             for group in invariants["groups"] for one in invariants_sentences(group, invariants)]
@@ -178,7 +181,8 @@ def _conditions(told: pd.DataFrame, manifest: dict[str, Any]) -> Section:
                   if failure["log"] is not None)
     chart = Chart("conditions", "Clean logit difference of each run with its 95 % interval", charts.conditions_chart(),
                   "conditions", rise="label")
-    return Section("conditions", "The runs", charts=(chart,) if told["mean"].notna().any() else (),
+    return Section("conditions", "The runs", tuple(failures_sentences(manifest)),
+                   charts=(chart,) if told["mean"].notna().any() else (),
                    tables=(Table("A row for each planned run", kept,
                                  [{str(key): value for key, value in row.items()} for row in rows]),), links=links)
 

@@ -199,14 +199,13 @@ def _condition(job: dict[str, Any], member: Member | None, failure: dict[str, An
                            "model": None, "mean": None, "low": None, "high": None, "n": None, "clean": None, "corrupt": None,
                            "matter": None, "mixed": None, "seconds": None, "status": "complete"}
     if member is None:
-        error = (failure or {}).get("error") or {"type": "missing", "message": ""}
-        return row | {"status": f"{error['type']}: {error['message']}"}
+        return row | {"status": "missing" if failure is None else "failed"}
     provenance = member.manifest["provenance"]
     told = ability(member.summary, member.examples)
     whole = told[(told["run"] == "clean") & (told["template"] == "all")].iloc[0]
     counts = (member.summary.get("effects") or {}).get("counts") or {}
     right: dict[str, Any] = {run: ((member.summary.get("ability") or {}).get(run) or {}).get("accuracy") for run in RUNS}
-    failed = "" if failure is None else f", but {failure['error']['type']}: {failure['error']['message']}"
+    failed = "" if failure is None else f", but {failure['error']['type']}"
     return row | {
         "model": provenance["model"]["name"], "mean": whole["mean"], "low": whole["low"], "high": whole["high"],
         "n": int(whole["n"]) if whole["n"] is not None else None, **right, "matter": counts.get(MATTERS),
