@@ -108,8 +108,8 @@ def _sweep(plan: Plan, what: Asked) -> Sweep:
     manifest = aggregate(place, Settings.of(plan.first.invariants))
     if len(errors) == len(plan.configs):
         raise errors[0]
-    sweep_joined(place, manifest)
     add_cross_controls(place, plan.first.controls.cross)
+    sweep_joined(place, manifest)
     if plan.first.report:
         write_report(place)
     return load_sweep(place, what.folder)
