@@ -72,6 +72,11 @@ def test_each_condition_changes_by_what_either_circuit_adds_to_it(typed: tuple[P
             "10 of planted_d by -10.00 (-200 %)") in said
     loaded = results.load_sweep(sweep)
     assert loaded.invariants["heads"] is not None, "what was joined is as it was"
+    assert loaded.summary["cross_controls"] == [
+        {"model": "planted-twins", "described": group["described"], "condition": f"planted_{on}", "n": 12, "of": 12,
+         "own": pytest.approx(change(on, on)),
+         "others": {f"planted_{of}": {"change": pytest.approx(change(on, of)), "of_own": run["of_own"][f"planted_{of}"]}}}
+        for on, of, run in (("c", "d", group["runs"]["planted_c"]), ("d", "c", group["runs"]["planted_d"]))]
     assert loaded.cross_controls == read_json(sweep / FILE)
 
 
@@ -97,6 +102,13 @@ def test_by_itself_it_takes_no_more_than_its_part_and_it_is_not_done_twice(sweep
     assert {run["n"] for run in told(sweep)["runs"].values()} == {12}
     add_cross_controls(sweep, "auto")
     assert {run["n"] for run in told(sweep)["runs"].values()} == {12}, "one of more examples stays"
+    assert aggregate([str(sweep), "--k", "3"]) == 0
+    assert [row["n"] for row in results.load_sweep(sweep).summary["cross_controls"]] == [12, 12], "joined again it is there still"
+    document = read_json(sweep / FILE)
+    document["groups"][0]["runs"]["planted_c"]["run_id"] = "1" * 12
+    write_json(sweep / FILE, document)
+    assert aggregate([str(sweep)]) == 0
+    assert "cross_controls" not in results.load_sweep(sweep).summary, "it is of another run"
     run = only(sweep, "h1_planted_c_*")
     write_json(run / "manifest.json", read_json(run / "manifest.json") | {"run_id": "0" * 12})
     add_cross_controls(sweep, False)

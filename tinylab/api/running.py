@@ -114,8 +114,8 @@ def _sweep(plan: Plan, what: Asked) -> Sweep:
                   exc_info=None if isinstance(error, TinylabError) else error)
     if first is not None and len(errors) == len(plan.configs):
         raise first
-    sweep_joined(place, manifest)
     add_cross_controls(place, plan.first.controls.cross)
+    sweep_joined(place, manifest)
     if plan.first.report:
         write_report(place)
     return load_sweep(place, what.folder)

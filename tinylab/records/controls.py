@@ -142,6 +142,34 @@ class CrossGroup(OpenRecord):
     """By condition, with the folder where several runs share one."""
 
 
+class CrossDamage(OpenRecord):
+    """What another condition's components do to one; open for other versions."""
+
+    change: Number
+    """The mean change of logit_diff when they are intervened on together, in logits."""
+    of_own: Size | None
+    """Its size as a fraction of what the condition's own components do; null where they do nothing."""
+
+
+class CrossRow(OpenRecord):
+    """A condition's row in the summary of a sweep, of `cross_controls.json`; open for other versions."""
+
+    model: Name
+    """The run's model."""
+    described: Name
+    """The battery with its settings."""
+    condition: Name
+    """The condition, with its folder where several runs share one."""
+    n: Count
+    """Examples on which this was evaluated."""
+    of: Count
+    """Examples of the run."""
+    own: Number
+    """The mean change of logit_diff when its own components are intervened on together, in logits."""
+    others: dict[Name, CrossDamage]
+    """By the other conditions what theirs do."""
+
+
 class CrossControls(OpenRecord):
     """`cross_controls.json` of a sweep: what one condition's components do to another; open for other versions."""
 

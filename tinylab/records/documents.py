@@ -23,7 +23,7 @@ from tinylab.records.checking import (
     Seed,
     Size,
 )
-from tinylab.records.controls import RandomSets, ShuffledDonors
+from tinylab.records.controls import CrossRow, RandomSets, ShuffledDonors
 from tinylab.records.effects import EffectsSummary
 from tinylab.records.origin import Battery, Failure, Run
 
@@ -185,6 +185,8 @@ class SweepSummary(OpenRecord):
     """By condition its run's summary, or the summaries of its runs where there are several."""
     failed: list[MissingRun]
     """What is missing, and why."""
+    cross_controls: list[CrossRow] | None = None
+    """What the components of other conditions do to each; left out where that was not tried."""
 
 
 class VerifyMetric(Record):

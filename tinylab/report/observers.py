@@ -17,7 +17,9 @@ from tinylab.config.trackers import NONE, TrackerConfig
 from tinylab.errors import ConfigError
 from tinylab.interventions.components import TableKind
 from tinylab.records.checking import read_document, write_document
+from tinylab.records.controls import CrossControls
 from tinylab.records.digests import measured
+from tinylab.records.documents import SweepSummary
 from tinylab.records.manifest import RunFolder
 from tinylab.records.manifests import RunManifest, SweepManifest
 from tinylab.records.reading import read_effects, read_impact, read_synergy
@@ -56,8 +58,9 @@ def sweep_ended(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def sweep_joined(folder: Path, manifest: dict[str, Any]) -> None:
-    """A sweep that was joined: where its runs' baselines disagree, and its pictures, if they are asked for."""
+    """A sweep that was joined: where its runs' baselines disagree, cross controls, and its pictures, if they are asked for."""
     _observe(f"comparing the baselines of {folder}", lambda: _compare(folder, manifest))
+    _observe(f"summing up the cross controls of {folder}", lambda: _sum_up_cross(folder, manifest))
     if manifest.get("plots") and manifest["status"] != "failed":
         _observe(f"the picture of {folder}", lambda: _draw_sweep(folder, manifest))
 
@@ -102,6 +105,21 @@ def _compare(folder: Path, manifest: dict[str, Any]) -> None:
         manifest["artifacts"]["baselines"] = BASELINES
         manifest.setdefault("digests", {})["baselines"] = measured(folder / BASELINES)
         write_document(SweepManifest, folder / "manifest.json", manifest)
+
+
+def _sum_up_cross(folder: Path, manifest: dict[str, Any]) -> None:
+    """Give the summary a row for each condition that was tried with others' components, where these very runs were."""
+    from tinylab.sweep.cross_controls import FILE, rows_of
+
+    if not (folder / FILE).is_file() or (path := manifest["artifacts"].get("summary")) is None:
+        return
+    groups, summary = read_document(CrossControls, folder / FILE)["groups"], read_document(SweepSummary, folder / path)
+    runs = [one for told in summary["conditions"].values() for one in told.get("runs", {"": told}).values()]
+    if not {run["run_id"] for group in groups for run in group["runs"].values()} <= {run["run_id"] for run in runs}:
+        return
+    write_document(SweepSummary, folder / path, {**summary, "cross_controls": rows_of(groups)})
+    manifest.setdefault("digests", {})["summary"] = measured(folder / path)
+    write_document(SweepManifest, folder / "manifest.json", manifest)
 
 
 def _observe(what: str, observer: Callable[[], None]) -> None:

@@ -250,6 +250,21 @@ def _tried(
     }, found.states
 
 
+def rows_of(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the summary of a sweep says of this: a row for each run.
+
+    Args:
+        groups: of cross_controls.json.
+    """
+    return [
+        {"model": group["model"], "described": group["described"], "condition": name, "n": run["n"], "of": run["of"],
+         "own": run["changes"][name],
+         "others": {other: {"change": run["changes"][other], "of_own": part}
+                    for other, part in of_own(run["changes"], name).items() if other != name}}
+        for group in groups for name, run in group["runs"].items()
+    ]
+
+
 def of_own(changes: dict[str, float], name: str) -> dict[str, float | None]:
     """The sizes of changes as fractions of the one that a run's own components make; None where they make none."""
     own = abs(changes[name])
