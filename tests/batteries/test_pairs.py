@@ -458,7 +458,8 @@ def test_a_run_that_has_no_heads_of_this_model_to_give_is_refused(
     assert "not the folder of a finished run" in said(tmp_path)
     assert "a run of layers (h2), expected one whose components are layer, head" in said(h2)
     assert "it has no logit_diff" in said(silent)
-    assert "a run of v by key-value head" in said(ablated) and "a run of k by key-value head" in said(patched)
+    for run, site in ((ablated, "v"), (patched, "k")):
+        assert f"a run of {site} by key-value head" in said(run, "battery.k=2", "condition.n_examples=2", "controls=none")
     assert "another model, tiny" in said(h1, "model=planted", "condition=planted_a")
     (h1 / "metrics/effects.parquet").rename(tmp_path / "kept")
     assert "effects.parquet is missing" in said(h1)

@@ -59,6 +59,14 @@ def test_the_grid_shows_where_the_answer_passes(typed: Typed, engine: str) -> No
     assert numbers(table, ["layer", "position"]) == pytest.approx(expected, abs=known.TOLERANCE)
 
 
+@pytest.mark.parametrize(("part", "position"), [("a1.last", 1), ("b.all", 2), ("a2.first", known.LEDGER_TOKENS - 1)])
+def test_a_named_part_holds_the_answer_where_its_words_are(typed: Typed, engine: str, part: str, position: int) -> None:
+    """A T B x A: the first A, T, and the A that is asked about, a word's second place."""
+    table = typed.run("planted_a", engine, *H2, f"battery.positions={part}").impact.query("metric == 'recovery'")
+    expected = {(layer,): float(known.LEDGER_POSITIONS[layer] == position) for layer in range(ledger.LAYERS)}
+    assert numbers(table, ["layer"]) == pytest.approx(expected, abs=known.TOLERANCE)
+
+
 def test_patched_by_itself_each_head_recovers_its_entry_at_the_last_position_alone(typed: Typed, engine: str) -> None:
     run = typed.run("planted_a", engine, *HEADS, EACH)
     table = run.impact.query("metric == 'recovery' and layer == 1")

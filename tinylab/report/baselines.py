@@ -21,7 +21,8 @@ def baselines_view(group: dict[str, Any], k: int) -> View:
     first = group["components"][0]["component"]
     keys = list(first) if isinstance(first, dict) else ["layer"]
     most = min(k, len(group["components"]))  # where there are not so many, all of them are listed
-    shared = [f"{one} and {other} share {count} of {most}" for one, row in group["shared"].items() for other, count in row.items()]
+    shared = [f"{one} and {other} share {count} of {most}"
+              for one, row in group["shared"].items() for other, count in row.items()]
     settings = "".join(f", {name}={value}" for name, value in group.get("settings", {}).items())
     what = "where baselines disagree" if told else "baselines agree in sign and in what is strongest"
     title = f"{group['battery']} on {group['condition']}, {group['model']}{settings}: {what} ({'; '.join(shared)})"

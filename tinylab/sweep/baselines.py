@@ -113,7 +113,8 @@ def _compared(children: Sequence[Child], k: int) -> dict[str, Any] | None:
     settings = {name: value for name, value in _apart(first).items() if name not in named}
     return {
         "condition": first.manifest["condition"], "model": first.labels["model"], "battery": first.manifest["battery"]["name"],
-        **({"settings": settings} if settings else {}), "kind": kind.plural, "runs": {side.name: side.run_id for side in sides}, **compare(sides, k, kind),
+        **({"settings": settings} if settings else {}), "kind": kind.plural,
+        "runs": {side.name: side.run_id for side in sides}, **compare(sides, k, kind),
     }
 
 

@@ -24,9 +24,8 @@ from tinylab.interventions.sources import RUNS, Donor, Run, RunName, Source
 from tinylab.interventions.variants import Positions, Variant
 from tinylab.task.tokens import TokenPair
 
-
 EVERY_ROW = (RESID_PRE.order, K.order, V.order)
-"""The sites that the last block has of every row: what enters it, and what reading rows attend to; of others it has only those."""
+"""The sites that every row of the last block has: what enters it, and keys and values. Others are those of reading rows alone."""
 
 
 @dataclass(frozen=True)
