@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from tinylab.config.checks import at_least, at_most, distinct, folder_name, one_of, storable
 from tinylab.config.groups import (
@@ -231,8 +231,9 @@ def _typed(group: str, cls: type[T], values: dict[str, Any]) -> T:
         typed = OmegaConf.to_object(OmegaConf.merge(_structured(cls), values))  # type: ignore[arg-type]  # a class is hashable
     except OmegaConfBaseException as error:
         key = (getattr(error, "full_key", None) or "").split("[", maxsplit=1)[0].split(".", maxsplit=1)[0]
-        if key not in values:
-            raise ConfigError(f"{prefix.rstrip('.') or 'config'}: {_first_line(error)}.") from error
+        if key not in values or isinstance(error, InterpolationResolutionError):
+            got = f"={values[key]}" if key in values else ""
+            raise ConfigError(f"{prefix}{key or 'config'}{got}: {_first_line(error)}.") from error
         raise ConfigError(wrong_type(f"{prefix}{key}", values[key], get_type_hints(cls)[key])) from error
     assert isinstance(typed, cls)
     for name, value in vars(typed).items():

@@ -36,7 +36,7 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("twins")
     with pytest.MonkeyPatch.context() as patch:
         said: list[str] = []
-        patch.setattr("tinylab.report.console.Console.print", lambda self, *words: said.extend(map(str, words)))
+        patch.setattr("tinylab.report.screen.Console.print", lambda self, *words: said.extend(map(str, words)))
         assert type_in(folder, "-m", *TWINS, "controls.cross=true") == 0
     return folder, "\n".join(said)
 
