@@ -368,9 +368,10 @@ def whole(desk: Desk, disk: Path, finished: Path, before: dict[str, Any], expect
 @contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """While open, nothing can be written in a folder, by root neither."""
-    for command in (["mount", "--bind", str(folder), str(folder)], ["mount", "-o", "remount,bind,ro", str(folder)]):
-        subprocess.run(command, check=True)
+    subprocess.run(["mount", "--bind", str(folder), str(folder)], check=True)
+    locked = ["mount", "-o", "remount,bind,ro", str(folder)]  # which fails while a file is open for writing
     try:
+        until(lambda: subprocess.run(locked, check=False, capture_output=True).returncode == 0)
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
