@@ -89,7 +89,7 @@ def prepare(config: Config, condition: Condition, model: CausalModel) -> Prepare
     cut = replace(condition, pairs=tuple(condition.pairs[b] for b in used))
     if config.battery.each:
         cells = at_each_position(cells, max(len(tokens[b].prompt(config.battery.target).tokens) for b in used))
-    check_cells(config.battery, cells, model.n_layers)
+    check_cells(config.battery, cells, model.sizes.n_layers)
     cells = [*cells, *shams(cells, config.controls.sham)]
     filled = fill_in(config.battery, cells, (condition, tokens), drawn, whole)
     tokens = filled.tokens
