@@ -42,7 +42,7 @@ def start(folder: Path, *args: str, environment: dict[str, str] | None = None) -
     own = {**(environment or os.environ), "OMP_WAIT_POLICY": "PASSIVE"}
     own.pop("HYDRA_FULL_ERROR", None)
     with (folder / "said").open("w") as said:
-        command = [sys.executable, "-m", "tinylab", *args]
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "tinylab", *args]  # Ctrl-C as in a terminal
         return subprocess.Popen(command, cwd=folder, env=own, text=True, stdout=said, stderr=said)
 
 
