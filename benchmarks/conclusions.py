@@ -52,9 +52,9 @@ def make_table(shape: Shape) -> pa.Table:
 
 @dataclass(frozen=True)
 class Point:
-    """What concluding took by one correction."""
+    """What concluding took by one correction, or what controls took."""
 
-    correction: str
+    what: str
     rows: int  # of per_example
     seconds: float
     mebibytes: float  # that it holds at most beyond the table and the imports

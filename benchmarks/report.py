@@ -96,8 +96,9 @@ its peak memory in MiB beyond its imports; then its parts separately: reading ma
 tables into the matrix, and the invariants by one metric, from the matrix on disk and every run's effects.parquet."""
 EFFECTS_NOTE = """An artificial run, {cells:,} heads × {examples} pairs of {templates} templates × 4 metrics: from its
 `per_example` table to `effects.parquet` and its part of the summary, including the ranking, for each correction, in a fresh
-process after all imports. The MiB are its peak memory beyond that table. The target is under {seconds} s
-and {mebibytes} MiB."""
+process after all imports. The MiB are its peak memory beyond that table. Controls: random sets of the heads that matter
+(drawn, planned, compared) and shuffled donors (found, and what survives), without their forward passes. The target is under
+{seconds} s and {mebibytes} MiB for one correction and the controls together."""
 
 
 @dataclass
@@ -371,15 +372,16 @@ def _sweeps(points: Sequence[aggregate.Point]) -> Sheet:
 
 
 def _effects(points: Sequence[conclusions.Point]) -> Sheet:
+    *_, beside = points  # the controls, which every run has whatever its correction
     rows = [
-        (point.correction, f"{point.rows:,}", f"{point.seconds:.2f}", f"{point.mebibytes:.0f}",
-         met(point.seconds < EFFECTS_SECONDS and point.mebibytes < EFFECTS_MEBIBYTES))
+        (point.what, f"{point.rows:,}", f"{point.seconds:.2f}", f"{point.mebibytes:.0f}", "" if point is beside else
+         met(point.seconds + beside.seconds < EFFECTS_SECONDS and point.mebibytes + beside.mebibytes < EFFECTS_MEBIBYTES))
         for point in points
     ]
     shape = conclusions.Shape()
     note = EFFECTS_NOTE.format(cells=shape.layers * shape.heads, examples=shape.examples, templates=shape.templates,
                                seconds=EFFECTS_SECONDS, mebibytes=EFFECTS_MEBIBYTES)
-    return Sheet("Effects", note, ("correction", "rows", "seconds", "MiB", "met"), rows)
+    return Sheet("Effects", note, ("what", "rows", "seconds", "MiB", "met"), rows)
 
 
 def write(results: Results, out: Path, raw: Path, console: Console) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks import aggregate, conclusions
+from benchmarks import aggregate, conclusions, controls
 from benchmarks.curves import curves, layouts
 from benchmarks.grids import grids
 from benchmarks.memory import STYLES, Style, peak_memory
@@ -116,7 +116,7 @@ def _measure(section: str, results: Results, extent: Extent, pairs: int) -> None
     elif section == "aggregate":
         results.sweeps = aggregate.points(extent.runs, aggregate.Shape())
     elif section == "effects":
-        results.effects = conclusions.points(extent.effects)
+        results.effects = [*conclusions.points(extent.effects), controls.point(extent.effects)]
     else:
         model = random_model(SHAPES[results.shape](), results.device, results.dtype)
         results.profiles = profiles(results.shape, model, pairs, extent.repeats)

@@ -206,8 +206,8 @@ def test_the_benchmark_runs_and_writes_its_tables(tmp_path: Path) -> None:
     assert all(0 < grid["states"] == grid["bound"] < grid["rows"] for grid in grids), grids
     assert [(sweep["runs"], sweep["rows"]) for sweep in measured["sweeps"]] == [(4, 4 * 400 * 4 * 3)]
     assert all(sweep[part] > 0 for sweep in measured["sweeps"] for part in ("whole", "mebibytes", "read", "join", "rank"))
-    concluded = [(point["correction"], point["rows"]) for point in measured["effects"]]
-    assert concluded == [(name, 8 * 16 * 4) for name in ("holm", "bh", "maxt")]
+    concluded = [(point["what"], point["rows"]) for point in measured["effects"]]
+    assert concluded == [(name, 8 * 16 * 4) for name in ("holm", "bh", "maxt", "controls")]
 
 
 @pytest.fixture
