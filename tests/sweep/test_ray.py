@@ -47,13 +47,16 @@ class Command:
         with (folder / "output").open("w") as output:
             self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
         self.descendants: set[psutil.Process] = set()
+        self.rays: set[str] = set()  # folders that Ray was given, by its processes' command lines
         self.killed: list[int] = []
 
     def running(self) -> bool:
         """Whether it still runs; looks at its descendants, too, and gives it up after a while."""
         me = psutil.Process(self.process.pid)
         try:
-            self.descendants.update(me.children(recursive=True))
+            for child in me.children(recursive=True):
+                self.descendants.add(child)
+                self.rays.update(re.findall(r"(/[^\s=]*/tinylab-ray-\w+)", " ".join(child.cmdline())))
             assert time.time() - me.create_time() < PATIENCE, self.said()
         except psutil.NoSuchProcess:
             pass
@@ -154,8 +157,7 @@ def test_four_conditions_are_swept(on_ray: tuple[int, Path, Command]) -> None:
 def test_it_leaves_no_process_no_temporary_folder_and_nothing_at_home(on_ray: tuple[int, Path, Command]) -> None:
     _, _, command = on_ray
     assert command.left() == []
-    folder = re.search(r"'_temp_dir': '([^']*/tinylab-ray-[^']*)'", command.said())
-    assert folder is not None and not Path(folder[1]).exists()
+    assert len(command.rays) == 1 and not Path(*command.rays).exists()
     assert list((command.folder / "home").iterdir()) == []
 
 
@@ -167,7 +169,7 @@ def test_the_tables_are_those_of_another_launcher_bit_for_bit(
     assert code == 0, command.said()
     _, sweep, _ = on_ray
     tables = sorted(path.relative_to(sweep) for path in sweep.rglob("*.parquet"))
-    assert len(tables) == 2 * len(CONDITIONS) + 1
+    assert len(tables) == 4 * len(CONDITIONS) + 1
     for table in tables:
         assert (other / table).read_bytes() == (sweep / table).read_bytes(), table
 
@@ -198,7 +200,8 @@ def test_a_job_whose_workers_are_all_killed_is_missing_and_the_same_command_runs
     assert code == 0, again.said()
     assert read(sweep / "manifest.json")["status"] == "complete"
     assert {path: facts for path, facts in results(sweep).items() if path in before} == before
-    assert again.said().count("is already complete, reusing") == 3
+    logs = "".join(log.read_text(encoding="utf-8") for log in sweep.glob("*/run.log"))
+    assert logs.count("is already complete, reusing") == 3
     assert again.left() == []
 
 
